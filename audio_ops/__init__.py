@@ -1,0 +1,1 @@
+"""What happens to sound: pure functions and model wrappers. No Ray, no storage."""

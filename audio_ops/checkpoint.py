@@ -1,0 +1,100 @@
+"""A model in transformers' format, found and identified before anything heavy is imported."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# What `from_pretrained` may read. Pickled weights are never loaded, so they are not part of it.
+LOADED_SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".tiktoken", ".jinja", ".py"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that exists: a local folder, or a hub id pinned to one commit.
+
+    `name` and `revision` are what `from_pretrained(name, revision=revision)` takes; `revision`
+    is None for a folder.
+    """
+
+    name: str
+    revision: str | None = None
+
+    def json(self, file: str) -> dict[str, Any]:
+        """The parsed JSON file of that name inside the checkpoint, {} if it has none."""
+        path = self.path(file)
+        return json.loads(path.read_text(encoding="utf-8")) if path else {}
+
+    def path(self, file: str) -> Path | None:
+        """The local path of one file of the checkpoint (fetched from the hub if need be)."""
+        if self.revision is None:
+            path = Path(self.name) / file
+            return path if path.is_file() else None
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+
+        try:
+            return Path(hf_hub_download(self.name, file, revision=self.revision))
+        except EntryNotFoundError:
+            return None
+
+    def digest(self) -> str:
+        """What the weights and settings are: the hub's commit, or SHA-256 over a folder's files.
+
+        Every byte that `from_pretrained` may read is hashed (about 2 GB/s), so a checkpoint that
+        was trained on under the same name is another checkpoint, and a copy of it is the same.
+        """
+        if self.revision is not None:
+            return f"{self.name}@{self.revision}"
+        whole = hashlib.sha256()
+        folder = Path(self.name)
+        for path in sorted(p for p in folder.iterdir() if p.suffix in LOADED_SUFFIXES):
+            with path.open("rb") as file:
+                content = (
+                    hashlib.file_digest(file, "sha256")
+                    if hasattr(hashlib, "file_digest")
+                    else _digest(file)
+                )
+            whole.update(f"{path.name}\0{content.hexdigest()}\n".encode())
+        return f"sha256:{whole.hexdigest()[:32]}"
+
+
+def _digest(file: Any) -> Any:  # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest
+
+
+def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
+    """Find a local folder, or else a hub id at `revision` (default: its main branch).
+
+    Raises FileNotFoundError, saying what was looked for and where, if there is neither.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(
+                f"expected a folder with a transformers checkpoint, found no config.json in {folder}"
+            )
+        if revision is not None:
+            raise FileNotFoundError(
+                f"{folder} is a local folder, which has no revisions: found revision {revision!r}"
+            )
+        return Checkpoint(str(folder.resolve()))
+    if model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+        raise FileNotFoundError(f"expected a model folder, found nothing at {folder}")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        config = Path(hf_hub_download(model, "config.json", revision=revision))
+    except Exception as error:  # the hub's client raises its own, requests' and OS errors
+        raise FileNotFoundError(
+            f"expected a model folder or a hub id, found no folder {folder} and the hub gave no "
+            f"config.json for {model!r} at revision {revision or 'main'!r}: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    return Checkpoint(model, config.parent.name)  # .../snapshots/<commit>/config.json

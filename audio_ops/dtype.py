@@ -1,0 +1,32 @@
+"""The number format that a model computes in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def torch_dtype(name: str, device: str) -> torch.dtype:
+    """The torch dtype for `float32`, `bfloat16`, `float16`, or for `auto` the device's best.
+
+    `auto` on CUDA is bfloat16 where the GPU computes in it (compute capability 8.0 on), float16
+    before that. On CPU it is bfloat16 with AMX or AVX512_BF16, float32 elsewhere: without these
+    instructions torch emulates bfloat16, several times slower than float32.
+
+    Raises ValueError for any other name.
+    """
+    import torch
+
+    if name == "auto":
+        if device.startswith("cuda"):
+            bfloat16 = torch.cuda.get_device_capability(device)[0] >= 8
+            return torch.bfloat16 if bfloat16 else torch.float16
+        capabilities = torch.cpu.get_capabilities()
+        fast = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+        return torch.bfloat16 if device == "cpu" and fast else torch.float32
+    if name not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype: expected auto, float32, bfloat16 or float16, found {name!r}")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

@@ -1,0 +1,209 @@
+"""Encoded clips -> Arrow tables with their waveforms, at each rate that the tasks need.
+
+Rows in = rows out, in order: a clip that can't be decoded keeps its row, which says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from audio_ops.decode import ClipError, open_sound
+from audio_ops.voice import SAMPLE_RATE as SPEECH_RATE
+from audio_ops.voice import speech_probability
+from audio_ops.wave import Level, Resampler, downmix, resample
+
+Speech = Literal["never", "long", "always"]
+
+SOUND = pa.schema(
+    [
+        ("duration_s", pa.float64()),
+        ("sample_rate", pa.int32()),  # Hz, as stored
+        ("channels", pa.int32()),
+        ("format", pa.string()),
+        ("peak_dbfs", pa.float32()),  # null for digital silence
+        ("rms_dbfs", pa.float32()),
+    ]
+)
+ERROR = pa.schema(
+    [
+        ("error_stage", pa.string()),  # null, `read` or `decode`
+        ("error_kind", pa.string()),  # one of decode.KINDS
+        ("error_message", pa.string()),
+    ]
+)
+
+
+def prepared_schema(identity: pa.Schema, rates: Sequence[int]) -> pa.Schema:
+    """The columns of `prepare`: identity, sound, error, `sound_{rate}`, `speech`."""
+    sounds = [pa.field(f"sound_{rate}", pa.large_binary()) for rate in rates]  # float32, LE
+    return pa.schema([*identity, *SOUND, *ERROR, *sounds, pa.field("speech", pa.binary())])
+
+
+def prepare(
+    clips: Iterable[tuple[dict[str, Any], BinaryIO | ClipError]],
+    schema: pa.Schema,
+    rates: Sequence[int],
+    max_clip_s: float,
+    want_speech: Speech = "never",
+    long_s: float = 30.0,
+    max_batch_bytes: int = 64 << 20,
+    max_batch_clips: int = 64,
+) -> Iterator[pa.Table]:
+    """Decode clips, and close their files; yield tables of `prepared_schema(schema, rates)`.
+
+    A clip comes with its identity (the columns of `schema`) and its file, or the ClipError that
+    met the reader. `speech`, uint8 per 32 ms (see voice.py), is made for every clip, for those
+    over `long_s`, or never. A table holds up to `max_batch_clips` clips and, unless one clip alone
+    has more, `max_batch_bytes` of waveforms.
+    """
+    target = prepared_schema(schema, rates)
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for identity, file in clips:
+        row = _prepare_row(file, rates, max_clip_s, want_speech, long_s)
+        row_size = sum(row[f"sound_{rate}"].nbytes for rate in rates if f"sound_{rate}" in row)
+        if rows and (len(rows) >= max_batch_clips or size + row_size > max_batch_bytes):
+            yield _table(rows, target)
+            rows, size = [], 0
+        rows.append(identity | row)
+        size += row_size
+        del row  # its sound is the table's now
+        if size >= max_batch_bytes:
+            yield _table(rows, target)
+            rows, size = [], 0
+    if rows:
+        yield _table(rows, target)
+
+
+def _prepare_row(
+    file: BinaryIO | ClipError,
+    rates: Sequence[int],
+    max_clip_s: float,
+    want_speech: Speech,
+    long_s: float,
+) -> dict[str, Any]:
+    """What a clip adds to its identity; columns left out are null."""
+    if isinstance(file, ClipError):
+        return _error("read", file)
+    try:
+        with file:
+            row = prepare_clip(file, rates, max_clip_s)
+    except ClipError as error:
+        return _error("decode", error)
+    if want_speech == "always" or (want_speech == "long" and row["duration_s"] > long_s):
+        rate = SPEECH_RATE if SPEECH_RATE in rates else max(rates)
+        sound = resample(row[f"sound_{rate}"], rate, SPEECH_RATE)
+        row["speech"] = speech_probability(sound).tobytes()
+    return row
+
+
+def _error(stage: str, error: ClipError) -> dict[str, Any]:
+    return {"error_stage": stage, "error_kind": error.kind, "error_message": error.message}
+
+
+def prepare_clip(file: BinaryIO, rates: Sequence[int], max_clip_s: float) -> dict[str, Any]:
+    """Decode, downmix and resample a file in a stream, never holding it at its stored rate.
+
+    Returns `duration_s`, `sample_rate`, `channels`, `format`, `peak_dbfs`, `rms_dbfs` and, for
+    each rate in Hz, `sound_{rate}`: float32 (samples,). Raises ClipError, `too_long` for more than
+    `max_clip_s` seconds.
+    """
+    try:
+        sound = open_sound(file)
+        if sound.duration_s and sound.duration_s > max_clip_s:
+            raise _too_long(f"{sound.duration_s:.2f} s", max_clip_s)
+        resamplers = {rate: Resampler(sound.sample_rate, rate) for rate in rates}
+        sounds = {rate: _Samples(round((sound.duration_s or 0) * rate) + 1) for rate in rates}
+        level, count = Level(), 0
+        for block in sound.blocks:
+            count += block.shape[1]
+            if count > max_clip_s * sound.sample_rate:
+                raise _too_long("more", max_clip_s)
+            level.add(block)
+            mono = downmix(block)
+            for rate, resampler in resamplers.items():
+                sounds[rate].add(resampler(mono))
+        nothing = np.empty(0, np.float32)
+        for rate, resampler in resamplers.items():
+            sounds[rate].add(resampler(nothing, last=True))
+        waveforms = {f"sound_{rate}": sounds[rate].whole() for rate in rates}
+    except MemoryError as exc:
+        raise ClipError("memory", "the sound does not fit into memory") from exc
+    return {
+        "duration_s": count / sound.sample_rate,
+        "sample_rate": sound.sample_rate,
+        "channels": sound.channels,
+        "format": sound.format,
+        "peak_dbfs": level.peak_dbfs,
+        "rms_dbfs": level.rms_dbfs,
+        **waveforms,
+    }
+
+
+def _too_long(found: str, max_clip_s: float) -> ClipError:
+    return ClipError("too_long", f"audio.max_clip_s allows {max_clip_s:g} s, found {found}")
+
+
+class _Samples:
+    """Float32 (samples,) that grow in place: realloc moves pages where concatenate copies them."""
+
+    def __init__(self, expected: int) -> None:
+        self._data = np.empty(expected, np.float32)  # takes memory only as it is filled
+        self._count = 0
+
+    def add(self, samples: np.ndarray) -> None:
+        end = self._count + len(samples)
+        if end > len(self._data):
+            self._data.resize(max(end, len(self._data) * 5 // 4), refcheck=False)
+        self._data[self._count : end] = samples
+        self._count = end
+
+    def whole(self) -> np.ndarray:
+        self._data.resize(self._count, refcheck=False)
+        return self._data
+
+
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    columns = []
+    for field in schema:
+        values = [row.get(field.name) for row in rows]
+        if field.type == pa.large_binary() and field.name.startswith("sound_"):
+            columns.append(_binary(values))
+        else:
+            columns.append(pa.array(values, field.type))
+    return pa.table(columns, schema=schema)
+
+
+def _binary(sounds: list[np.ndarray | None]) -> pa.LargeBinaryArray:
+    """Float32 waveforms as a column of bytes; copied once, and not at all if there is only one."""
+    present = np.array([sound is not None for sound in sounds])
+    here = [sound for sound in sounds if sound is not None]
+    data = here[0] if len(here) == 1 else np.concatenate([np.empty(0, np.float32), *here])
+    sizes = [0 if sound is None else sound.nbytes for sound in sounds]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    valid = None if present.all() else pa.py_buffer(np.packbits(present, bitorder="little"))
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(),
+        len(sounds),
+        [valid, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data, "<f4"))],
+    )
+
+
+def waveform(column: pa.ChunkedArray | pa.Array, row: int) -> np.ndarray:
+    """The sound in a cell of a `sound_{rate}` column: float32 (samples,), read-only, not a copy."""
+    at = row
+    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        if at < len(chunk):
+            break
+        at -= len(chunk)
+    else:
+        raise IndexError(f"expected a row below {len(column)}, got {row}")
+    _, offsets, data = chunk.buffers()  # chunk[at].as_buffer() would copy
+    start, end = np.frombuffer(offsets, np.int64, 2, (chunk.offset + at) * 8)
+    if start == end:  # a good clip has at least one sample
+        raise ValueError(f"expected sound in row {row}, got null")
+    return np.frombuffer(data, "<f4", (end - start) // 4, start)

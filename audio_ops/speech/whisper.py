@@ -1,0 +1,517 @@
+"""Whisper, any size and language, in transformers' format.
+
+Windows of at most 30 s, cut in pauses, are independent of each other: a window has its own
+language, and none is told what was said before it (which is what makes Whisper's loops contagious).
+
+The texts are those of transformers' pipeline on the same checkpoint, with two differences that
+are meant. The task's token is always part of the prompt; the pipeline leaves it out where neither
+language nor task is given. And with timestamps the sound is followed to its own end, as OpenAI's
+code does, not to the end of the 30 s of padding, where there is nothing but text to be invented.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from audio_ops.checkpoint import Checkpoint
+from audio_ops.dtype import torch_dtype
+from audio_ops.segment import cut_at_quiet
+from audio_ops.speech import Heard, Piece, Transcript, geometric_mean, join_heard
+from audio_ops.tasks import Clip, Window
+
+if TYPE_CHECKING:
+    import torch
+
+    from audio_ops.tasks.automatic_speech_recognition import Options
+
+TIMESTAMPS = ("none", "segment", "word")
+TOKEN_S = 0.02  # a timestamp token's step, and a position of the encoder's output
+LEAST_FRAMES = 10  # 0.1 s of sound: no second look at a rest below that
+PIPELINE_NEW_TOKENS = 256  # the pipeline's own limit where a checkpoint sets none
+
+
+def check(options: Options, checkpoint: Checkpoint) -> None:
+    """ValueError if this Whisper cannot do what is asked."""
+    config, generation = checkpoint.json("config.json"), checkpoint.json("generation_config.json")
+    languages = [token.strip("<|>") for token in generation.get("lang_to_id") or {}]
+    # OpenAI's own rule: the English-only vocabulary is one token shorter.
+    if not generation.get("is_multilingual", config.get("vocab_size", 0) >= 51865):
+        if options.language not in (None, "en"):
+            raise ValueError(
+                f"language: expected en or none, as this Whisper hears only English, "
+                f"found {options.language!r}"
+            )
+        if options.translate:
+            raise ValueError(
+                "translate: expected false, as this Whisper hears only English, found true"
+            )
+    elif options.language is not None or options.translate:
+        if not languages or not generation.get("task_to_id"):
+            raise ValueError(
+                f"{'language' if options.language else 'translate'}: expected a checkpoint whose "
+                f"generation_config.json has lang_to_id and task_to_id, found none in "
+                f"{checkpoint.name} (take the file from the checkpoint it was trained from)"
+            )
+        if options.language not in (None, *languages):
+            raise ValueError(
+                f"language: expected one of {', '.join(sorted(languages))}, "
+                f"found {options.language!r}"
+            )
+    needs = {
+        "segment": ["no_timestamps_token_id"],
+        "word": ["no_timestamps_token_id", "alignment_heads"],
+    }
+    for key in needs.get(options.timestamps, []):
+        if generation.get(key) is None:
+            raise ValueError(
+                f"timestamps: expected none, as generation_config.json in {checkpoint.name} has no "
+                f"{key}, found {options.timestamps!r}"
+            )
+    room = config.get("max_target_positions", 448) - 4  # the prompt takes up to 4
+    if options.max_new_tokens is not None and options.max_new_tokens > room:
+        raise ValueError(
+            f"max_new_tokens: expected at most {room}, all that this Whisper's decoder holds beside "
+            f"its prompt, found {options.max_new_tokens}"
+        )
+
+
+def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
+    """16 kHz for every Whisper so far; read from the checkpoint all the same."""
+    rate: int = _extractor_settings(checkpoint).get("sampling_rate", 16_000)
+    return rate
+
+
+def _extractor_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The feature extractor's JSON, which newer checkpoints keep inside processor_config.json."""
+    settings = checkpoint.json("preprocessor_config.json")
+    return settings or checkpoint.json("processor_config.json").get("feature_extractor", {})
+
+
+class Model:
+    """A loaded Whisper."""
+
+    equal_lengths = False  # every window is padded to 30 s of silence, which the model knows
+
+    def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
+        from transformers import (
+            AutoTokenizer,
+            WhisperFeatureExtractor,
+            WhisperForConditionalGeneration,
+        )
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        source: dict[str, Any] = {
+            "revision": checkpoint.revision,
+            "trust_remote_code": options.trust_remote_code,
+        }
+        self.extractor = WhisperFeatureExtractor.from_pretrained(checkpoint.name, **source)
+        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, **source)
+        # only eager attention shows its weights, from which the words' times are read
+        attention = {"attn_implementation": "eager"} if options.timestamps == "word" else {}
+        self.model: Any = WhisperForConditionalGeneration.from_pretrained(
+            checkpoint.name,
+            use_safetensors=True,
+            dtype=torch_dtype(options.dtype, device),
+            **source,
+            **attention,
+        )
+        self.model.to(device).eval()
+        self.sample_rate: int = self.extractor.sampling_rate
+        self.timestamps = options.timestamps
+
+        config = self.model.generation_config
+        self.end: int = _first(config.eos_token_id)
+        no_timestamps = getattr(config, "no_timestamps_token_id", None)
+        self.first_timestamp: int = (no_timestamps or self.model.config.vocab_size) + 1
+        self.special = set(self.tokenizer.all_special_ids)
+        self.languages: dict[str, int] = {
+            token.strip("<|>"): number
+            for token, number in (getattr(config, "lang_to_id", None) or {}).items()
+        }
+        multilingual = getattr(config, "is_multilingual", self.model.config.vocab_size >= 51865)
+        self.language: str | None = options.language or self._settled_language()
+        if not multilingual:
+            self.languages, self.language = {}, "en"
+        tasks: dict[str, int] = getattr(config, "task_to_id", None) or {}
+        self.start: int = config.decoder_start_token_id
+        self.after_language: list[int] = []
+        if multilingual and tasks:
+            self.after_language += [tasks["translate" if options.translate else "transcribe"]]
+        elif multilingual:  # a checkpoint from before lang_to_id: its fixed prompt
+            self.after_language += [number for _, number in self._forced() if number is not None]
+        if no_timestamps is not None and options.timestamps == "none":
+            self.after_language = [n for n in self.after_language if n != no_timestamps]
+            self.after_language += [no_timestamps]
+        self.no_speech: int | None = no_timestamps - 1 if no_timestamps is not None else None
+
+        prompt = 1 + bool(self.languages) + len(self.after_language)
+        asked = options.max_new_tokens or config.max_new_tokens or config.max_length
+        room = self.model.config.max_target_positions - prompt
+        for name, value in options.generate.items():
+            setattr(config, name, value)
+        config.update(
+            num_beams=options.num_beams,
+            max_new_tokens=min(asked or PIPELINE_NEW_TOKENS, room),
+            max_length=None,
+            forced_decoder_ids=None,
+            return_dict_in_generate=True,
+            output_scores=options.num_beams > 1,  # of greedy search every step's would be kept
+            output_attentions=options.timestamps == "word",
+        )
+        self.samples_tokens = bool(config.do_sample)
+        self.length_penalty: float = 1.0 if config.length_penalty is None else config.length_penalty
+
+    def _forced(self) -> list[list[int | None]]:
+        config = self.model.generation_config
+        return (
+            getattr(config, "forced_decoder_ids", None)
+            or getattr(self.model.config, "forced_decoder_ids", None)
+            or []
+        )
+
+    def _settled_language(self) -> str | None:
+        """The language that a fine-tuned checkpoint is fixed to, if it is."""
+        from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+        name = getattr(self.model.generation_config, "language", None)
+        if name:
+            name = name.lower().strip("<|>")
+            return TO_LANGUAGE_CODE.get(name, name)
+        forced = {number for _, number in self._forced()}
+        return next((code for code, number in self.languages.items() if number in forced), None)
+
+    def windows(self, clip: Clip) -> list[Window]:
+        length = clip.waveform.shape[0]
+        cuts = cut_at_quiet(
+            length, self.sample_rate, self.extractor.chunk_length, clip.speech, clip.waveform
+        )
+        return [Window(start, stop) for start, stop in cuts]
+
+    def padded_s(self, samples: int) -> float:
+        return float(self.extractor.chunk_length)
+
+    def join(self, clip: Clip, windows: Sequence[Window], outputs: Sequence[Heard]) -> Transcript:
+        return join_heard(windows, outputs, self.sample_rate)
+
+    def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable = None) -> list[Heard]:
+        import torch
+
+        if not self.samples_tokens:
+            with torch.inference_mode():
+                return self._heard(waveforms)
+        # Drawn tokens would depend on the neighbours in the batch: each window alone, with a seed
+        # from its own sound.
+        heard: list[Heard] = []
+        for waveform in waveforms:
+            with torch.random.fork_rng(), torch.inference_mode():
+                torch.manual_seed(zlib.crc32(waveform.tobytes()))
+                heard += self._heard([waveform])
+        return heard
+
+    def _heard(self, waveforms: Sequence[np.ndarray]) -> list[Heard]:
+        """What each window says.
+
+        With timestamps Whisper may stop before the sound does, at the end of a sentence: then it
+        hears the rest again, from its last timestamp on, until it is through.
+        """
+        import torch
+        from torch.nn.functional import pad
+
+        device = self.model.device
+        features = self.extractor(
+            list(waveforms),
+            sampling_rate=self.sample_rate,
+            return_tensors="pt",
+            device=str(device),
+        )["input_features"].to(device, self.model.dtype)
+        whole = features.shape[-1]
+        frames = [-(-len(waveform) // self.extractor.hop_length) for waveform in waveforms]
+        states: torch.Tensor | None = self._encoded(features)
+        languages, no_speech = self._language_and_silence(states)
+
+        heard = [
+            _Growing(min(count, whole), len(waveform) / self.sample_rate)
+            for count, waveform in zip(frames, waveforms, strict=True)
+        ]
+        rows = list(range(len(waveforms)))
+        while rows:
+            if states is None:
+                rest = [features[row, :, heard[row].seek :] for row in rows]
+                states = self._encoded(
+                    torch.stack([pad(part, (0, whole - part.shape[-1])) for part in rest])
+                )
+            prompts = [self._prompt(languages[row]) for row in rows]
+            left = [heard[row].frames - heard[row].seek for row in rows]
+            for row, spoken in zip(rows, self._generated(states, prompts, left), strict=True):
+                self._grow(heard[row], spoken, languages[row])
+            rows = [row for row in rows if heard[row].frames - heard[row].seek >= LEAST_FRAMES]
+            states = None
+        return [
+            Heard(
+                text=self._text(growing.tokens),
+                log_probability=sum(growing.log_probabilities),
+                tokens=len(growing.log_probabilities),
+                segments=growing.segments,
+                words=growing.words,
+                language=language,
+                no_speech=silence,
+            )
+            for growing, language, silence in zip(heard, languages, no_speech, strict=True)
+        ]
+
+    def _encoded(self, features: torch.Tensor) -> torch.Tensor:
+        """Log-mel features `(batch, mels, 3000)` -> hidden states `(batch, 1500, width)`."""
+        return self.model.model.encoder(features).last_hidden_state
+
+    def _prompt(self, language: str | None) -> list[int]:
+        spoken = [self.languages[language]] if language in self.languages else []
+        return [self.start, *spoken, *self.after_language]
+
+    def _language_and_silence(
+        self, states: torch.Tensor
+    ) -> tuple[list[str | None], list[float | None]]:
+        """Each window's language and Whisper's own probability that nobody speaks in it.
+
+        Both are read, as in OpenAI's code, from the first thing that the decoder says.
+        """
+        count = states.shape[0]
+        if self.no_speech is None and (self.language or not self.languages):
+            return [self.language] * count, [None] * count
+        start = states.new_full((count, 1), self.start).long()
+        logits = self.model(
+            encoder_outputs=(states,), decoder_input_ids=start, use_cache=False
+        ).logits
+        logits = logits[:, 0].float()
+        silence: list[float | None] = [None] * count
+        if self.no_speech is not None:
+            silence = logits.softmax(-1)[:, self.no_speech].tolist()
+        if self.language or not self.languages:
+            return [self.language] * count, silence
+        codes = list(self.languages)
+        best = logits[:, list(self.languages.values())].argmax(-1).tolist()
+        return [codes[index] for index in best], silence
+
+    def _generated(
+        self, states: torch.Tensor, prompts: list[list[int]], frames: list[int]
+    ) -> list[_Spoken]:
+        """Continue each prompt; `frames` are the 10 ms frames of sound in each window."""
+        import torch
+        from transformers import (
+            GenerationMixin,
+            LogitsProcessorList,
+            WhisperTimeStampLogitsProcessor,
+        )
+        from transformers.modeling_outputs import BaseModelOutput
+
+        begin = len(prompts[0])
+        chosen = _Chosen()
+        processors = LogitsProcessorList()
+        if self.timestamps != "none":
+            processors.append(
+                WhisperTimeStampLogitsProcessor(self.model.generation_config, begin_index=begin)
+            )
+        beams = self.model.generation_config.num_beams > 1
+        if not beams:
+            processors.append(chosen)
+        # GenerationMixin's, not Whisper's own around it: that one runs the encoder again to detect
+        # the language, and copies the key-value cache to the host for every window.
+        output: Any = GenerationMixin.generate(
+            self.model,
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            decoder_input_ids=torch.tensor(prompts, device=states.device),
+            logits_processor=processors,
+        )
+        sequences = output.sequences[:, begin:].tolist()
+        log_probabilities = None if beams else chosen.log_probabilities(output.sequences)
+        spoken = []
+        for row, sequence in enumerate(sequences):
+            ended = self.end in sequence
+            length = sequence.index(self.end) + 1 if ended else len(sequence)
+            tokens = sequence[: length - ended]
+            if log_probabilities is not None:
+                each = log_probabilities[row][:length]
+            else:  # beam search scores the whole: sum / length ** length_penalty
+                whole = output.sequences_scores[row].item() * length**self.length_penalty
+                each = [whole / length] * length
+            times = None
+            if self.timestamps == "word":
+                times = self._token_times(output, row, begin, length, frames[row])
+            spoken.append(_Spoken(tokens, each, times))
+        return spoken
+
+    def _token_times(
+        self, output: Any, row: int, begin: int, length: int, frames: int
+    ) -> list[float]:
+        """When each generated token ends, in seconds: transformers' own alignment, of one row alone.
+
+        In a batch it would take the padding behind a row's end for tokens, and so give times that
+        hang on the neighbours.
+        """
+        import torch
+        from transformers.generation import (
+            GenerateBeamEncoderDecoderOutput,
+            GenerateEncoderDecoderOutput,
+        )
+
+        beams = self.model.generation_config.num_beams
+        rows = slice(row * beams, (row + 1) * beams)
+        alone: dict[str, Any] = {
+            "sequences": output.sequences[row : row + 1, : begin + length],
+            "cross_attentions": tuple(
+                tuple(layer[rows] for layer in step) for step in output.cross_attentions[:length]
+            ),
+        }
+        kind: Any = GenerateEncoderDecoderOutput
+        if beams > 1:
+            kind = GenerateBeamEncoderDecoderOutput
+            picks = output.beam_indices[row : row + 1, :length]
+            alone["beam_indices"] = torch.where(picks < 0, picks, picks - row * beams)
+        if frames < 2 or length < 2:
+            return [0.0] * length
+        times = self.model._extract_token_timestamps(
+            kind(**alone),
+            self.model.generation_config.alignment_heads,
+            num_frames=[frames],
+            num_input_ids=begin,
+        )
+        return times[0, begin:].tolist()
+
+    def _grow(self, growing: _Growing, spoken: _Spoken, language: str | None) -> None:
+        """Add what was said from `growing.seek` on, and move on to where it stopped.
+
+        Segments end at timestamps. What is behind the last of several segments is dropped and
+        heard again from there on, as in OpenAI's code: it may have been cut off.
+        """
+        tokens, moved = spoken.tokens, growing.frames - growing.seek
+        timed = self.timestamps != "none"
+        stamped = [timed and token >= self.first_timestamp for token in tokens]
+        pairs = [i for i in range(1, len(tokens)) if stamped[i - 1] and stamped[i]]
+        if pairs and stamped[-2:] != [False, True]:
+            stop_frames = 2 * (tokens[pairs[-1] - 1] - self.first_timestamp)
+            if 0 < stop_frames < moved:
+                tokens, moved = tokens[: pairs[-1] + 1], stop_frames
+        start, begin_s = 0, growing.offset_s
+        for index in [*(i for i in range(len(tokens)) if stamped[i]), len(tokens)]:
+            end_s = growing.length_s
+            if index < len(tokens):
+                at_s = growing.offset_s + (tokens[index] - self.first_timestamp) * TOKEN_S
+                end_s = min(max(round(at_s, 2), begin_s), end_s)
+            numbers = [n for n in range(start, index) if self._is_text(tokens[n])]
+            if numbers:
+                text = self._text([tokens[n] for n in numbers])
+                score = spoken.score(numbers)
+                growing.segments.append(Piece(start_s=begin_s, end_s=end_s, text=text, score=score))
+                growing.words += self._words(growing, spoken, numbers, language)
+            start, begin_s = index + 1, end_s
+        growing.tokens += [token for token in tokens if self._is_text(token)]
+        whole = len(tokens) == len(spoken.tokens)
+        growing.log_probabilities += spoken.log_probabilities[: None if whole else len(tokens)]
+        growing.seek += moved
+
+    def _words(
+        self, growing: _Growing, spoken: _Spoken, numbers: list[int], language: str | None
+    ) -> list[Piece]:
+        """The words that the tokens at `numbers` make, if their times are known."""
+        if spoken.times is None:
+            return []
+        from transformers.models.whisper.tokenization_whisper import (
+            LANGUAGES,
+            _combine_tokens_into_words,
+        )
+
+        def at(time_s: float) -> float:
+            return min(round(time_s + growing.offset_s, 2), growing.length_s)
+
+        tokens = [spoken.tokens[n] for n in numbers]
+        texts, _, members = _combine_tokens_into_words(
+            self.tokenizer, tokens, LANGUAGES.get(language or "en", "english")
+        )
+        words = []
+        for text, indices in zip(texts, members, strict=True):
+            first, last = numbers[indices[0]], numbers[indices[-1]]
+            words.append(
+                Piece(
+                    start_s=at(spoken.times[first - 1] if first else 0.0),
+                    end_s=at(spoken.times[last]),
+                    text=text,
+                    score=spoken.score([numbers[i] for i in indices]),
+                )
+            )
+        return words
+
+    def _is_text(self, token: int) -> bool:
+        return token < self.first_timestamp and token not in self.special
+
+    def _text(self, tokens: list[int]) -> str:
+        text: str = self.tokenizer.decode(tokens)
+        return text
+
+
+@dataclass(frozen=True)
+class _Spoken:
+    """One row of what was generated: tokens without end-of-text, log probabilities with it."""
+
+    tokens: list[int]
+    log_probabilities: list[float]
+    times: list[float] | None  # when each token ends, in seconds
+
+    def score(self, numbers: Sequence[int]) -> float:
+        total = sum(self.log_probabilities[n] for n in numbers)
+        return geometric_mean(total, len(numbers)) or 0.0
+
+
+@dataclass
+class _Growing:
+    """What was heard so far in a window of `length_s` seconds, `frames` frames of 10 ms."""
+
+    frames: int
+    length_s: float
+    seek: int = 0  # frames heard
+    tokens: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    segments: list[Piece] = field(default_factory=list)
+    words: list[Piece] = field(default_factory=list)
+
+    @property
+    def offset_s(self) -> float:
+        return self.seek * TOKEN_S / 2
+
+
+class _Chosen:
+    """Put last among the logits processors: keeps the log probability of each chosen token.
+
+    generate's own `output_scores` would keep every step's 50,000 scores.
+    """
+
+    def __init__(self) -> None:
+        self.scores: torch.Tensor | None = None
+        self.steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self._keep(input_ids)
+        self.scores = scores
+        return scores
+
+    def _keep(self, input_ids: torch.Tensor) -> None:
+        if self.scores is not None:
+            scores = self.scores.float()
+            self.steps.append(scores.gather(1, input_ids[:, -1:])[:, 0] - scores.logsumexp(-1))
+
+    def log_probabilities(self, sequences: torch.Tensor) -> list[list[float]]:
+        """Per row, one for each generated token."""
+        import torch
+
+        self._keep(sequences)
+        columns: list[list[float]] = torch.stack(self.steps, 1).tolist()
+        return columns
+
+
+def _first(ids: int | list[int]) -> int:
+    return ids[0] if isinstance(ids, list) else ids

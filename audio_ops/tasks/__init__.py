@@ -1,0 +1,99 @@
+"""One file per task; its name is what YAML calls it (`-` is written `_`).
+
+A task's file holds, and nothing else needs to know it:
+
+- `Options`: its settings and their defaults, a frozen model on top of `TaskOptions`;
+- `check(options, checkpoint)`: raises ValueError if the checkpoint cannot do what is asked, from
+  its JSON files alone (no torch): it runs before anything is started;
+- `sample_rate(options, checkpoint)`: the rate in Hz that the model hears;
+- `wants_speech(options)`: for which clips voice activity is to be computed;
+- `columns(options)`: its columns without the task's name in front, with their Arrow types. The
+  last word on what a `Model` may return: the table's schema comes from here;
+- `Model`: the loaded model, see the protocol below.
+
+Importing such a file imports neither torch nor transformers: only `Model()` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+WantsSpeech = Literal["never", "long", "always"]
+
+
+class TaskOptions(BaseModel):
+    """What every task takes. `model` is a local folder or a hub id (with `revision`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    task: str
+    model: str
+    revision: str | None = None
+    dtype: Dtype = "auto"
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip as a model gets it.
+
+    `waveform` is float32 `(samples,)` in [-1, 1] at the task's sample rate. `speech` is the voice
+    detector's probability per 32 ms as uint8 (255 = certain), or None if it was not asked for.
+    `row` holds the clip's other columns so far (carried ones, earlier tasks' labels).
+    """
+
+    waveform: np.ndarray
+    duration_s: float
+    speech: np.ndarray | None = None
+    row: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch `[start, stop)` of a clip's samples. Only windows of one `group` share a batch."""
+
+    start: int
+    stop: int
+    group: Hashable = None
+
+
+class Model(Protocol):
+    """A loaded model: cuts a clip into windows, labels batches of windows, joins their outputs."""
+
+    sample_rate: int
+    equal_lengths: bool  # batches may hold windows of one length only (padding would change labels)
+
+    def windows(self, clip: Clip) -> list[Window]:
+        """What is fed to the model; at least one window. ClipError if the clip can't be used."""
+
+    def padded_s(self, samples: int) -> float:
+        """Seconds of sound that a window of that many samples costs in a batch, padding included."""
+
+    def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Any]:
+        """One output per waveform, each independent of its neighbours in the batch."""
+
+    def join(self, clip: Clip, windows: Sequence[Window], outputs: Sequence[Any]) -> dict[str, Any]:
+        """The clip's columns, named as in `columns`, from its windows' outputs in order."""
+
+
+def task_names() -> list[str]:
+    """Every task there is, as YAML calls them."""
+    return sorted(
+        path.stem.replace("_", "-")
+        for path in Path(__file__).parent.glob("*.py")
+        if not path.stem.startswith("_")
+    )
+
+
+def load_task(name: str) -> ModuleType:
+    """The module of the task that YAML calls `name`."""
+    return import_module(f"{__name__}.{name.replace('-', '_')}")

@@ -1,0 +1,258 @@
+"""Labels for sound from a fixed set: whatever `AutoModelForAudioClassification` loads.
+
+The labels and scores of a clip that fits one window are those of transformers' pipeline of the
+same name (`transformers/pipelines/audio_classification.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from audio_ops.checkpoint import Checkpoint
+from audio_ops.classification import (
+    Classes,
+    ClassificationOptions,
+    Function,
+    Kind,
+    Windowing,
+    classification_columns,
+    extractor_settings,
+    load_whole,
+)
+from audio_ops.dtype import torch_dtype
+from audio_ops.tasks import Clip, WantsSpeech, Window
+
+# transformers' MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES, which takes a second to import;
+# tests/test_audio_classification.py holds the two equal.
+ARCHITECTURES = {
+    "audio-spectrogram-transformer": "ASTForAudioClassification",
+    "data2vec-audio": "Data2VecAudioForSequenceClassification",
+    "hubert": "HubertForSequenceClassification",
+    "sew": "SEWForSequenceClassification",
+    "sew-d": "SEWDForSequenceClassification",
+    "unispeech": "UniSpeechForSequenceClassification",
+    "unispeech-sat": "UniSpeechSatForSequenceClassification",
+    "wav2vec2": "Wav2Vec2ForSequenceClassification",
+    "wav2vec2-bert": "Wav2Vec2BertForSequenceClassification",
+    "wav2vec2-conformer": "Wav2Vec2ConformerForSequenceClassification",
+    "wavlm": "WavLMForSequenceClassification",
+    "whisper": "WhisperForAudioClassification",
+}
+
+# Where an attention mask undoes padding exactly. It does not for the others, which convolve or
+# pool over time after padding has turned non-zero (data2vec's stacked positional convolutions, the
+# conformer's, SEW's squeezing by two frames).
+MASKED = {"hubert", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-bert", "wavlm"}
+
+# Attention over time costs its square: an hour at once runs out of memory.
+DEFAULT_WINDOW_S = 30.0
+
+
+class Options(ClassificationOptions):
+    """Settings of `audio-classification`, named as in transformers' pipeline where it has them.
+
+    `top_k`: how many labels to keep, None for all. `function_to_apply` makes scores of logits; by
+    default the one that fits the model's `problem_type`: sigmoid for multi-label, none for
+    regression, softmax for everything else. `window_s` is by default 30 s, or what the model
+    hears at once if that is fixed (AST 10.255 s, Whisper 30 s).
+    """
+
+    top_k: int | None = Field(default=5, ge=1)
+    function_to_apply: Function | None = None
+
+
+def check(options: Options, checkpoint: Checkpoint) -> None:
+    """Raise ValueError if the checkpoint is no classifier or the options contradict it."""
+    config = checkpoint.json("config.json")
+    if not _is_remote(options, config):
+        model_type = config.get("model_type")
+        if model_type not in ARCHITECTURES:
+            raise ValueError(
+                f"model: expected an audio classifier ({', '.join(ARCHITECTURES)}), found "
+                f"model_type {model_type!r} in {checkpoint.name}"
+            )
+        # Another head's checkpoint would load too, with random weights for the classifier.
+        found = config.get("architectures") or []
+        if ARCHITECTURES[model_type] not in found:
+            raise ValueError(
+                f"model: expected architecture {ARCHITECTURES[model_type]}, found {found} in "
+                f"{checkpoint.name}"
+            )
+    if _function(options, config.get("problem_type")) == "softmax" and _outputs(config) == 1:
+        raise ValueError(
+            "function_to_apply: expected sigmoid or none for a model with one output, found "
+            "softmax, which scores every clip 1.0"
+        )
+    _windowing(options, checkpoint)
+
+
+def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
+    """The rate in Hz that the feature extractor expects."""
+    return int(extractor_settings(checkpoint).get("sampling_rate", 16_000))
+
+
+def wants_speech(options: Options) -> WantsSpeech:
+    """No voice detection: every sound is labelled."""
+    return "never"
+
+
+def columns(options: Options) -> dict[str, pa.DataType]:
+    """See `classification_columns`."""
+    return classification_columns(options)
+
+
+class Model:
+    """A loaded audio classifier.
+
+    Raises ValueError if the checkpoint lacks some of the classifier's weights.
+    """
+
+    def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
+        from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+        self.device = device
+        self.dtype = torch_dtype(options.dtype, device)
+        self.extractor = AutoFeatureExtractor.from_pretrained(
+            checkpoint.name,
+            revision=checkpoint.revision,
+            trust_remote_code=options.trust_remote_code,
+        )
+        self.model = load_whole(
+            AutoModelForAudioClassification, checkpoint, options, self.dtype, device
+        )
+
+        config = checkpoint.json("config.json")
+        self.sample_rate = sample_rate(options, checkpoint)
+        self.windowing = _windowing(options, checkpoint)
+        self.fixed_samples = _fixed_samples(config, extractor_settings(checkpoint))
+        self.equal_lengths = self.fixed_samples is None and not _is_masked(config)
+        # The extractor's own default is what the pipeline feeds to one clip; a mask of ones
+        # changes nothing there, and batches of unequal length need it.
+        self.padding: dict[str, Any] = {}
+        if self.fixed_samples is None:
+            self.padding = {"padding": True}
+            if not self.equal_lengths:
+                self.padding["return_attention_mask"] = True
+
+        loaded = self.model.config
+        names = [loaded.id2label[index] for index in range(loaded.num_labels)]
+        function = _function(options, loaded.problem_type)
+        kind = _kind(function, loaded.problem_type, len(names))
+        self.classes = Classes(names, function, kind, options, self.sample_rate)
+
+    def windows(self, clip: Clip) -> list[Window]:
+        """Windows of `window_s`; ClipError `too_short` under the model's receptive field.
+
+        transformers' pipeline crashes there or, with AST, labels nothing but padding.
+        """
+        return self.windowing(len(clip.waveform))
+
+    def padded_s(self, samples: int) -> float:
+        """Seconds that a window costs: the whole input for a model whose input is fixed."""
+        return (self.fixed_samples or samples) / self.sample_rate
+
+    def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[np.ndarray]:
+        """Float32 logits `(labels,)` for each window."""
+        import torch
+
+        inputs = self.extractor(
+            list(waveforms),
+            sampling_rate=self.sample_rate,
+            return_tensors="pt",
+            **self.padding,
+        ).to(self.device, self.dtype)
+        with torch.inference_mode():
+            logits = self.model(**inputs).logits
+        return list(logits.float().cpu().numpy())
+
+    def join(
+        self, clip: Clip, windows: Sequence[Window], outputs: Sequence[np.ndarray]
+    ) -> dict[str, Any]:
+        """The columns from the windows' pooled logits."""
+        return self.classes.columns(clip, windows, outputs)
+
+
+def _is_remote(options: Options, config: dict[str, Any]) -> bool:
+    auto_map = config.get("auto_map") or {}
+    return options.trust_remote_code and "AutoModelForAudioClassification" in auto_map
+
+
+def _outputs(config: dict[str, Any]) -> int:
+    return len(config.get("id2label") or {}) or int(config.get("num_labels") or 2)
+
+
+def _function(options: Options, problem_type: str | None) -> Function:
+    defaults: dict[str | None, Function] = {
+        "regression": "none",
+        "multi_label_classification": "sigmoid",
+    }
+    return options.function_to_apply or defaults.get(problem_type, "softmax")
+
+
+def _kind(function: Function, problem_type: str | None, outputs: int) -> Kind:
+    """What the outputs are: many multi-label checkpoints don't say so, hence `function` counts."""
+    if problem_type == "regression" or (outputs == 1 and function == "none"):
+        return "regression"
+    if function == "none":
+        is_multi = problem_type == "multi_label_classification"
+        return "multi_label" if is_multi else "single_label"
+    return "multi_label" if function == "sigmoid" else "single_label"
+
+
+def _is_masked(config: dict[str, Any]) -> bool:
+    """Whether a padded batch with an attention mask labels each clip as if it were alone."""
+    return (
+        config.get("model_type") in MASKED
+        # Group norm runs over time, padding included (transformers issue 18501). Batch norm ahead
+        # of the positional convolution, as in some HuBERTs, turns masked zeros into its bias.
+        and config.get("feat_extract_norm") != "group"
+        and not config.get("conv_pos_batch_norm")
+    )
+
+
+def _fixed_samples(config: dict[str, Any], extractor: dict[str, Any]) -> int | None:
+    """Samples that the model hears at once, where its extractor pads and cuts to that length."""
+    model_type = config.get("model_type")
+    if model_type == "whisper":
+        return int(extractor.get("chunk_length", 30) * extractor.get("sampling_rate", 16_000))
+    if model_type == "audio-spectrogram-transformer":
+        return 400 + 160 * (int(extractor.get("max_length", 1024)) - 1)  # frames of 400 every 160
+    return None
+
+
+def _shortest(config: dict[str, Any]) -> int:
+    """The fewest samples that give the model one frame."""
+    model_type = config.get("model_type")
+    if model_type == "whisper":
+        return 1
+    if model_type == "audio-spectrogram-transformer":
+        return 400
+    if model_type == "wav2vec2-bert":
+        return 560  # two frames of 400 every 160, stacked to one
+    kernels = config.get("conv_kernel") or (10, 3, 3, 3, 3, 2, 2)
+    strides = config.get("conv_stride") or (5, 2, 2, 2, 2, 2, 2)
+    frames = int(config.get("squeeze_factor") or 1)  # SEW
+    samples = frames
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
+def _windowing(options: Options, checkpoint: Checkpoint) -> Windowing:
+    """Raises ValueError where the options ask for what the model can't do."""
+    config = checkpoint.json("config.json")
+    rate = sample_rate(options, checkpoint)
+    fixed = _fixed_samples(config, extractor_settings(checkpoint))
+    return Windowing.of(
+        options,
+        rate,
+        shortest=_shortest(config),
+        default=fixed or math.floor(DEFAULT_WINDOW_S * rate),
+        limited=fixed is not None,
+    )

@@ -1,0 +1,251 @@
+"""Speech -> text, its times, its language, and what speaks against it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from audio_ops.checkpoint import Checkpoint
+from audio_ops.speech.evidence import evidence
+from audio_ops.tasks import Clip, TaskOptions, WantsSpeech, Window
+
+# `model_type` in a checkpoint's config.json -> the file in audio_ops/speech that runs it.
+FAMILIES = {
+    "whisper": "whisper",
+    "data2vec-audio": "ctc",
+    "hubert": "ctc",
+    "parakeet_ctc": "ctc",
+    "sew": "ctc",
+    "sew-d": "ctc",
+    "unispeech": "ctc",
+    "unispeech-sat": "ctc",
+    "wav2vec2": "ctc",
+    "wav2vec2-bert": "ctc",
+    "wav2vec2-conformer": "ctc",
+    "wavlm": "ctc",
+    "moonshine": "seq2seq",
+    "speech-encoder-decoder": "seq2seq",
+    "speech_to_text": "seq2seq",
+    "seamless_m4t": "seamless",
+    "seamless_m4t_v2": "seamless",
+}
+# Options that not every family has -> the families that do.
+FAMILY_OPTIONS = {
+    "language": ["whisper"],
+    "translate": ["whisper"],
+    "num_beams": ["whisper", "seq2seq", "seamless"],
+    "max_new_tokens": ["whisper", "seq2seq", "seamless"],
+    "generate": ["whisper", "seq2seq", "seamless"],
+    "chunk_length_s": ["ctc"],
+    "stride_length_s": ["ctc"],
+    "target_lang": ["ctc"],
+    "tgt_lang": ["seamless"],
+}
+
+# What `generate` takes: the settings of transformers' GenerationConfig that decide what is said.
+GENERATE: dict[str, type | tuple[type, ...]] = {
+    "bad_words_ids": list,
+    "begin_suppress_tokens": list,
+    "do_sample": bool,
+    "early_stopping": (bool, str),
+    "epsilon_cutoff": float,
+    "eta_cutoff": float,
+    "exponential_decay_length_penalty": list,
+    "length_penalty": float,
+    "max_initial_timestamp_index": int,
+    "min_length": int,
+    "min_new_tokens": int,
+    "min_p": float,
+    "no_repeat_ngram_size": int,
+    "renormalize_logits": bool,
+    "repetition_penalty": float,
+    "suppress_tokens": list,
+    "temperature": float,
+    "top_h": float,
+    "top_k": int,
+    "top_p": float,
+    "typical_p": float,
+}
+# Settings of GenerationConfig that have an option of their own here.
+OWN_OPTIONS = {
+    "language": "language",
+    "task": "translate",
+    "return_timestamps": "timestamps",
+    "return_token_timestamps": "timestamps",
+    "num_beams": "num_beams",
+    "max_new_tokens": "max_new_tokens",
+    "max_length": "max_new_tokens",
+}
+
+
+class Options(TaskOptions):
+    """What speech recognition takes.
+
+    `language` is a code as the checkpoint has it ("de"); None detects it. `translate` is into
+    English. `generate` holds further settings of transformers' generate by name.
+
+    CTC models: sound over `chunk_length_s` (default 30) is heard in windows that overlap by
+    `stride_length_s` (default a sixth of that) on each side. `target_lang` is an adapter of MMS.
+    SeamlessM4T: `tgt_lang`, three letters as the checkpoint has them ("arb"), is the language of
+    the text: what is spoken in it is transcribed, everything else translated.
+    FAMILY_OPTIONS says which family has which option.
+
+    A row whose evidence is beyond a threshold names the reason in `suspect`; `suspect: drop` then
+    empties its text too. A threshold that is None is not looked at.
+    """
+
+    language: str | None = None
+    translate: bool = False
+    timestamps: Literal["none", "segment", "word", "char"] = "none"
+    num_beams: int = Field(1, ge=1)
+    max_new_tokens: int | None = Field(None, ge=1)
+    generate: dict[str, Any] = {}
+    chunk_length_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    stride_length_s: float | None = Field(None, ge=0, allow_inf_nan=False)
+    target_lang: str | None = None
+    tgt_lang: str | None = None
+    suspect: Literal["keep", "drop"] = "keep"
+    min_speech_ratio: float | None = Field(0.05, ge=0, le=1)
+    max_no_speech: float | None = Field(0.6, ge=0, le=1)
+    max_compression_ratio: float | None = Field(2.4, gt=0)
+    min_score: float | None = Field(0.37, ge=0, le=1)
+    max_chars_per_s: float | None = Field(30.0, gt=0)
+
+
+def check(options: Options, checkpoint: Checkpoint) -> None:
+    """ValueError if the checkpoint's family cannot do what is asked."""
+    family = _family(checkpoint)
+    model_type = checkpoint.json("config.json")["model_type"]
+    if options.timestamps not in family.TIMESTAMPS:
+        having = [f for f in FAMILIES.values() if options.timestamps in _module(f).TIMESTAMPS]
+        raise ValueError(
+            f"timestamps: expected {' or '.join(family.TIMESTAMPS)} for a {model_type} checkpoint, "
+            f"found {options.timestamps!r}, which {_having(having)} has"
+        )
+    for name, having in FAMILY_OPTIONS.items():
+        value, default = getattr(options, name), Options.model_fields[name].default
+        if value != default and FAMILIES[model_type] not in having:
+            raise ValueError(
+                f"{name}: expected nothing for a {model_type} checkpoint, found {value!r}, which "
+                f"{_having(having)} has"
+            )
+    for name, value in options.generate.items():
+        if name in OWN_OPTIONS:
+            raise ValueError(
+                f"generate.{name}: expected the task's own option {OWN_OPTIONS[name]!r} to set it, "
+                f"found {value!r}"
+            )
+        if name not in GENERATE:
+            raise ValueError(
+                f"generate.{name}: expected one of {', '.join(GENERATE)}, found {name!r}"
+            )
+        kind = GENERATE[name]
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if float in kinds:
+            kinds += (int,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            names = " or ".join(k.__name__ for k in kinds)
+            raise ValueError(f"generate.{name}: expected {names}, found {value!r}")
+    if "temperature" in options.generate and not options.generate.get("do_sample"):
+        raise ValueError(
+            "generate.temperature: expected do_sample: true beside it, without which it does nothing"
+        )
+    family.check(options, checkpoint)
+
+
+def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
+    """The rate in Hz that the model hears."""
+    rate: int = _family(checkpoint).sample_rate(options, checkpoint)
+    return rate
+
+
+def wants_speech(options: Options) -> WantsSpeech:
+    """Always: the share of speech is evidence for every clip, and cuts long ones."""
+    return "always"
+
+
+def columns(options: Options) -> dict[str, pa.DataType]:
+    """The task's columns; `words` only where asked for."""
+    pieces = pa.list_(
+        pa.struct(
+            {
+                "start_s": pa.float64(),
+                "end_s": pa.float64(),
+                "text": pa.string(),
+                "score": pa.float32(),
+            }
+        )
+    )
+    return {
+        "text": pa.string(),
+        "score": pa.float32(),
+        "language": pa.string(),
+        "segments": pieces,
+        **({"words": pieces} if options.timestamps in ("word", "char") else {}),
+        "speech_ratio": pa.float32(),
+        "no_speech": pa.float32(),
+        "compression_ratio": pa.float32(),
+        "chars_per_s": pa.float32(),
+        "suspect": pa.list_(pa.string()),
+    }
+
+
+class Model:
+    """The checkpoint's family, with the evidence added to what it hears."""
+
+    def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
+        self.options = options
+        self.family = _family(checkpoint).Model(options, checkpoint, device)
+        self.sample_rate: int = self.family.sample_rate
+        self.equal_lengths: bool = self.family.equal_lengths
+
+    def windows(self, clip: Clip) -> list[Window]:
+        windows: list[Window] = self.family.windows(clip)
+        return windows
+
+    def padded_s(self, samples: int) -> float:
+        seconds: float = self.family.padded_s(samples)
+        return seconds
+
+    def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Any]:
+        outputs: list[Any] = self.family(waveforms, group)
+        return outputs
+
+    def join(self, clip: Clip, windows: Sequence[Window], outputs: Sequence[Any]) -> dict[str, Any]:
+        said = self.family.join(clip, windows, outputs)
+        against = evidence(said, clip, self.options)
+        dropped = self.options.suspect == "drop" and bool(against["suspect"])
+        return {
+            "text": "" if dropped else said.text,
+            "score": said.score,
+            "language": said.language,
+            "segments": [] if dropped else said.segments,
+            "words": [] if dropped else said.words,
+            **against,
+        }
+
+
+def _family(checkpoint: Checkpoint) -> ModuleType:
+    found = checkpoint.json("config.json").get("model_type")
+    if found not in FAMILIES:
+        raise ValueError(
+            f"model: expected a speech recognition checkpoint ({', '.join(sorted(FAMILIES))}), "
+            f"found model_type {found!r} in {checkpoint.name}"
+        )
+    return _module(FAMILIES[found])
+
+
+def _module(family: str) -> ModuleType:
+    return import_module(f"audio_ops.speech.{family}")
+
+
+def _having(families: Iterable[str]) -> str:
+    """The families by name, each with the model types that it runs."""
+    types = {f: ", ".join(t for t in FAMILIES if FAMILIES[t] == f) for f in families}
+    return " or ".join(f if f == t else f"{f} ({t})" for f, t in types.items())

@@ -1,0 +1,221 @@
+"""Labels for sound from words of your own: CLAP, which puts sound and text into one space.
+
+The labels and scores of a clip that fits one window are those of transformers' pipeline of the
+same name (`transformers/pipelines/zero_shot_audio_classification.py`). Longer sound is where they
+part: transformers crops 10 s of it at random, here it is cut into windows whose logits are pooled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from audio_ops.checkpoint import Checkpoint
+from audio_ops.classification import (
+    Classes,
+    ClassificationOptions,
+    Windowing,
+    classification_columns,
+    extractor_settings,
+    load_whole,
+)
+from audio_ops.dtype import torch_dtype
+from audio_ops.tasks import Clip, WantsSpeech, Window
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Options(ClassificationOptions):
+    """Settings of `zero-shot-audio-classification`, named as in transformers' pipeline.
+
+    `hypothesis_template` makes a text of each of `candidate_labels`. Scores are the softmax over
+    the labels, or with `multi_label` each label's own sigmoid of the logit, so that no label
+    depends on the others. A logit is the cosine similarity of sound and text times the model's
+    learnt scale (some 14 to 100), trained with a softmax: 0.5 is where the cosine is zero, so most
+    labels that are at all related score above it. Rank with these scores, or find a threshold for
+    each label on your own sound; they are not probabilities.
+
+    `top_k`: how many labels to keep, None for all. `window_s`: at most the model's 10 s.
+    """
+
+    candidate_labels: tuple[str, ...] = Field(min_length=1)
+    hypothesis_template: str = "This is a sound of {}."
+    multi_label: bool = False
+
+    @field_validator("candidate_labels")
+    @classmethod
+    def _distinct(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(label.strip() for label in labels):
+            raise ValueError(f"expected labels that are not empty, found {list(labels)}")
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(f"expected each label once, found more than one of {twice}")
+        return labels
+
+    @field_validator("hypothesis_template")
+    @classmethod
+    def _has_one_place(cls, template: str) -> str:
+        rest = template.replace("{}", "", 1)
+        if rest == template or "{" in rest or "}" in rest:
+            raise ValueError(f"expected a text with one {{}} for the label, found {template!r}")
+        return template
+
+
+def check(options: Options, checkpoint: Checkpoint) -> None:
+    """Raise ValueError if the checkpoint is no CLAP or the options contradict it."""
+    config = checkpoint.json("config.json")
+    model_type, found = config.get("model_type"), config.get("architectures") or []
+    if model_type != "clap" or "ClapModel" not in found:
+        raise ValueError(
+            "model: expected model_type 'clap' with architecture ClapModel, found "
+            f"{model_type!r} with {found} in {checkpoint.name}"
+        )
+    _windowing(options, checkpoint)
+
+
+def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
+    """The rate in Hz that the feature extractor expects."""
+    return int(extractor_settings(checkpoint).get("sampling_rate", 48_000))
+
+
+def wants_speech(options: Options) -> WantsSpeech:
+    """No voice detection: every sound is labelled."""
+    return "never"
+
+
+def columns(options: Options) -> dict[str, pa.DataType]:
+    """See `classification_columns`."""
+    return classification_columns(options)
+
+
+class Model:
+    """A loaded CLAP and the embeddings of the label texts.
+
+    Raises ValueError if the checkpoint lacks some of the model's weights.
+    """
+
+    equal_lengths = False  # every window is repeated or padded to the model's full input
+
+    def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
+        import torch
+        from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel
+
+        self.device = device
+        self.dtype = torch_dtype(options.dtype, device)
+        source: dict[str, Any] = {
+            "revision": checkpoint.revision,
+            "trust_remote_code": options.trust_remote_code,
+        }
+        self.extractor = AutoFeatureExtractor.from_pretrained(checkpoint.name, **source)
+        self.log_mel = LogMel(self.extractor, device)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, **source)
+        self.model = load_whole(ClapModel, checkpoint, options, self.dtype, device)
+
+        texts = [options.hypothesis_template.format(label) for label in options.candidate_labels]
+        tokens = tokenizer(texts, return_tensors="pt", padding=True).to(device)
+        with torch.inference_mode():
+            texts_embedded = self.model.get_text_features(**tokens).pooler_output.float()
+            # (embedding, labels), so that embedded sound @ text is the logits
+            self.text = texts_embedded.T * self.model.logit_scale_a.float().exp()
+        del self.model.text_model, self.model.text_projection
+
+        self.sample_rate = sample_rate(options, checkpoint)
+        self.windowing = _windowing(options, checkpoint)
+        self.classes = Classes(
+            options.candidate_labels,
+            "sigmoid" if options.multi_label else "softmax",
+            "multi_label" if options.multi_label else "single_label",
+            options,
+            self.sample_rate,
+        )
+
+    def windows(self, clip: Clip) -> list[Window]:
+        """Windows of `window_s`; ClipError `too_short` if there is no sample."""
+        return self.windowing(len(clip.waveform))
+
+    def padded_s(self, samples: int) -> float:
+        """Seconds that a window costs: always the model's full input."""
+        return float(self.extractor.max_length_s)
+
+    def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[np.ndarray]:
+        """Float32 logits `(labels,)` for each window: scaled cosine similarities."""
+        import torch
+
+        features = self.log_mel(waveforms).to(self.dtype)
+        # The extractor calls one clip of every batch "longer", so that a fused model's pipeline,
+        # clip by clip, fuses each. Models without fusion ignore it.
+        is_longer = torch.ones(len(waveforms), 1, dtype=torch.bool, device=self.device)
+        with torch.inference_mode():
+            embeddings = self.model.get_audio_features(features, is_longer=is_longer).pooler_output
+            logits = embeddings.float() @ self.text
+        return list(logits.cpu().numpy())
+
+    def join(
+        self, clip: Clip, windows: Sequence[Window], outputs: Sequence[np.ndarray]
+    ) -> dict[str, Any]:
+        """The columns from the windows' pooled logits."""
+        return self.classes.columns(clip, windows, outputs)
+
+
+class LogMel:
+    """`ClapFeatureExtractor` for sound of at most its full length, in torch on `device`.
+
+    In float64 like the original (`transformers/models/clap/feature_extraction_clap.py`), whose
+    numpy loop over frames takes twice as long: float32 is off by 0.05 dB where a pure tone leaves
+    the other bands empty.
+    """
+
+    def __init__(self, extractor: Any, device: str):
+        import torch
+
+        self.extractor = extractor
+        self.device = device
+        self.is_fused = extractor.truncation == "fusion"
+        filters = extractor.mel_filters if self.is_fused else extractor.mel_filters_slaney
+        self.filters = torch.from_numpy(filters).double().to(device)  # (bins, mels)
+        self.window = torch.hann_window(extractor.fft_window_size, dtype=torch.float64).to(device)
+
+    def __call__(self, waveforms: Sequence[np.ndarray]) -> torch.Tensor:
+        """Float32 `(batch, 1 or 4, frames, mels)` in dB; 4 equal ones for fused models."""
+        import torch
+
+        # One by one: on CPU a batch of float64 spectra takes twice the time, being out of cache.
+        decibels = torch.stack([self.decibels(waveform) for waveform in waveforms]).unsqueeze(1)
+        return decibels.expand(-1, 4, -1, -1) if self.is_fused else decibels
+
+    def decibels(self, waveform: np.ndarray) -> torch.Tensor:
+        """Float32 `(frames, mels)` in dB of one waveform, padded to the full length."""
+        import torch
+
+        padded = self.padded(waveform, self.extractor.nb_max_samples)
+        spectrum = torch.stft(
+            torch.from_numpy(padded).to(self.device).double(),
+            self.extractor.fft_window_size,
+            self.extractor.hop_length,
+            window=self.window,
+            return_complex=True,
+        )  # (bins, frames)
+        power = spectrum.real.square() + spectrum.imag.square()
+        return (10 * (power.T @ self.filters).clamp(min=1e-10).log10()).float()
+
+    def padded(self, waveform: np.ndarray, length: int) -> np.ndarray:
+        """A waveform repeated and padded with zeros to `length` samples, as the extractor does."""
+        repeats = length // len(waveform)
+        if self.extractor.padding == "repeat":
+            waveform = np.tile(waveform, repeats + 1)[:length]
+        elif self.extractor.padding == "repeatpad":
+            waveform = np.tile(waveform, repeats)
+        return np.pad(waveform, (0, length - len(waveform)))
+
+
+def _windowing(options: Options, checkpoint: Checkpoint) -> Windowing:
+    """Raises ValueError where the options ask for what the model can't do."""
+    extractor = extractor_settings(checkpoint)
+    rate = sample_rate(options, checkpoint)
+    longest = int(extractor.get("max_length_s", 10) * rate)
+    return Windowing.of(options, rate, shortest=1, default=longest, limited=True)

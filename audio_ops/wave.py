@@ -1,0 +1,82 @@
+"""Downmix, resample and measure sound, in a stream of blocks or whole.
+
+Shapes: float32 (channels, samples) or (samples,), full scale is [-1, 1]; rates are in Hz.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import soxr
+
+
+def downmix(block: np.ndarray) -> np.ndarray:
+    """(channels, samples) -> (samples,): the mean of the channels."""
+    if block.ndim != 2:
+        raise ValueError(f"expected (channels, samples), got shape {block.shape}")
+    if len(block) == 1:
+        return np.ascontiguousarray(block[0])
+    total = block[0] + block[1]  # many times faster than mean() on interleaved samples
+    for channel in block[2:]:
+        total += channel
+    return total / np.float32(len(block))
+
+
+class Resampler:
+    """Resample (samples,) block by block with soxr HQ; what comes out ignores the block size.
+
+    n samples become ceil(n * target_rate / source_rate) in all, as with librosa.
+    """
+
+    def __init__(self, source_rate: int, target_rate: int) -> None:
+        self._rates = source_rate, target_rate
+        self._taken = self._given = 0
+        self._stream = None
+        if source_rate != target_rate:
+            self._stream = soxr.ResampleStream(source_rate, target_rate, 1, "float32", "HQ")
+
+    def __call__(self, block: np.ndarray, last: bool = False) -> np.ndarray:
+        """float32 (samples,) -> float32 (as many as are ready,); `last` gives the rest."""
+        if self._stream is None:
+            return block
+        out = self._stream.resample_chunk(np.ascontiguousarray(block), last)
+        self._taken += len(block)
+        self._given += len(out)
+        if last:  # soxr rounds to the nearest number of samples
+            source_rate, target_rate = self._rates
+            wanted = -(-self._taken * target_rate // source_rate)
+            out = np.pad(out, (0, wanted - self._given))
+        return out
+
+
+def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
+    """float32 (samples,) at one rate -> float32 (samples,) at the other."""
+    return Resampler(source_rate, target_rate)(waveform, last=True)
+
+
+class Level:
+    """Peak and RMS over all channels of a stream, in dB relative to full scale (a sample of 1)."""
+
+    def __init__(self) -> None:
+        self._peak = 0.0
+        self._square = 0.0
+        self._count = 0
+
+    def add(self, block: np.ndarray) -> None:
+        """Take float32 (channels, samples) into account."""
+        if block.size:
+            self._peak = max(self._peak, float(block.max()), -float(block.min()))
+            # not a dot product: BLAS would spend a thread per core on it
+            self._square += float(np.square(block, dtype=np.float64).sum())
+            self._count += block.size
+
+    @property
+    def peak_dbfs(self) -> float | None:
+        """None for digital silence."""
+        return 20 * math.log10(self._peak) if self._peak else None
+
+    @property
+    def rms_dbfs(self) -> float | None:
+        """None for digital silence; a full-scale sine has -3.01."""
+        return 10 * math.log10(self._square / self._count) if self._square else None

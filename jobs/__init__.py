@@ -1,0 +1,1 @@
+"""What runs: builds Ray Data pipelines, talks to storage."""

@@ -1,0 +1,25 @@
+"""The console script: `earmark COMMAND ...`."""
+
+from __future__ import annotations
+
+import sys
+
+from jobs.label import BAD_CONFIG, exit_with
+
+USAGE = """\
+usage: earmark COMMAND ...
+
+  run CONFIG [--set a.b.c=value ...] [--relabel] [--retry-errors]
+        label the audio that a config names (earmark run --help)
+"""
+
+
+def main() -> None:
+    command, *rest = sys.argv[1:] or ["--help"]
+    if command == "run":
+        from jobs.label import main as run
+
+        exit_with(run(rest))
+    known = command in ("-h", "--help", "help")
+    print(USAGE, file=sys.stdout if known else sys.stderr, end="")
+    sys.exit(0 if known else BAD_CONFIG)

@@ -1,0 +1,133 @@
+"""Counts what a run does, says it, and checks at the end that every clip is accounted for."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.config import Config
+from jobs.console import Console
+from jobs.plan import Plan
+
+
+class Progress:
+    """The run's counts. Only what is committed counts."""
+
+    def __init__(self, console: Console, plan: Plan, started: float):
+        self.console = console
+        self.plan = plan
+        self.started = started
+        self.working_since: float | None = None
+        self.sharded = "known" in plan.todo.column_names
+        self.to_do = len(plan.todo)  # clips, or shards whose clips are not known before
+        self.waiting = set() if self.sharded else set(plan.todo["clip_id"].to_pylist())
+        self.seen: set[str] = set()
+        self.found, self.done = plan.found, plan.done
+        self.shards = 0
+        self.statuses: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+        self.audio_s = 0.0
+        if self.to_do:
+            what = "shards" if self.sharded else "clips"
+            console.say(
+                f"{plan.found:,} clips {'known' if self.sharded else 'found'}, "
+                f"{plan.done:,} already labelled, {self.to_do:,} {what} to do"
+            )
+
+    def check(self, file: Mapping[str, Any]) -> None:
+        """Raise AssertionError for a data file with a clip that nobody waits for."""
+        ids = file["clip_ids"] or []
+        if self.sharded:
+            strangers = self.seen.intersection(ids)
+            self.seen.update(ids)
+        else:
+            strangers = set(ids) - self.waiting
+            self.waiting.difference_update(ids)
+        assert not strangers and len(set(ids)) == len(ids), (
+            f"data file {file['path']} holds clips twice or unasked: {sorted(strangers)[:3]}"
+        )
+
+    def committed(self, files: Sequence[Mapping[str, Any]]) -> None:
+        """Count what these rows of `table.WRITTEN` say."""
+        for file in files:
+            for shard in file["shards"] or ():
+                self.shards += 1
+                self.found += shard["clips"]
+                self.done += shard["skipped"]
+            self.statuses.update(file["statuses"] or ())
+            self.audio_s += file["audio_s"] or 0.0
+            for error in file["errors"] or ():
+                self.kinds[error["kind"]] += 1
+                self.examples.setdefault(error["kind"], f"{error['source']}: {error['message']}")
+
+    @property
+    def labelled(self) -> int:
+        return sum(self.statuses.values())
+
+    @property
+    def failed(self) -> int:
+        return self.statuses["error"] + self.statuses["partial"]
+
+    def show(self) -> None:
+        """The line that lives."""
+        elapsed_s = time.monotonic() - self.started
+        if not self.labelled:
+            self.console.progress(
+                f"{self.to_do:,} {'shards' if self.sharded else 'clips'} to do · "
+                f"Ray starts, the models load, the first clips come · {_clock(elapsed_s)}"
+            )
+            return
+        ready = self.shards if self.sharded else self.labelled
+        parts = [f"{ready:,}/{self.to_do:,} {'shards' if self.sharded else 'clips'}"]
+        if self.sharded:
+            parts.append(f"{self.labelled:,} clips")
+        parts += [
+            f"{self.audio_s / 3600:.2f} h of audio",
+            f"{self.audio_s / elapsed_s:.1f}× real time",
+            f"{self.failed:,} failed",
+        ]
+        if ready:
+            parts.append(f"{_clock(elapsed_s / ready * (self.to_do - ready))} left")
+        self.console.progress(" · ".join(parts))
+
+    def finish(self, stopped_by: int, config: Config, log: Path) -> int:
+        """Say what came of it; returns the exit code. Raises AssertionError if a clip is missing."""
+        found, done, ok = self.found, self.done, self.statuses["ok"]
+        elapsed_s = time.monotonic() - self.started
+        say = self.console.say
+        if self.to_do:
+            say(
+                f"labelled {self.labelled:,} clips, {self.audio_s / 3600:.2f} h of audio in "
+                f"{_clock(elapsed_s)} · {self.audio_s / elapsed_s:.1f}× real time"
+            )
+        for kind, count in self.kinds.most_common():
+            say(f"  {count:,} × {kind}, e.g. {self.examples[kind]}")
+        ends = f"table: {config.output.path}\nlog: {log}"
+        if stopped_by:
+            say(f"stopped: the same command goes on with what is left\n{ends}")
+            return 128 + stopped_by
+        missing = self.to_do - self.shards if self.sharded else len(self.waiting)
+        assert found == done + ok + self.failed and not missing, (
+            f"expected {found} clips, found {done} already done + {ok} labelled + "
+            f"{self.failed} failed, and {missing} of {self.to_do} not heard of"
+        )
+        say(
+            f"{found:,} found = {done:,} already done + {ok:,} labelled + {self.failed:,} failed\n{ends}"
+        )
+        if self.labelled and self.failed / self.labelled > config.max_error_fraction:
+            say(
+                f"error: {self.failed:,} of {self.labelled:,} clips failed, more than "
+                f"max_error_fraction ({config.max_error_fraction:.0%})"
+            )
+            return 3
+        return 0
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,561 @@
+"""The output: a Delta Lake table over plain Parquet files. What is done is what is committed.
+
+Workers write data files (`write_rows`) that nobody sees; the driver commits their names (`Table`).
+Each commit carries a number, one higher than the last (a Delta application transaction). Whoever
+takes the table over counts on from there, so that a holder who was thought dead and wakes up
+finds a number that is not its own and fails instead of writing twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import posixpath
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Field, Transaction, WriterProperties
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from audio_ops.prepare import ERROR, SOUND
+from audio_ops.tasks import TaskOptions, load_task
+from jobs.read import END_OF_SHARD
+from jobs.sources import PLACE
+
+APP = "earmark"
+HEARTBEAT_S = 10.0
+HOLDER_IS_DEAD_S = 60.0
+COMPRESSION = WriterProperties(compression="ZSTD")
+
+IDENTITY = pa.schema([("clip_id", pa.string()), *PLACE])
+OUTCOME = pa.schema([("status", pa.string()), *ERROR])
+RUN = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("fingerprint", pa.string()),
+        ("labelled_at", pa.timestamp("us", "UTC")),
+    ]
+)
+SIZES = pa.schema([("source", pa.string()), ("source_version", pa.string()), ("clips", pa.int64())])
+# What the write stage tells the driver of each data file.
+WRITTEN = pa.schema(
+    [
+        ("path", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("audio_s", pa.float64()),
+        ("clip_ids", pa.list_(pa.string())),
+        ("supersedes", pa.list_(pa.string())),  # the row that each clip's row takes the place of
+        ("statuses", pa.list_(pa.string())),
+        ("errors", pa.list_(pa.struct([(n, pa.string()) for n in ("kind", "source", "message")]))),
+        # Shards that were read to their end: how many clips each holds, and had been done before.
+        ("shards", pa.list_(pa.struct([*SIZES, ("skipped", pa.int64())]))),
+    ]
+)
+
+
+class TableInUse(Exception):
+    """Another run holds the table, or has taken it over from this one. Exit code 75."""
+
+
+class TableMismatch(Exception):
+    """The table holds other columns or other labels than this run would write. Exit code 2."""
+
+
+def table_schema(tasks: Mapping[str, TaskOptions], kept: pa.Schema) -> pa.Schema:
+    """The table's columns, from the config alone. Raises TableMismatch if two have one name."""
+    labels: list[pa.Field] = []
+    for name, options in tasks.items():
+        columns = {**load_task(options.task).columns(options), "error": pa.string()}
+        labels += [pa.field(f"{name}_{column}", type_) for column, type_ in columns.items()]
+    schema = pa.schema([*IDENTITY, *SOUND, *OUTCOME, *labels, *kept, *RUN])
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        raise TableMismatch(
+            f"expected each column once, found {', '.join(twice)} twice: rename a task"
+        )
+    return schema
+
+
+def write_rows(
+    table: pa.Table,
+    *,
+    schema: pa.Schema,
+    tasks: Sequence[str],
+    path: str,
+    storage_options: Mapping[str, Any],
+    run_id: str,
+    fingerprint: str,
+) -> pa.Table:
+    """Write labelled clips as one data file under a new name; returns its row of `WRITTEN`.
+
+    Plain readers of the folder never see half a file: it gets its name when it is whole. Where
+    there are no clips there is no file, and its path is null.
+    """
+    table, shards = _without_ends(table)
+    if not len(table):
+        return pa.Table.from_pylist([{"shards": shards}], schema=WRITTEN)
+    table = _with_outcome(table, tasks)
+    rows = len(table)
+    constants = {
+        "run_id": pa.array([run_id] * rows, pa.string()),
+        "fingerprint": pa.array([fingerprint] * rows, pa.string()),
+        "labelled_at": pa.array([datetime.now(timezone.utc)] * rows, RUN.field("labelled_at").type),
+    }
+    data = pa.table(
+        [
+            constants.get(name, table[name] if name in table.column_names else None)
+            for name in schema.names
+        ],
+        schema=schema,
+    )
+    name = f"part-{run_id}-{uuid.uuid4().hex}.parquet"
+    fs, root = fsspec.url_to_fs(path, **storage_options)
+    sink = pa.BufferOutputStream()
+    pq.write_table(data, sink, compression="zstd")
+    content = sink.getvalue()
+    if "file" in fs.protocol:
+        hidden = f"{root}/.{name}"
+        with open(hidden, "wb") as file:
+            file.write(content)
+        os.replace(hidden, f"{root}/{name}")
+    else:
+        fs.pipe_file(f"{root}/{name}", content.to_pybytes())
+    failed = [
+        row
+        for row in data.select(["status", "error_kind", "source", "error_message"]).to_pylist()
+        if row["error_kind"]
+    ]
+    return pa.Table.from_pylist(
+        [
+            {
+                "path": name,
+                "size_bytes": content.size,
+                "audio_s": pc.sum(data["duration_s"]).as_py() or 0.0,
+                "clip_ids": data["clip_id"].to_pylist(),
+                "supersedes": table["supersedes"].to_pylist(),
+                "statuses": data["status"].to_pylist(),
+                "errors": [
+                    {
+                        "kind": row["error_kind"],
+                        "source": row["source"],
+                        "message": row["error_message"],
+                    }
+                    for row in failed
+                ],
+                "shards": shards,
+            }
+        ],
+        schema=WRITTEN,
+    )
+
+
+def _without_ends(table: pa.Table) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """Take the last rows of shards out, see `read.END_OF_SHARD`."""
+    is_end = pc.fill_null(pc.equal(table["error_kind"], END_OF_SHARD), False)
+    shards = []
+    for end in (
+        table.filter(is_end).select(["source", "source_version", "error_message"]).to_pylist()
+    ):
+        clips, skipped = end.pop("error_message").split()
+        shards.append({**end, "clips": int(clips), "skipped": int(skipped)})
+    return table.filter(pc.invert(is_end)), shards
+
+
+def _with_outcome(table: pa.Table, tasks: Sequence[str]) -> pa.Table:
+    """Set `status` and the first failure of each row from what the stages left."""
+    errors = table.select(ERROR.names).to_pylist()
+    failures = table.select([f"{task}_error" for task in tasks]).to_pylist()
+    outcome: dict[str, list[str | None]] = {name: [] for name in OUTCOME.names}
+    for error, failed in zip(errors, failures, strict=True):
+        first = next((task for task in tasks if failed[f"{task}_error"]), None)
+        if error["error_kind"]:
+            status, (stage, kind, message) = "error", error.values()
+        elif first:
+            all_failed = all(failed.values())
+            kind, _, message = failed[f"{first}_error"].partition(": ")
+            status, stage = "error" if all_failed else "partial", first
+        else:
+            status, stage, kind, message = "ok", None, None, None
+        for name, value in zip(OUTCOME.names, (status, stage, kind, message), strict=True):
+            outcome[name].append(value)
+    table = table.drop_columns(ERROR.names)
+    for name, values in outcome.items():
+        table = table.append_column(name, pa.array(values, pa.string()))
+    return table
+
+
+class Table:
+    """The driver's handle on the table at `path`, which need not exist yet."""
+
+    def __init__(self, path: str, storage_options: Mapping[str, Any] | None = None):
+        self.fs, self.root = fsspec.url_to_fs(path, **(storage_options or {}))
+        self.local = "file" in self.fs.protocol
+        self.path = self.root if self.local else path
+        self.options = None if self.local else delta_options(storage_options or {})
+        self.commit_number = 0
+        self.run_id = ""
+        self._beat: threading.Thread | None = None
+        self._released = threading.Event()
+        self.delta: DeltaTable | None = None
+        with contextlib.suppress(TableNotFoundError):
+            self.delta = DeltaTable(self.path, storage_options=self.options)
+        self.settings_seen = self.settings()
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any]:
+        """What the table's labels were made with, {} before the first run."""
+        description = self.delta.metadata().description if self.delta else None
+        return json.loads(description) if description else {}
+
+    def rows(self, columns: Sequence[str]) -> pa.Table:
+        """The committed rows' columns."""
+        if self.delta is None:
+            return pa.table({name: pa.array([], pa.string()) for name in columns})
+        return self.delta.to_pyarrow_table(columns=list(columns))
+
+    def sizes(self) -> dict[tuple[str, str], int]:
+        """How many clips each shard holds, by (source, version), where a run has read it whole.
+
+        A fact about the input that saves reading it again; what is done is in the rows alone.
+        """
+        try:
+            with self.fs.open(f"{self.root}/_earmark/shards.parquet", "rb") as file:
+                columns = pq.read_table(file, schema=SIZES).to_pydict()
+        except FileNotFoundError:
+            return {}
+        shards = zip(columns["source"], columns["source_version"], strict=True)
+        return dict(zip(shards, columns["clips"], strict=True))
+
+    def remember(self, sizes: Mapping[tuple[str, str], int]) -> None:
+        """Add to `sizes` what this run has seen."""
+        rows = [
+            {"source": source, "source_version": version, "clips": clips}
+            for (source, version), clips in {**self.sizes(), **sizes}.items()
+        ]
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist(rows, schema=SIZES), sink, compression="zstd")
+        self._put(f"{self.root}/_earmark/shards.parquet", sink.getvalue().to_pybytes())
+
+    def is_tidy(self) -> bool:
+        """Whether a plain reader of the folder's Parquet files sees the committed rows."""
+        return self.delta is None or not self._leftovers()
+
+    def _names(self) -> set[str]:
+        """What lies in the table's folder."""
+        try:
+            return {
+                posixpath.basename(n) for n in self.fs.ls(self.root, detail=False, refresh=True)
+            }
+        except FileNotFoundError:
+            return set()
+
+    def _leftovers(self) -> list[str]:
+        """Data files, whole or not, that the log does not name (any more)."""
+        assert self.delta is not None
+        committed = {posixpath.basename(uri) for uri in self.delta.file_uris()}
+        ours = {name for name in self._names() if re.fullmatch(r"\.?part-.*\.parquet", name)}
+        return sorted(ours - committed)
+
+    def columns_that_differ(self, schema: pa.Schema) -> list[str]:
+        """`column: expected ..., found ...` for each column that the table has otherwise or lacks.
+
+        One that only the table has belongs to a task that is no more, and is null in new rows.
+        """
+        if self.delta is None:
+            return []
+        wanted = {field.name: field for field in _delta_fields(schema)}
+        have = {field.name: field for field in self.delta.schema().fields}
+        return [
+            f"column {name}: expected {_type_name(wanted.get(name))}, found {_type_name(have.get(name))}"
+            for name in wanted
+            if _type_name(wanted.get(name)) != _type_name(have.get(name))
+        ]
+
+    # -- holding ---------------------------------------------------------------------------
+
+    def acquire(self, run_id: str, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
+        """Take the table, or create it, for one run. Raises TableInUse, TableMismatch.
+
+        New columns are added to a table that lacks them, so that a run which relabels may have
+        other tasks than the one before; a column whose type would change is a TableMismatch.
+        """
+        holder = self.holder()
+        if holder and _is_alive(holder):
+            raise TableInUse(_in_use(holder))
+        self.run_id = run_id
+        me = {
+            "run_id": run_id,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        if self.delta is None:
+            names = self._names()
+            strangers = sorted(name for name in names if not name.startswith(("_", ".")))
+            if strangers and "_delta_log" not in names:
+                raise TableMismatch(
+                    f"output.path: expected a table, an empty folder or nothing at {self.path}, "
+                    f"found {', '.join(strangers[:3])}{', ...' if strangers[3:] else ''}"
+                )
+            if self.local:
+                os.makedirs(self.root, exist_ok=True)
+            try:
+                self.delta = DeltaTable.create(
+                    self.path,
+                    schema,
+                    name=APP,
+                    description=json.dumps(settings),
+                    storage_options=self.options,
+                )
+            except DeltaError:  # somebody else created it in this moment
+                self.delta = DeltaTable(self.path, storage_options=self.options)
+        self.delta.update_incremental()
+        self.commit_number = self.delta.transaction_version(APP) or 0
+        holder = self.holder()  # who came between our first look and this version of the table
+        if holder and _is_alive(holder):
+            raise TableInUse(_in_use(holder))
+        if self.settings() not in (self.settings_seen, settings):
+            raise TableInUse(f"another run has just made {self.path} with other settings")
+        self._transact([], "hold", me)
+        self._released.clear()
+        self._beat = threading.Thread(target=self._keep_alive, args=(me,), daemon=True)
+        self._beat.start()
+        try:
+            self._write_holder(me)
+            self._own()  # somebody may have looked for a holder just before there was one
+            if self.settings() != settings or self.columns_that_differ(schema):
+                self._adapt(schema, settings)
+        except BaseException:
+            self.release()
+            raise
+
+    def _adapt(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
+        assert self.delta is not None
+        have = {field.name: field for field in self.delta.schema().fields}
+        new = [field for field in _delta_fields(schema) if field.name not in have]
+        changed = [
+            field.name
+            for field in _delta_fields(schema)
+            if field.name in have and _type_name(have[field.name]) != _type_name(field)
+        ]
+        if changed:
+            raise TableMismatch(
+                f"the table at {self.path} has other types in {', '.join(changed)}: "
+                "give the task another name, or the output another path"
+            )
+        if new:
+            self.delta.alter.add_columns(new)
+        self.delta.alter.set_table_description(json.dumps(settings))
+        self.delta.update_incremental()
+
+    def release(self) -> None:
+        """Let the table go. Harmless if it was never held."""
+        if self._beat is None:
+            return
+        self._released.set()
+        self._beat.join()
+        self._beat = None
+        holder = self.holder()
+        if holder and holder.get("run_id") == self.run_id:
+            self.fs.rm_file(f"{self.root}/_earmark/holder.json")
+
+    def holder(self) -> dict[str, Any] | None:
+        """Who holds the table, if anybody says so."""
+        try:
+            return json.loads(self.fs.cat_file(f"{self.root}/_earmark/holder.json"))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+
+    def _write_holder(self, me: Mapping[str, Any]) -> None:
+        content = json.dumps({**me, "heartbeat": time.time()}).encode()
+        self._put(f"{self.root}/_earmark/holder.json", content)
+
+    def _put(self, path: str, content: bytes) -> None:
+        """Write a small file that readers see whole or not at all."""
+        if self.local:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(f"{path}.{self.run_id}", "wb") as file:
+                file.write(content)
+            os.replace(f"{path}.{self.run_id}", path)
+        else:
+            self.fs.pipe_file(path, content)
+
+    def _keep_alive(self, me: Mapping[str, Any]) -> None:
+        while not self._released.wait(HEARTBEAT_S):
+            holder = self.holder()
+            if holder and holder.get("run_id") != self.run_id:
+                return  # taken over: the next commit will say so
+            with contextlib.suppress(OSError):  # the next beat tries again; no commit needs it
+                self._write_holder(me)
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def commit(self, written: Sequence[Mapping[str, Any]]) -> None:
+        """Make the rows of these data files (rows of `WRITTEN`) part of the table, in one step.
+
+        Rows that take the place of others are merged in, so that no reader ever sees both or
+        neither. Raises TableInUse if the table was taken over.
+        """
+        assert self.delta is not None
+        shards = [shard for file in written for shard in file["shards"] or ()]
+        written = [file for file in written if file["path"]]
+        new = [file for file in written if not any(file["supersedes"])]
+        if new:
+            self._transact([_add(file) for file in new], "label")
+        replacing = [file for file in written if any(file["supersedes"])]
+        if replacing:
+            self._replace(replacing)
+        if shards:
+            self.remember({(s["source"], s["source_version"]): s["clips"] for s in shards})
+
+    def _replace(self, written: Sequence[Mapping[str, Any]]) -> None:
+        assert self.delta is not None
+        tables = []
+        for file in written:
+            with self.fs.open(f"{self.root}/{file['path']}", "rb") as opened:
+                rows = pq.read_table(opened)
+            tables.append(
+                rows.append_column("supersedes", pa.array(file["supersedes"], pa.string()))
+            )
+        rows = pa.concat_tables(tables)
+        # A column that only the table has belongs to a task that is no more.
+        columns = {
+            f'"{field.name}"': f's."{field.name}"' if field.name in rows.column_names else "NULL"
+            for field in self.delta.schema().fields
+        }
+        self._own()
+        (
+            self.delta.merge(
+                rows,
+                "t.clip_id = s.supersedes",
+                source_alias="s",
+                target_alias="t",
+                writer_properties=COMPRESSION,
+                commit_properties=self._properties("relabel"),
+            )
+            .when_matched_update(columns)
+            .when_not_matched_insert(columns)
+            .execute()
+        )
+        self.commit_number += 1
+
+    def tidy(self) -> None:
+        """Compact small files, and remove every data file that the log does not name."""
+        assert self.delta is not None
+        self._own()
+        if len(self.delta.file_uris()) > 1:
+            # Carries no commit number (delta-rs drops it here); the log's own conflict check is
+            # enough, for compaction moves rows and changes none.
+            self.delta.optimize.compact(writer_properties=COMPRESSION)
+        self._own()
+        # Not `vacuum`: it spares hidden files, and with `full=True` takes whatever else lies here.
+        for name in self._leftovers():
+            self.fs.rm_file(f"{self.root}/{name}")
+
+    def _transact(
+        self,
+        actions: list[AddAction | RemoveAction],
+        what: str,
+        note: Mapping[str, Any] | None = None,
+    ) -> None:
+        assert self.delta is not None
+        if self.commit_number:
+            self._own()
+        try:
+            self.delta.create_write_transaction(
+                actions,
+                "append",
+                self.delta.schema(),
+                commit_properties=self._properties(what, note),
+            )
+        except CommitFailedError:
+            self._own()
+            raise
+        self.commit_number += 1
+        self.delta.update_incremental()
+
+    def _own(self) -> None:
+        """Move to the newest version; raise TableInUse if somebody else has committed."""
+        assert self.delta is not None
+        self.delta.update_incremental()
+        if (self.delta.transaction_version(APP) or 0) != self.commit_number:
+            raise TableInUse(f"{self.path} was taken over: {_in_use(self.holder() or {})}")
+
+    def _properties(self, what: str, note: Mapping[str, Any] | None = None) -> CommitProperties:
+        return CommitProperties(
+            app_transactions=[Transaction(APP, self.commit_number + 1)],
+            custom_metadata={
+                "earmark": json.dumps({"what": what, "run_id": self.run_id, **(note or {})})
+            },
+        )
+
+
+def delta_options(options: Mapping[str, Any]) -> dict[str, str]:
+    """fsspec's S3 options as delta-rs calls them, so that one set serves both."""
+    client = options.get("client_kwargs", {})
+    endpoint = options.get("endpoint_url") or client.get("endpoint_url")
+    named = {
+        "AWS_ACCESS_KEY_ID": options.get("key"),
+        "AWS_SECRET_ACCESS_KEY": options.get("secret"),
+        "AWS_SESSION_TOKEN": options.get("token"),
+        "AWS_PROFILE": options.get("profile"),
+        "AWS_REGION": client.get("region_name"),
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ALLOW_HTTP": "true" if str(endpoint).startswith("http://") else None,
+        "AWS_SKIP_SIGNATURE": "true" if options.get("anon") else None,
+    }
+    return {name: str(value) for name, value in named.items() if value}
+
+
+def _add(file: Mapping[str, Any]) -> AddAction:
+    statistics = json.dumps({"numRecords": len(file["clip_ids"])})
+    return AddAction(
+        file["path"], file["size_bytes"], {}, int(time.time() * 1000), True, statistics
+    )
+
+
+def _delta_fields(schema: pa.Schema) -> list[Field]:
+    from deltalake import Schema
+
+    return Schema.from_arrow(schema).fields
+
+
+def _type_name(field: Field | None) -> str:
+    return "no such column" if field is None else str(field.type)
+
+
+def _is_alive(holder: Mapping[str, Any]) -> bool:
+    """A holder on this host lives if its process does; one elsewhere, if it was heard of lately."""
+    if time.time() - holder.get("heartbeat", 0) > HOLDER_IS_DEAD_S:
+        return False
+    if holder.get("host") != socket.gethostname():
+        return True
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _in_use(holder: Mapping[str, Any]) -> str:
+    if not holder:
+        return "another run has just taken the table"
+    return (
+        f"run {holder['run_id']} (process {holder['pid']} on {holder['host']}) "
+        f"holds the table since {holder['since']}"
+    )

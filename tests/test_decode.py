@@ -1,0 +1,365 @@
+"""Encoded bytes -> samples: every format, and everything that can be wrong with one."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from sounds import FORMATS, encode, noise, silent_video, tone
+
+from audio_ops import decode as module
+from audio_ops.decode import KINDS, ClipError, decode, open_sound
+
+RATES = {"amr": 8000, "opus": 48000, "webm": 48000}
+EXACT = {"wav", "wav_24", "wav_32", "wav_float", "wav_double", "wavex", "rf64", "w64", "aiff"} | {
+    "aiff_float", "au", "caf", "flac", "flac_24", "ogg_flac", "alac", "mov", "mkv_flac"
+}  # fmt: skip
+SAME_LENGTH = EXACT | {"wav_u8", "wav_alaw", "wav_ulaw", "au_ulaw"} | {
+    "mp3", "mp3_lame", "opus", "webm"
+}  # fmt: skip
+
+
+KINDS_OF_CUT = {
+    "half": {"truncated"},
+    "last byte": {"truncated", "damaged"},
+    "header": {"truncated", "damaged", "not_audio", "no_audio"},
+}
+
+
+def error(data: bytes) -> ClipError:
+    with pytest.raises(ClipError) as caught:
+        decode(io.BytesIO(data))
+    assert caught.value.kind in KINDS
+    return caught.value
+
+
+def encoded(format: str, seconds: float = 1.0, channels: int = 2) -> tuple[np.ndarray, int, bytes]:
+    rate = RATES.get(format, 44100)
+    samples = tone(seconds, rate, 1 if format == "amr" else channels)
+    return samples, rate, encode(samples, rate, format)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_format_decodes_to_the_sound_that_was_encoded(format: str) -> None:
+    samples, rate, data = encoded(format)
+    found, found_rate, name = decode(io.BytesIO(data))
+    assert (found_rate, found.dtype, len(found)) == (rate, np.float32, len(samples)), name
+    if format in SAME_LENGTH:
+        assert found.shape == samples.shape
+    assert abs(found.shape[1] - samples.shape[1]) < 2500
+    if format in EXACT:
+        np.testing.assert_allclose(found, samples, atol=2**-15)
+    middle = found[:, rate // 4 : rate // 4 + rate // 2]
+    for channel, wave in enumerate(middle):
+        spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave))))
+        assert abs(np.argmax(spectrum) * rate / len(wave) - 440 * (channel + 1)) <= 2
+        assert abs(np.sqrt(np.mean(wave**2)) - 0.5 / np.sqrt(2)) < 0.05
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("where", ["half", "last byte", "header"])
+def test_a_cut_file_is_reported(format: str, where: str) -> None:
+    if (format, where) == ("flv", "last byte"):
+        pytest.skip("the last bytes of FLV hold no sound")
+    data = encoded(format)[2]
+    found = error(data[: {"half": int(len(data) * 0.55), "last byte": -1, "header": 30}[where]])
+    assert found.kind in KINDS_OF_CUT[where]
+
+
+@pytest.mark.parametrize(
+    ("format", "name"),
+    [
+        ("wav", "wav/pcm_16"),
+        ("rf64", "wav/pcm_16"),
+        ("flac", "flac"),
+        ("mp3", "mp3"),
+        ("ogg", "ogg/vorbis"),
+        ("opus", "ogg/opus"),
+        ("m4a", "mp4/aac"),
+        ("mov", "mov/pcm_s16le"),
+        ("wma", "asf/wmav2"),
+        ("webm", "webm/opus"),
+        ("mkv", "matroska/aac"),
+        ("aac", "aac"),
+    ],
+)
+def test_the_format_is_named(format: str, name: str) -> None:
+    assert open_sound(io.BytesIO(encoded(format)[2])).format == name
+
+
+@pytest.mark.parametrize(
+    ("bits", "values", "expected"),
+    [
+        ("u8", [0, 128, 255], [-1, 0, 127 / 128]),
+        ("s16", [-(2**15), 0, 2**15 - 1], [-1, 0, 1 - 2**-15]),
+        ("s32", [-(2**31), 0, 2**30], [-1, 0, 0.5]),
+        ("dbl", [-1, 0.25, 1], [-1, 0.25, 1]),
+        ("s16p", [-(2**15), 0, 2**14], [-1, 0, 0.5]),
+    ],
+)
+def test_integers_become_floats_by_a_power_of_two(bits: str, values: Any, expected: Any) -> None:
+    types = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "dbl": np.float64, "s16p": np.int16}
+    frame = av.AudioFrame.from_ndarray(np.array([values], types[bits]), bits, "mono")
+    np.testing.assert_array_equal(module._samples(frame), [np.float32(expected)])
+
+
+def test_a_long_sound_comes_in_bounded_blocks() -> None:
+    for format in ("wav", "flac", "mp3"):
+        sound = open_sound(io.BytesIO(encode(noise(8, 44100, 2), 44100, format)))
+        sizes = [block.size for block in sound.blocks]
+        assert len(sizes) > 2 and max(sizes) < 1 << 20 and sum(sizes) == 8 * 44100 * 2
+
+
+def test_a_cut_wav_says_how_much_is_missing() -> None:
+    found = error(encode(tone(10), 16000, "wav")[: 44 + 160000])
+    assert "header says 10.00 s, found 5.00 s" in found.message
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
+def test_a_streamed_wav_is_read_to_its_end(size: int) -> None:
+    data = bytearray(encode(tone(1), 16000, "wav"))
+    struct.pack_into("<I", data, 4, min(size + 36, 0xFFFFFFFF))
+    struct.pack_into("<I", data, 40, size)
+    found, _, _ = decode(io.BytesIO(bytes(data)))
+    np.testing.assert_allclose(found, tone(1), atol=2**-15)
+
+
+def test_a_wav_with_chunks_around_its_sound_is_whole() -> None:
+    data = encode(tone(1), 16000, "wav")
+    junk = b"junk" + struct.pack("<I", 7) + bytes(8)
+    data = data[:36] + junk + data[36:] + b"LIST" + struct.pack("<I", 4) + b"INFO"
+    assert decode(io.BytesIO(data))[0].shape == (1, 16000)
+
+
+def without_length(flac: bytes) -> bytes:
+    at = 8 + 13  # in STREAMINFO: 36 bits
+    return flac[:at] + bytes([flac[at] & 0xF0]) + bytes(4) + flac[at + 5 :]
+
+
+def test_flac_of_unknown_length_is_read_to_its_end() -> None:
+    data = without_length(encode(noise(3), 16000, "flac"))
+    assert open_sound(io.BytesIO(data)).duration_s is None
+    assert decode(io.BytesIO(data))[0].shape == (1, 48000)
+    assert error(data[:-100]).kind == "truncated"
+
+
+@pytest.mark.parametrize("format", ["flac", "ogg"])
+def test_a_hole_in_the_middle_is_damage(format: str) -> None:
+    data = bytearray(encode(noise(5), 16000, format))
+    data[len(data) // 2] ^= 0xFF
+    assert error(bytes(data)).kind == "damaged"
+
+
+def test_mp3_cut_between_frames_has_fewer_than_its_header_says() -> None:
+    data = encode(noise(3, 44100), 44100, "mp3")
+    end, frames = 0, 0
+    while frames < 60 and (frame := module._mpeg_frame(data[end:])):
+        end, frames = end + frame.size, frames + 1
+    found = error(data[:end])
+    assert found.kind == "truncated" and "header says 3.00 s" in found.message
+
+
+@pytest.mark.parametrize("format", ["mp3", "aac", "flac"])
+def test_tags_and_junk_around_the_sound_are_skipped(format: str) -> None:
+    data = encode(tone(1, 44100), 44100, format)
+    expected = decode(io.BytesIO(data))[0]
+    id3 = b"ID3\x04\0\0\0\0\x02\x00" + bytes(256)
+    ape = b"APETAGEX" + struct.pack("<IIII", 2000, 50, 0, 1 << 31) + bytes(8 + 50)
+    id3v1 = b"TAG" + bytes(125)
+    cases = [id3 + data, id3 + id3 + data, ape + data, data + id3v1]
+    if format != "flac":
+        cases += [bytes(1000) + data, b"junk" * 100 + data]
+    if format == "mp3":
+        cases += [data + ape, data + b"LYRICSBEGIN" + b"la" * 100, id3 + data + ape + id3v1]
+    for case in cases:
+        np.testing.assert_array_equal(decode(io.BytesIO(case))[0], expected)
+
+
+def test_chained_ogg_is_decoded_completely() -> None:
+    for format in ("ogg", "opus"):
+        data = encode(noise(2, 48000), 48000, format)
+        assert abs(decode(io.BytesIO(data + data))[0].shape[1] - 192000) < 1000
+
+
+def test_a_change_of_rate_is_damage() -> None:
+    found = error(encode(noise(1, 44100), 44100, "mp2") + encode(noise(1, 32000), 32000, "mp2"))
+    assert found.kind == "damaged" and "44100 Hz" in found.message and "32000 Hz" in found.message
+    found = error(encode(noise(1, 44100), 44100, "ogg") + encode(noise(1, 32000), 32000, "ogg"))
+    assert found.kind == "damaged" and "changes" in found.message
+
+
+def test_a_change_of_channels_is_damage() -> None:
+    parts = [encode(noise(1, 44100, channels), 44100, "mp2") for channels in (1, 2)]
+    found = error(b"".join(parts))
+    assert found.kind == "damaged"
+    assert "1 channels" in found.message and "2 channels" in found.message
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_nan_and_inf_are_found(value: float) -> None:
+    samples = tone(2)
+    samples[0, 16000] = value
+    assert error(encode(samples, 16000, "wav_float")).message == "NaN or Inf at 1.00 s"
+
+
+def header(**changes: int) -> bytes:
+    """A WAV whose header lies."""
+    data = bytearray(encode(tone(1), 16000, "wav"))
+    for name, value in changes.items():
+        form, at = {"channels": ("<H", 22), "rate": ("<I", 24), "tag": ("<H", 20)}[name]
+        struct.pack_into(form, data, at, value)
+    return bytes(data)
+
+
+IMAGE = b"\x89PNG\r\n\x1a\n" + bytes(100)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("empty", b""),
+        ("empty", encode(tone(0), 16000, "wav")),
+        ("empty", encode(tone(0), 16000, "flac")),
+        ("not_audio", b"these are just words, renamed to .wav\n" * 100),
+        ("not_audio", IMAGE),
+        ("not_audio", b"PK\x03\x04" + bytes(100)),
+        ("not_audio", b"<!doctype html><html></html>"),
+        ("not_audio", bytes(range(256)) * 100),
+        ("not_audio", bytes(100_000)),
+        ("not_audio", b"R"),
+        ("unsupported", b"#EXTM3U\nhttp://127.0.0.1/x.mp3\n"),
+        ("unsupported", b"ffconcat version 1.0\nfile '/etc/passwd'\n"),
+        ("unsupported", b"MThd" + bytes(100)),
+        ("unsupported", b"\x64\xa3\x02\x00" + bytes(1024)),
+        ("unsupported", b"RIFF\x10\0\0\0RMIDdata" + bytes(100)),
+        ("unsupported", header(rate=1)),
+        ("unsupported", header(rate=3999)),
+        ("unsupported", header(rate=768001)),
+        ("unsupported", encode(tone(0.1, channels=65), 16000, "wav")),
+        ("unsupported", encode(tone(0.1, 2000), 2000, "flac")),
+        ("no_audio", silent_video("mp4")),
+        ("no_audio", silent_video("mkv_video")),
+        ("no_audio", silent_video("avi")),
+    ],
+)
+def test_what_is_no_sound_is_refused_by_name(kind: str, data: bytes) -> None:
+    assert error(data).kind == kind
+
+
+@pytest.mark.parametrize("lie", [{"rate": 0}, {"rate": 2**31}, {"channels": 0}, {"tag": 0x1234}])
+def test_a_lying_header_is_an_error(lie: dict[str, int]) -> None:
+    assert error(header(**lie)).kind in ("damaged", "unsupported")
+
+
+def test_a_refused_rate_is_told_with_what_was_expected() -> None:
+    assert error(header(rate=1)).message == "sample rate: expected 4000 to 768000 Hz, found 1"
+
+
+def test_a_codec_that_is_not_on_the_list_is_refused() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as out:
+        stream: Any = out.add_stream("tta", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.int16), "s16", "mono")
+        frame.sample_rate = 16000
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    found = error(buffer.getvalue())
+    assert found.kind == "unsupported" and "tta" in found.message
+
+
+def test_the_first_of_two_sounds_is_taken() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska") as out:
+        streams: list[Any] = [out.add_stream("flac", rate=16000, layout="mono") for _ in range(2)]
+        for stream, level in zip(streams, (4096, 8192), strict=True):
+            frame = av.AudioFrame.from_ndarray(np.full((1, 16000), level, np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts = 16000, 0
+            out.mux(stream.encode(frame))
+            out.mux(stream.encode(None))
+    assert np.all(decode(io.BytesIO(buffer.getvalue()))[0] == 0.125)
+
+
+class Broken(io.BytesIO):
+    """A file whose connection is lost after its first 100 kB."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() > 100_000:
+            raise ConnectionResetError("connection lost")
+        return super().read(size)
+
+
+@pytest.mark.parametrize("format", ["wav", "flac", "mp3", "m4a", "ogg"])
+def test_a_file_that_fails_to_be_read_is_unreadable(format: str) -> None:
+    data = encode(noise(20, 44100), 44100, format)
+    with pytest.raises(ClipError) as caught:
+        decode(Broken(data))
+    assert caught.value.kind == "unreadable" and "connection lost" in caught.value.message
+
+
+def test_a_clip_error_pickles() -> None:
+    copy = pickle.loads(pickle.dumps(ClipError("empty", "no samples")))
+    assert (copy.kind, copy.message, str(copy)) == ("empty", "no samples", "empty: no samples")
+
+
+# --- no reach-out ----------------------------------------------------------------------------
+
+
+def lures(folder: Path, port: int) -> dict[str, bytes]:
+    """Scripts by the name of the FFmpeg demuxer that would follow them."""
+    canary = folder / "canary.wav"
+    soundfile.write(canary, tone(1)[0], 16000)
+    m3u8 = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"
+    mpd = f"""<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"
+        mediaPresentationDuration="PT1S"><Period><AdaptationSet mimeType="audio/mp4"><Representation
+        id="1" bandwidth="1"><BaseURL>http://127.0.0.1:{port}/x.mp4</BaseURL></Representation>
+        </AdaptationSet></Period></MPD>"""
+    return {
+        "concat": f"ffconcat version 1.0\nfile '{canary}'\n".encode(),
+        "hls": m3u8.format(f"http://127.0.0.1:{port}/x.ts").encode(),
+        "dash": mpd.encode(),
+        "sdp": f"v=0\nc=IN IP4 127.0.0.1\nm=audio {port} RTP/AVP 0\n".encode(),
+    }
+
+
+def test_a_script_opens_nothing(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.1)
+        for demuxer, script in lures(tmp_path, listener.getsockname()[1]).items():
+            assert error(script).kind in ("unsupported", "not_audio")
+            (tmp_path / f"x.{demuxer}").write_bytes(script)
+            with open(tmp_path / f"x.{demuxer}", "rb") as named, pytest.raises(ClipError):
+                decode(named)
+            with pytest.raises((av.FFmpegError, PermissionError, ValueError)):
+                module._open_demuxer(io.BytesIO(script), demuxer)  # even if it were recognised
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def test_ffmpeg_alone_would_have_followed_the_script(tmp_path: Path) -> None:
+    script = lures(tmp_path, 1)["concat"]
+    with av.open(io.BytesIO(script), "r", format="concat", options={"safe": "0"}) as opened:
+        assert sum(frame.samples for frame in opened.decode(audio=0)) == 16000
+    for name in ("format_whitelist", "protocol_whitelist"):  # each stops it: both are spelt right
+        guard = {"safe": "0", name: module._OPTIONS[name]}
+        with pytest.raises(av.FFmpegError):
+            av.open(io.BytesIO(script), format="concat", container_options=guard)
+
+
+def test_decoding_imports_no_model_library() -> None:
+    code = (
+        "import sys, audio_ops.decode, audio_ops.wave, audio_ops.voice, audio_ops.prepare;"
+        "print([name for name in ('torch', 'transformers', 'librosa', 'silero_vad', 'ray')"
+        " if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,339 @@
+"""Whisper says what transformers' pipeline says, whatever it is batched with, and loses no word."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import librosa
+import numpy as np
+import pytest
+from checkpoints import tiny_whisper
+
+from audio_ops.checkpoint import find_checkpoint
+from audio_ops.speech import Heard
+from audio_ops.tasks import Clip
+from audio_ops.tasks.automatic_speech_recognition import GENERATE, Model, Options, check, columns
+from audio_ops.voice import speech_probability
+from jobs.demo import recordings, whisper_tiny_en
+
+RATE = 16_000
+TASK = "automatic-speech-recognition"
+
+
+@pytest.fixture(scope="session")
+def tiny_en() -> Path:
+    return whisper_tiny_en()
+
+
+@pytest.fixture(scope="session")
+def many_tongues(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_whisper(tmp_path_factory.mktemp("whisper") / "multilingual")
+
+
+@pytest.fixture(scope="session")
+def recorded() -> dict[str, np.ndarray]:
+    return {
+        path.stem: librosa.load(path, sr=RATE)[0] for path in sorted(recordings().glob("*.wav"))
+    }
+
+
+def whisper(folder: Path, **options: Any) -> Model:
+    chosen = Options(task=TASK, model=str(folder), **{"dtype": "float32", **options})
+    checkpoint = find_checkpoint(str(folder))
+    check(chosen, checkpoint)
+    return Model(chosen, checkpoint, "cpu")
+
+
+def hear(model: Model, sounds: list[np.ndarray]) -> list[dict[str, Any]]:
+    """The columns of each sound, all windows of all sounds in one batch."""
+    clips = [Clip(sound, len(sound) / RATE, speech_probability(sound)) for sound in sounds]
+    windows = [model.windows(clip) for clip in clips]
+    pieces = [
+        clip.waveform[window.start : window.stop]
+        for clip, cuts in zip(clips, windows, strict=True)
+        for window in cuts
+    ]
+    outputs = iter(model(pieces, None))
+    return [
+        model.join(clip, cuts, [next(outputs) for _ in cuts])
+        for clip, cuts in zip(clips, windows, strict=True)
+    ]
+
+
+def tones() -> list[np.ndarray]:
+    """Short sounds, no two alike."""
+    noise = np.random.default_rng(0)
+    sounds = []
+    for number, length_s in enumerate((1.0, 2.5, 4.0, 0.4, 7.0), start=1):
+        t = np.arange(int(length_s * RATE)) / RATE
+        hiss = 0.1 * noise.standard_normal(len(t)) * np.sin(2 * np.pi * number * t)
+        sounds.append((hiss + 0.2 * np.sin(2 * np.pi * 200 * number * t)).astype(np.float32))
+    return sounds
+
+
+def pipeline_texts(folder: Path, sounds: list[np.ndarray], **options: Any) -> list[dict[str, Any]]:
+    from transformers import pipeline
+
+    pipe = pipeline(TASK, model=str(folder), dtype="float32", device="cpu")
+    generate = {"num_beams": 1, **options.pop("generate_kwargs", {})}
+    return [pipe(sound.copy(), generate_kwargs=generate, **options) for sound in sounds]
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z']+", text.lower())
+
+
+def same_pieces(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], end_s: float) -> None:
+    """Texts and times are equal, up to the end of the sound."""
+    assert [piece["text"] for piece in ours] == [chunk["text"].strip() for chunk in theirs]
+    for piece, chunk in zip(ours, theirs, strict=True):
+        times = tuple(min(t, end_s) for t in chunk["timestamp"])
+        assert (piece["start_s"], piece["end_s"]) == pytest.approx(times, abs=1e-3)
+
+
+def test_tiny_en_knows_the_recordings(tiny_en: Path, recorded: dict[str, np.ndarray]) -> None:
+    texts = {
+        name: label["text"]
+        for name, label in zip(
+            recorded, hear(whisper(tiny_en), list(recorded.values())), strict=True
+        )
+    }
+    assert texts["beckett"].startswith("Ever tried, ever failed.")
+    assert texts["clone-test"] == "I do. I think that America do it very well."
+    assert texts["endgame_nagg_nell"].startswith("Do you hear me?")
+    assert texts["two_cities"].startswith("It was the best of times, it was the worst of times.")
+
+
+def test_english_texts_are_the_pipelines(tiny_en: Path, recorded: dict[str, np.ndarray]) -> None:
+    short = [recorded[name] for name in ("beckett", "clone-test", "endgame_nagg_nell")]
+    expected = pipeline_texts(tiny_en, short)
+    for label, wanted in zip(hear(whisper(tiny_en), short), expected, strict=True):
+        assert label["text"] == wanted["text"].strip()
+        assert label["language"] == "en"
+        assert 0.5 < label["score"] < 1.0
+
+
+def test_segments_and_words_are_the_pipelines(
+    tiny_en: Path, recorded: dict[str, np.ndarray]
+) -> None:
+    names = ("beckett", "clone-test", "endgame_nagg_nell")
+    short = [recorded[name] for name in names]
+    for option, returned in (("segment", True), ("word", "word")):
+        expected = pipeline_texts(tiny_en, short, return_timestamps=returned)
+        labels = hear(whisper(tiny_en, timestamps=option), short)
+        for label, wanted, sound in zip(labels, expected, short, strict=True):
+            pieces = label["words" if option == "word" else "segments"]
+            assert label["text"] == wanted["text"].strip()
+            same_pieces(pieces, wanted["chunks"], len(sound) / RATE)
+            assert all(0 < piece["score"] <= 1 for piece in pieces)
+
+
+def test_every_language_in_a_mixed_batch_is_the_pipelines(many_tongues: Path) -> None:
+    expected = pipeline_texts(
+        many_tongues, tones(), return_language=True, generate_kwargs={"task": "transcribe"}
+    )
+    labels = hear(whisper(many_tongues), tones())
+    names = {"english": "en", "german": "de", "french": "fr", "arabic": "ar"}
+    assert len({label["language"] for label in labels}) > 1
+    for label, wanted in zip(labels, expected, strict=True):
+        assert label["text"] == wanted["text"].strip()
+        assert label["language"] == names[wanted["chunks"][0]["language"]]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_given_language_and_translation_are_the_pipelines(many_tongues: Path, beams: int) -> None:
+    generate = {"language": "fr", "task": "translate", "num_beams": beams}
+    expected = pipeline_texts(many_tongues, tones(), generate_kwargs=generate)
+    model = whisper(many_tongues, language="fr", translate=True, num_beams=beams)
+    for label, wanted in zip(hear(model, tones()), expected, strict=True):
+        assert label["text"] == wanted["text"].strip()
+        assert label["language"] == "fr"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"timestamps": "word"},
+        {"num_beams": 2, "timestamps": "segment"},
+        {"generate": {"do_sample": True, "temperature": 0.8}},
+    ],
+    ids=["greedy", "word", "beams", "sampling"],
+)
+def test_alone_or_in_a_mixed_batch_a_sound_gets_the_same_label(
+    tiny_en: Path, recorded: dict[str, np.ndarray], options: dict[str, Any]
+) -> None:
+    model = whisper(tiny_en, **options)
+    noise = 0.01 * np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32)
+    sounds = [recorded["clone-test"], noise, recorded["beckett"]]
+    together = hear(model, sounds)
+    for label, sound in zip(together, sounds, strict=True):
+        (alone,) = hear(model, [sound])
+        assert label["text"] == alone["text"]
+        assert label["score"] == pytest.approx(alone["score"], abs=1e-4)
+        for kind in ("segments", "words"):
+            for one, other in zip(label[kind], alone[kind], strict=True):
+                assert one["text"] == other["text"]
+                assert (one["start_s"], one["end_s"]) == (other["start_s"], other["end_s"])
+
+
+def test_random_timestamps_lose_no_text_and_stay_inside_the_sound(tmp_path: Path) -> None:
+    model = whisper(tiny_whisper(tmp_path / "odd", timestamps=True), timestamps="word")
+    for label, sound in zip(hear(model, tones()), tones(), strict=True):
+        for kind in ("segments", "words"):
+            assert "".join(piece["text"] for piece in label[kind]).replace(" ", "").strip(
+                "\ufffd"
+            ) == label["text"].replace(" ", "").strip("\ufffd")
+            for piece in label[kind]:
+                assert 0 <= piece["start_s"] <= piece["end_s"] <= len(sound) / RATE
+
+
+def test_the_score_is_the_geometric_mean_probability_of_the_tokens(
+    tiny_en: Path, recorded: dict[str, np.ndarray]
+) -> None:
+    import torch
+
+    model = whisper(tiny_en)
+    family, sound = model.family, recorded["clone-test"]
+    (label,) = hear(model, [sound])
+    features = family.extractor(sound, sampling_rate=RATE, return_tensors="pt").input_features
+    start = [50257, 50362]
+    spoken = [*family.tokenizer.encode(" " + label["text"], add_special_tokens=False), 50256]
+    with torch.inference_mode():
+        logits = family.model(
+            input_features=features, decoder_input_ids=torch.tensor([start + spoken[:-1]])
+        ).logits[0, 1:]
+    logits[:, family.model.generation_config.suppress_tokens] = -torch.inf
+    logits[0, family.model.generation_config.begin_suppress_tokens] = -torch.inf
+    chosen = logits.log_softmax(-1)[range(len(spoken)), spoken]
+    assert label["score"] == pytest.approx(chosen.mean().exp().item(), abs=1e-3)
+
+
+def test_a_beam_search_of_one_scores_like_greedy_search(
+    tiny_en: Path, recorded: dict[str, np.ndarray]
+) -> None:
+    """Where both say the same words, their probability is the same."""
+    sound = recorded["clone-test"]
+    (greedy,) = hear(whisper(tiny_en), [sound])
+    (beams,) = hear(whisper(tiny_en, num_beams=2, generate={"length_penalty": 0.5}), [sound])
+    assert greedy["text"] == beams["text"]
+    assert beams["score"] == pytest.approx(greedy["score"], abs=0.02)
+
+
+@pytest.mark.parametrize("timestamps", ["none", "segment"])
+def test_a_long_recording_is_joined_without_losing_or_doubling_a_word(
+    tiny_en: Path, recorded: dict[str, np.ndarray], timestamps: str
+) -> None:
+    spoken = words(
+        """It was the best of times, it was the worst of times, it was the age of wisdom, it was
+        the age of foolishness, it was the epoch of belief, it was the epoch of incredulity, it was
+        the season of light, it was the season of darkness, it was the spring of hope, it was the
+        winter of despair, we had everything before us, we had nothing before us, we were all going
+        direct to heaven, we were all going direct the other way. In short, the period was so far
+        like the present period that some of its noisiest authorities insisted on its being
+        received, for good or for evil, in the superlative degree of comparison only."""
+    )
+    twice = np.concatenate([recorded["two_cities"], recorded["two_cities"]])
+    (label,) = hear(whisper(tiny_en, timestamps=timestamps), [twice])
+    import jiwer
+
+    measures = jiwer.process_words(" ".join(spoken * 2), " ".join(words(label["text"])))
+    assert measures.deletions <= 2 and measures.insertions <= 2 and measures.wer < 0.05
+    segments = label["segments"]
+    assert len(segments) >= (3 if timestamps == "none" else 10)
+    assert all(a["end_s"] <= b["start_s"] + 0.001 for a, b in pairwise(segments))
+    assert segments[-1]["end_s"] <= len(twice) / RATE + 0.001
+    second = [s for s in segments if "best of times" in s["text"] and s["start_s"] > 20]
+    assert second and (timestamps == "none" or abs(second[-1]["start_s"] - 44.4) < 1.5)
+
+
+def test_a_fine_tuned_checkpoint_keeps_the_language_it_is_fixed_to(tmp_path: Path) -> None:
+    folder = tiny_whisper(tmp_path / "german", language="german", task="transcribe")
+    assert {label["language"] for label in hear(whisper(folder), tones())} == {"de"}
+
+
+def test_a_checkpoint_from_before_languages_runs_with_its_fixed_prompt(tmp_path: Path) -> None:
+    folder = tiny_whisper(tmp_path / "old", forced_decoder_ids=[[1, 260], [2, 263]])
+    path = folder / "generation_config.json"
+    settings = json.loads(path.read_text())
+    del settings["lang_to_id"], settings["task_to_id"]
+    path.write_text(json.dumps(settings))
+    expected = pipeline_texts(folder, tones())
+    for label, wanted in zip(hear(whisper(folder), tones()), expected, strict=True):
+        assert label["text"] == wanted["text"].strip()
+    with pytest.raises(ValueError, match="language: expected a checkpoint whose generation_config"):
+        whisper(folder, language="de")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"language": "xx"}, "language: expected one of ar, de, en, fr, found 'xx'"),
+        (
+            {"timestamps": "char"},
+            "timestamps: expected none or segment or word .*'char', which ctc",
+        ),
+        ({"max_new_tokens": 448}, "max_new_tokens: expected at most 444"),
+        ({"generate": {"num_beam": 2}}, "generate.num_beam: expected one of"),
+        ({"generate": {"num_beams": 2}}, "generate.num_beams: expected the task's own option"),
+        ({"generate": {"top_k": "many"}}, "generate.top_k: expected int, found 'many'"),
+        ({"generate": {"temperature": 0.5}}, "generate.temperature: expected do_sample: true"),
+    ],
+)
+def test_a_contradiction_is_told_before_anything_starts(
+    many_tongues: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(Options(task=TASK, model="m", **options), find_checkpoint(str(many_tongues)))
+
+
+@pytest.mark.parametrize("options", [{"language": "de"}, {"translate": True}])
+def test_an_english_only_whisper_refuses_other_languages(
+    tiny_en: Path, options: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="hears only English"):
+        check(Options(task=TASK, model="m", **options), find_checkpoint(str(tiny_en)))
+    check(Options(task=TASK, model="m", language="en"), find_checkpoint(str(tiny_en)))
+
+
+def test_timestamps_need_a_generation_config_that_has_them(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "whisper", "vocab_size": 51865}')
+    with pytest.raises(ValueError, match=r"timestamps: expected none.* no_timestamps_token_id"):
+        check(Options(task=TASK, model="m", timestamps="segment"), find_checkpoint(str(tmp_path)))
+
+
+def test_a_checkpoint_of_another_kind_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(
+        ValueError, match=r"model: expected a speech .*whisper.* found model_type 'bert'"
+    ):
+        check(Options(task=TASK, model="m"), find_checkpoint(str(tmp_path)))
+
+
+def test_generate_knows_only_names_that_transformers_knows() -> None:
+    from transformers import GenerationConfig
+
+    whispers_own = {"max_initial_timestamp_index"}
+    assert set(GENERATE) - whispers_own <= set(vars(GenerationConfig()))
+
+
+def test_max_new_tokens_ends_the_text(tiny_en: Path, recorded: dict[str, np.ndarray]) -> None:
+    (heard,) = whisper(tiny_en, max_new_tokens=4)([recorded["clone-test"]], None)
+    assert isinstance(heard, Heard) and heard.tokens == 4
+
+
+def test_a_label_has_the_columns_that_are_declared(
+    tiny_en: Path, recorded: dict[str, np.ndarray]
+) -> None:
+    import pyarrow as pa
+
+    for timestamps in ("none", "word"):
+        options = Options(task=TASK, model="m", timestamps=timestamps)
+        (label,) = hear(whisper(tiny_en, timestamps=timestamps), [recorded["clone-test"]])
+        assert set(columns(options)) <= set(label)
+        for name, kind in columns(options).items():
+            assert pa.array([label[name]], kind).null_count == 0
