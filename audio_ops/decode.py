@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, BinaryIO
 
@@ -32,9 +32,11 @@ KINDS = {
     "damaged": "cannot be decoded, or changes its rate or channels on the way",
     "not_finite": "NaN, Inf or as good as Inf among the samples",
     "too_long": "over audio.max_clip_s",
+    "too_short": "less sound than one frame of the model",
     "too_large": "over a limit on bytes",
     "out_of_memory": "the model ran out of memory with this clip alone",
     "model": "the model failed on this clip",
+    "when": "the task's `when` has no value for this clip, such as a text cast to a number",
     "timeout": "took longer than its limit",
     "crashed": "killed the process that worked on it",
     "memory": "decoding took more memory than its limit",
@@ -83,9 +85,10 @@ def decode(file: BinaryIO) -> tuple[np.ndarray, int, str]:
     return np.concatenate(list(sound.blocks), axis=1), sound.sample_rate, sound.format
 
 
-def open_sound(file: BinaryIO) -> Sound:
+def open_sound(file: BinaryIO, start_s: float = 0.0) -> Sound:
     """Recognise a seekable binary file and decode its first audio stream. Raises ClipError.
 
+    The blocks begin `start_s` into the sound; what is before that is decoded only if it must be.
     The file is not closed, and has to stay open while the blocks are consumed.
     """
     source = _Source(file)
@@ -94,8 +97,10 @@ def open_sound(file: BinaryIO) -> Sound:
         raise ClipError("empty", "the file has no bytes")
     container = _recognise(source)
     with _clip_errors(source):
-        sound = _open_pcm(source, container) if container in _CHUNKS else None
-        sound = sound or _open_ffmpeg(source, container)
+        sound = _open_pcm(source, container, start_s) if container in _CHUNKS else None
+        if sound is None:
+            sound = _open_ffmpeg(source, container)
+            sound = replace(sound, blocks=_from(sound, start_s)) if start_s else sound
     if not MIN_RATE <= sound.sample_rate <= MAX_RATE:
         raise ClipError(
             "unsupported",
@@ -484,7 +489,16 @@ def _mp3_claimed(source: _Source) -> tuple[float | None, float]:
 # --- decoding --------------------------------------------------------------------------------
 
 
-def _open_pcm(source: _Source, container: str) -> Sound | None:
+def _from(sound: Sound, start_s: float) -> Iterator[np.ndarray]:
+    """The sound's blocks without what comes before `start_s`."""
+    skip = round(start_s * sound.sample_rate)
+    for block in sound.blocks:
+        if skip < block.shape[1]:
+            yield block[:, skip:]
+        skip = max(0, skip - block.shape[1])
+
+
+def _open_pcm(source: _Source, container: str, start_s: float = 0.0) -> Sound | None:
     """Through libsndfile; None if that is a case for FFmpeg: a streamed file, an unknown codec."""
     start, size = _sound_chunk(source, container)
     if size is None:
@@ -509,12 +523,18 @@ def _open_pcm(source: _Source, container: str) -> Sound | None:
             yield block.T
 
     duration_s = file.frames / file.samplerate
+    start = round(start_s * file.samplerate)
+    if start >= file.frames > 0:
+        raise ClipError("truncated", f"the sound ends at {duration_s:.2f} s, before {start_s:g} s")
+    if start:
+        file.seek(start)
+    left_s = (file.frames - start) / file.samplerate
     return Sound(
         file.samplerate,
         file.channels,
         f"{container}/{file.subtype.lower()}",
         duration_s,
-        _checked(blocks(), source, container, file.samplerate, duration_s, 0.0),
+        _checked(blocks(), source, container, file.samplerate, left_s, 0.0),
     )
 
 

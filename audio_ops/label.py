@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from audio_ops.batching import micro_batches
 from audio_ops.checkpoint import Checkpoint
@@ -14,13 +16,19 @@ from audio_ops.decode import ClipError
 from audio_ops.prepare import waveform
 from audio_ops.tasks import Clip, Model, TaskOptions, Window, load_task
 
+if TYPE_CHECKING:
+    from audio_ops.when import When
+
+WAVEFORM = re.compile(r"sound_\d+")  # a task named `sound` has columns sound_label, ...
+
 
 class Label:
     """One task's model, loaded once, called with Arrow tables of prepared clips.
 
     A table goes in with the clips' columns, `sound_{rate}` and perhaps `speech`; it comes out with
     the task's columns and `{name}_error` behind them, and without the columns in `drop`. A clip
-    that already failed (`error_kind`) passes through with nulls and costs nothing.
+    that already failed (`error_kind`), or of which the task's `when` is not true, passes through
+    with nulls and costs nothing.
 
     `batch_s` is the budget of padded audio-seconds for one forward pass. It changes no label, and
     is halved for good when memory runs out.
@@ -45,6 +53,7 @@ class Label:
         self.columns: dict[str, pa.DataType] = task.columns(options)
         self.batch_s = batch_s
         self.drop = list(drop)
+        self.when = _when(options.when)
         self.model: Model = task.Model(
             options, checkpoint, "cuda" if torch.cuda.is_available() else "cpu"
         )
@@ -58,33 +67,42 @@ class Label:
         table = table.append_column(f"{self.name}_error", pa.array(errors, pa.string()))
         return table.drop_columns([column for column in self.drop if column in table.column_names])
 
-    def clips(self, table: pa.Table) -> list[Clip | None]:
-        """The clips of a table, None for each that already failed. The sound is not copied."""
+    def clips(self, table: pa.Table) -> list[Clip | ClipError | None]:
+        """The clips to label, the ClipError of one whose `when` has no value, or None. The sound
+        is not copied.
+        """
+        scalars = table.select(
+            [c for c in table.column_names if c != "speech" and not WAVEFORM.fullmatch(c)]
+        )
         sound = table.column(f"sound_{self.model.sample_rate}").combine_chunks()
         speech = table.column("speech").combine_chunks() if "speech" in table.column_names else None
-        scalars = table.select(
-            [c for c in table.column_names if c != "speech" and not c.startswith("sound_")]
-        ).to_pylist()
-        return [
-            None
-            if row["error_kind"] is not None
-            else Clip(
-                waveform(sound, index),
-                row["duration_s"],
-                np.frombuffer(speech[index].as_buffer(), np.uint8)
-                if speech is not None and speech[index].is_valid
-                else None,
-                row,
+        clips: list[Clip | ClipError | None] = [None] * len(table)
+        good = pc.indices_nonzero(scalars["error_kind"].is_null())
+        if self.when is not None:
+            verdicts = self.when(scalars.take(good))
+            for row, verdict in zip(good.to_pylist(), verdicts, strict=True):
+                clips[row] = verdict if isinstance(verdict, ClipError) else None
+            good = good.filter(pa.array([verdict is True for verdict in verdicts], pa.bool_()))
+        for row, columns in zip(good.to_pylist(), scalars.take(good).to_pylist(), strict=True):
+            curve = speech[row].as_buffer() if speech is not None else None
+            clips[row] = Clip(
+                waveform(sound, row),
+                columns["duration_s"],
+                np.frombuffer(curve, np.uint8) if curve is not None else None,
+                columns,
             )
-            for index, row in enumerate(scalars)
-        ]
+        return clips
 
-    def label(self, clips: Sequence[Clip | None]) -> list[dict[str, Any] | ClipError | None]:
+    def label(
+        self, clips: Sequence[Clip | ClipError | None]
+    ) -> list[dict[str, Any] | ClipError | None]:
         """Columns for each clip, the ClipError of one that failed, or None for None."""
-        labels: list[dict[str, Any] | ClipError | None] = [None] * len(clips)
+        labels: list[dict[str, Any] | ClipError | None] = [
+            clip if isinstance(clip, ClipError) else None for clip in clips
+        ]
         windows: list[tuple[int, Window]] = []
         for index, clip in enumerate(clips):
-            if clip is not None:
+            if isinstance(clip, Clip):
                 try:
                     windows += [(index, window) for window in self.model.windows(clip)]
                 except ClipError as error:
@@ -145,6 +163,15 @@ class Label:
         _free_memory()
         half = len(waveforms) // 2
         return self.isolated(waveforms[:half], group) + self.isolated(waveforms[half:], group)
+
+
+def _when(expression: str | None) -> When | None:
+    """DuckDB is imported by the actors of tasks that have a `when`, and by no others."""
+    if expression is None:
+        return None
+    from audio_ops.when import When
+
+    return When(expression)
 
 
 def _out_of_memory(error: Exception) -> bool:

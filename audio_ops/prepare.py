@@ -5,18 +5,22 @@ Rows in = rows out, in order: a clip that can't be decoded keeps its row, which 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from audio_ops.decode import ClipError, open_sound
+from audio_ops.decode import ClipError, Sound, open_sound
 from audio_ops.voice import SAMPLE_RATE as SPEECH_RATE
 from audio_ops.voice import speech_probability
 from audio_ops.wave import Level, Resampler, downmix, resample
 
 Speech = Literal["never", "long", "always"]
+Stretch = tuple[float, float]  # of a file: where it begins, how long it is; seconds
+
+SHORT_S = 0.1  # a stretch may miss so much at the end: manifests round
 
 SOUND = pa.schema(
     [
@@ -56,15 +60,18 @@ def prepare(
     """Decode clips, and close their files; yield tables of `prepared_schema(schema, rates)`.
 
     A clip comes with its identity (the columns of `schema`) and its file, or the ClipError that
-    met the reader. `speech`, uint8 per 32 ms (see voice.py), is made for every clip, for those
-    over `long_s`, or never. A table holds up to `max_batch_clips` clips and, unless one clip alone
+    met the reader; a `duration_s` in the identity means that much of the file, from its `offset_s`
+    on. `speech`, uint8 per 32 ms (see voice.py), is made for every clip, for those over `long_s`,
+    or never. A table holds up to `max_batch_clips` clips and, unless one clip alone
     has more, `max_batch_bytes` of waveforms.
     """
     target = prepared_schema(schema, rates)
     rows: list[dict[str, Any]] = []
     size = 0
     for identity, file in clips:
-        row = _prepare_row(file, rates, max_clip_s, want_speech, long_s)
+        length_s = identity.pop("duration_s", None)
+        stretch = None if length_s is None else (identity["offset_s"], length_s)
+        row = _prepare_row(file, rates, max_clip_s, want_speech, long_s, stretch)
         row_size = sum(row[f"sound_{rate}"].nbytes for rate in rates if f"sound_{rate}" in row)
         if rows and (len(rows) >= max_batch_clips or size + row_size > max_batch_bytes):
             yield _table(rows, target)
@@ -85,13 +92,14 @@ def _prepare_row(
     max_clip_s: float,
     want_speech: Speech,
     long_s: float,
+    stretch: Stretch | None,
 ) -> dict[str, Any]:
     """What a clip adds to its identity; columns left out are null."""
     if isinstance(file, ClipError):
         return _error("read", file)
     try:
         with file:
-            row = prepare_clip(file, rates, max_clip_s)
+            row = prepare_clip(file, rates, max_clip_s, stretch)
     except ClipError as error:
         return _error("decode", error)
     if want_speech == "always" or (want_speech == "long" and row["duration_s"] > long_s):
@@ -105,21 +113,25 @@ def _error(stage: str, error: ClipError) -> dict[str, Any]:
     return {"error_stage": stage, "error_kind": error.kind, "error_message": error.message}
 
 
-def prepare_clip(file: BinaryIO, rates: Sequence[int], max_clip_s: float) -> dict[str, Any]:
+def prepare_clip(
+    file: BinaryIO, rates: Sequence[int], max_clip_s: float, stretch: Stretch | None = None
+) -> dict[str, Any]:
     """Decode, downmix and resample a file in a stream, never holding it at its stored rate.
 
     Returns `duration_s`, `sample_rate`, `channels`, `format`, `peak_dbfs`, `rms_dbfs` and, for
     each rate in Hz, `sound_{rate}`: float32 (samples,). Raises ClipError, `too_long` for more than
-    `max_clip_s` seconds.
+    `max_clip_s` seconds. Of a `stretch` nothing after its end is decoded, and nothing before its
+    start if the format can be sought in (WAV, AIFF, AU, CAF).
     """
     try:
-        sound = open_sound(file)
-        if sound.duration_s and sound.duration_s > max_clip_s:
+        start_s, length_s = stretch or (0.0, math.inf)
+        sound = open_sound(file, start_s)
+        if (sound.duration_s or 0) - start_s > max_clip_s < length_s:
             raise _too_long(f"{sound.duration_s:.2f} s", max_clip_s)
         resamplers = {rate: Resampler(sound.sample_rate, rate) for rate in rates}
         sounds = {rate: _Samples(round((sound.duration_s or 0) * rate) + 1) for rate in rates}
         level, count = Level(), 0
-        for block in sound.blocks:
+        for block in _up_to(sound, length_s):
             count += block.shape[1]
             if count > max_clip_s * sound.sample_rate:
                 raise _too_long("more", max_clip_s)
@@ -127,6 +139,14 @@ def prepare_clip(file: BinaryIO, rates: Sequence[int], max_clip_s: float) -> dic
             mono = downmix(block)
             for rate, resampler in resamplers.items():
                 sounds[rate].add(resampler(mono))
+        missing_s = length_s - count / sound.sample_rate
+        if not count:
+            raise ClipError("truncated", f"the sound ends before {start_s:g} s")
+        if SHORT_S < missing_s < math.inf:
+            raise ClipError(
+                "truncated",
+                f"expected {length_s:g} s from {start_s:g} s on, {missing_s:.2f} s are missing",
+            )
         nothing = np.empty(0, np.float32)
         for rate, resampler in resamplers.items():
             sounds[rate].add(resampler(nothing, last=True))
@@ -142,6 +162,19 @@ def prepare_clip(file: BinaryIO, rates: Sequence[int], max_clip_s: float) -> dic
         "rms_dbfs": level.rms_dbfs,
         **waveforms,
     }
+
+
+def _up_to(sound: Sound, length_s: float) -> Iterator[np.ndarray]:
+    """The sound's blocks until `length_s` is full."""
+    if length_s == math.inf:
+        yield from sound.blocks
+        return
+    left = max(1, round(length_s * sound.sample_rate))
+    for block in sound.blocks:
+        yield block[:, :left]
+        left -= block.shape[1]
+        if left <= 0:
+            return
 
 
 def _too_long(found: str, max_clip_s: float) -> ClipError:

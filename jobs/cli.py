@@ -11,6 +11,8 @@ usage: earmark COMMAND ...
 
   run CONFIG [--set a.b.c=value ...] [--relabel] [--retry-errors]
         label the audio that a config names (earmark run --help)
+  evaluate TABLE [--by COLUMN ...]
+        compare a table's labels with its references (earmark evaluate --help)
 """
 
 
@@ -20,6 +22,10 @@ def main() -> None:
         from jobs.label import main as run
 
         exit_with(run(rest))
+    if command == "evaluate":
+        from jobs.evaluate import main as evaluate
+
+        exit_with(evaluate(rest))
     known = command in ("-h", "--help", "help")
     print(USAGE, file=sys.stdout if known else sys.stderr, end="")
     sys.exit(0 if known else BAD_CONFIG)

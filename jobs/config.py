@@ -6,23 +6,30 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
 
-from audio_ops.checkpoint import Checkpoint, find_checkpoint
+from audio_ops.checkpoint import Checkpoint
+from audio_ops.prepare import SOUND
 from audio_ops.tasks import TaskOptions, load_task, task_names
-from jobs.sources import load_source, source_names
+from jobs.sources import PLACE, NoSuchColumn, load_source, source_names
 
 AUDIO_EXTENSIONS = (
     *("wav", "wave", "w64", "rf64", "bwf", "flac", "aif", "aiff", "aifc", "au", "snd", "caf"),
     *("mp3", "mp2", "ogg", "oga", "opus", "spx", "aac", "m4a", "m4b", "wma", "amr", "ac3"),
     *("mp4", "m4v", "mov", "webm", "mkv", "mka", "avi", "ts", "mpg", "mpeg", "3gp", "flv", "wmv"),
 )
-SECRET_KEY = re.compile(r"secret|token|passw|credential|^key$|access_key|account_key|sas", re.I)
+SECRET_KEY = re.compile(
+    r"secret|token|passw|passphrase|credential|^key$|access_key|account_key|connection_string|sas",
+    re.I,
+)
+PASSWORD_IN_URL = re.compile(r"://[^/@]*:[^/@]+@")
+RESERVED = re.compile(r"_.*|sound_\d+|speech|supersedes|known")
 ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -34,15 +41,31 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Columns(Section):
+    """Which columns say where the sound is. What is left out is guessed from the usual names."""
+
+    audio: str | None = None
+    """The sound itself, or its path."""
+    offset: str | None = None
+    """Where a clip begins in its file, in seconds."""
+    duration: str | None = None
+    """How long it is, in seconds."""
+
+
 class Input(Section):
     """Where the audio is."""
 
     path: str | tuple[str, ...]
     """A file, folder or glob, local or any fsspec URL, or a list of them."""
-    format: str = "files"
-    """How the audio is packaged: a file in `jobs/sources/`."""
+    format: str = "auto"
+    """How the audio is packaged: a file in `jobs/sources/`. `auto` goes by the files' names."""
     extensions: tuple[str, ...] = AUDIO_EXTENSIONS
-    """Which files of a folder are taken. Files that `path` names itself always are."""
+    """Which files of a folder, or members of a tar, are audio. Files that `path` names itself are."""
+    columns: Columns = Columns()
+    """Of a Parquet file or a manifest."""
+    audio_root: str | None = None
+    """The folder that paths in a manifest or a Parquet file are relative to. Besides the folder of
+    the manifest itself it is the only one that they may lead into."""
     storage_options: dict[str, Any] = {}
     """Passed to fsspec, e.g. `endpoint_url`, `anon`."""
 
@@ -119,6 +142,11 @@ class Config(Section):
         options = self.output.storage_options
         return self.input.storage_options if options is None else options
 
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """For models on a store: the input's, or if it has none the output's."""
+        return self.input.storage_options or self.output_options
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `a.b.c=value` overrides, fill in `${NAME}`, validate everything.
@@ -126,11 +154,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises ConfigError with a line per problem: file, key, what was expected, what was found.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        raw = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)  # a safe loader
     except OSError as error:
         raise ConfigError(f"{path}: expected a config file: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected YAML: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: expected YAML: {_yaml_problem(error)}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected YAML in UTF-8: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(raw).__name__}")
     for override in overrides:
@@ -144,12 +174,36 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which would take the last of two values for one key in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"key {key.value!r} for the second time"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong and where. Not the line itself, as `str(error)` has it: it may hold a secret."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return type(error).__name__
+    mark = error.problem_mark
+    return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
+
+
 def find_models(config: Config, path: str | Path) -> dict[str, Checkpoint]:
     """Each task's checkpoint, checked against what the task is asked to do. Raises ConfigError."""
+    from jobs.models import find_model
+
     checkpoints, problems = {}, []
     for name, options in config.tasks.items():
         try:
-            checkpoints[name] = find_checkpoint(options.model, options.revision)
+            checkpoints[name] = find_model(options.model, options.revision, config.model_options)
         except FileNotFoundError as error:
             problems.append(f"tasks.{name}.model: {error}")
             continue
@@ -160,6 +214,100 @@ def find_models(config: Config, path: str | Path) -> dict[str, Checkpoint]:
     if problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
     return checkpoints
+
+
+def find_source(
+    config: Config, path: str | Path, say: Callable[[str], None]
+) -> tuple[Config, pa.Schema]:
+    """The config with `format: auto` settled, and the columns of the source that rows carry along:
+    those to keep, and those that a task compares its labels with. Raises ConfigError.
+    """
+    from jobs.sources._auto import recognise
+    from jobs.sources._paths import absolute
+
+    wanted = dict.fromkeys(config.output.keep, "output.keep")
+    before = columns_before(config, pa.schema([]))
+    for name, options in config.tasks.items():
+        reference = getattr(options, "reference", None)
+        if reference and reference not in before[name].names:  # else a task's own label, say
+            wanted.setdefault(reference, f"tasks.{name}.reference")
+    try:
+        if config.input.format == "auto":
+            name, line = recognise(config.input, config.output.path)
+            say(line)
+            config = config.model_copy(
+                update={"input": config.input.model_copy(update={"format": name})}
+            )
+        if problems := _options_of_others(config.input):
+            raise ValueError("\n".join(problems))
+        output = f"{absolute(config.output.path)}/"
+        for folder in map(absolute, config.input.paths):
+            if config.input.format == "parquet" and output.startswith(f"{folder}/"):
+                raise ValueError(
+                    f"output.path: expected a folder outside of {folder}, "
+                    "for all Parquet files in there are input"
+                )
+        kept = load_source(config.input.format).columns(config.input, list(wanted))
+        check_columns(config, kept)
+        return config, kept
+    except NoSuchColumn as error:
+        raise ConfigError(f"{path}: {wanted[error.name]}: {error}") from None
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: input.path: {error}") from None
+    except ValueError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from None
+
+
+def columns_before(config: Config, kept: pa.Schema) -> dict[str, pa.Schema]:
+    """What a task can know of a clip: the columns that it has by the time the task gets it."""
+    have: list[Any] = [("clip_id", pa.string()), *PLACE, *SOUND, *kept]
+    before = {}
+    for name, options in config.tasks.items():
+        before[name] = pa.schema(have)
+        columns = {**load_task(options.task).columns(options), "error": pa.string()}
+        have += [(f"{name}_{column}", type_) for column, type_ in columns.items()]
+    return before
+
+
+def check_columns(config: Config, kept: pa.Schema) -> None:
+    """Raise ValueError if a task's `when` or `reference` does not fit the columns there are."""
+    problems = []
+    for name, before in columns_before(config, kept).items():
+        options = config.tasks[name]
+        if options.when is not None:
+            from audio_ops.when import When
+
+            try:
+                When(options.when).check(before)
+            except ValueError as error:
+                problems.append(f"tasks.{name}.when: {error}")
+        reference = getattr(options, "reference", None)
+        is_text = "wer" in load_task(options.task).columns(options)
+        if reference and is_text and not _is_text(before.field(reference).type):
+            problems.append(
+                f"tasks.{name}.reference: expected a column of text, found {reference!r}, which "
+                f"is {before.field(reference).type}"
+            )
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return pa.types.is_string(type_) or pa.types.is_large_string(type_)
+
+
+def _options_of_others(input: Input) -> list[str]:
+    """Complaints of options that are set and that the input's packaging does not take."""
+    taken = {"path", "format", "storage_options", *load_source(input.format).OPTIONS}
+    given = {
+        f"{key}.{inner}" if inner else key
+        for key in input.model_fields_set
+        for inner in (input.columns.model_fields_set if key == "columns" else [""])
+    }
+    return [
+        f"input.{key}: expected nothing, for format {input.format} takes no such option"
+        for key in sorted(given - taken)
+    ]
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -175,13 +323,21 @@ def _override(raw: dict[str, Any], override: str) -> None:
     try:
         section[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: expected a YAML value: {error}") from None
+        problem = _yaml_problem(error)
+        raise ConfigError(f"--set {key}: expected a YAML value: {problem}") from None
 
 
 def _literal_secrets(raw: dict[str, Any]) -> Iterator[str]:
     """A config file is copied, mailed and committed: credentials may only be named in it."""
     for section in ("input", "output"):
         options = raw.get(section, {}) if isinstance(raw.get(section), dict) else {}
+        paths = options.get("path")
+        for path in paths if isinstance(paths, list) else [paths]:
+            if PASSWORD_IN_URL.search(str(path)):
+                yield (
+                    f"{section}.path: expected a URL without credentials, which belong into "
+                    f"{section}.storage_options, found a password in it"
+                )
         stack: list[tuple[tuple[str, ...], Any]] = [
             ((section, "storage_options"), options.get("storage_options"))
         ]
@@ -231,19 +387,18 @@ def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
     except ValidationError as error:
         problems = _problems(error, Config, ()) + problems
     if config is not None:
-        if config.input.format not in source_names():
+        if config.input.format not in ("auto", *source_names()):
             problems.append(
-                f"input.format: expected one of {', '.join(source_names())}, "
+                f"input.format: expected one of auto, {', '.join(source_names())}, "
                 f"found {config.input.format!r}"
             )
-        else:
-            offered = load_source(config.input.format).COLUMNS
-            problems += [
-                f"output.keep: expected columns of the source ({', '.join(offered.names)}), "
-                f"found {column!r}"
-                for column in config.output.keep
-                if column not in offered.names
-            ]
+        elif config.input.format != "auto":
+            problems += _options_of_others(config.input)
+        problems += [
+            f"output.keep: expected other names than Earmark's own, found {column!r}"
+            for column in config.output.keep
+            if RESERVED.fullmatch(column)
+        ]
         problems += [
             f"resources.tasks.{name}: expected one of the tasks "
             f"({', '.join(config.tasks)}), found {name!r}"
@@ -260,7 +415,7 @@ def _task_options(name: Any, task: Any) -> TaskOptions:
             f"found {name!r}"
         )
     if not isinstance(task, dict):
-        raise ValueError(f": expected keys and values, found {task!r}")
+        raise ValueError(f": expected keys and values, found {_shown(task)}")
     if task.get("task") not in task_names():
         raise ValueError(
             f".task: expected one of {', '.join(task_names())}, found {task.get('task')!r}"
@@ -288,9 +443,16 @@ def _problems(error: ValidationError, model: type[BaseModel], prefix: tuple[str,
             lines[key] = str(detail["ctx"]["error"])
         elif key not in lines:
             expected = detail["msg"].removeprefix("Input should be ")
-            found = "a value" if "storage_options" in where else repr(detail["input"])
+            found = "a value" if "storage_options" in where else _shown(detail["input"])
             lines[key] = f"expected {expected}, found {found}"
     return [f"{key}: {line}" for key, line in lines.items()]
+
+
+def _shown(value: Any) -> str:
+    """A value in a message; what may have secrets inside it is not shown."""
+    if isinstance(value, dict):
+        return "keys and values"
+    return "a list" if isinstance(value, list | tuple) else repr(value)
 
 
 def _fields(model: type[BaseModel], where: Sequence[str]) -> list[str]:

@@ -6,21 +6,17 @@ import json
 import os
 import shutil
 import struct
-import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from jobs.models import cache, made_once
+
 RECORDINGS = ("beckett", "clone-test", "endgame_nagg_nell", "two_cities")
-
-
-def cache() -> Path:
-    """Where the demo keeps what it made once: `$XDG_CACHE_HOME/earmark` or `~/.cache/earmark`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "earmark"
 
 
 def recordings() -> Path:
@@ -54,24 +50,6 @@ def package(name: str) -> Path:
             f"expected package {name.replace('_', '-')}, found none: pip install 'earmark[demo]'"
         )
     return Path(spec.origin).parent
-
-
-def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """`folder`, filled by `make` if it does not exist. It appears whole or not at all, and of
-    several callers at once the first one wins."""
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        whole = Path(temporary) / "whole"
-        whole.mkdir()
-        make(whole)
-        try:
-            whole.rename(folder)
-        except OSError:  # a folder that is not empty is not replaced: another caller was first
-            if not folder.is_dir():
-                raise
-    return folder
 
 
 def convert_whisper(source: Path, target: Path) -> None:

@@ -18,12 +18,14 @@ from datetime import datetime, timezone
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from audio_ops.checkpoint import Checkpoint
 from audio_ops.tasks import load_task
-from jobs.config import Config, ConfigError, find_models, load_config
+from jobs.config import Config, ConfigError, find_models, find_source, load_config
 from jobs.console import Console
+from jobs.evaluate import evaluate, lines
 from jobs.plan import COMMITTED, Plan, difference, fingerprint, plan, plan_shards, settings
 from jobs.progress import Progress
 from jobs.resources import CannotRun, share_out
@@ -51,14 +53,15 @@ def run(
         try:
             config = load_config(config_path, overrides)
             checkpoints = find_models(config, config_path)
+            config, kept = find_source(config, config_path, console.say)
             source = load_source(config.input.format)
-            schema = table_schema(config.tasks, kept_columns(config))
+            schema = table_schema(config.tasks, kept)
             table = Table(config.output.path, config.output_options)
             labels = settings(config, checkpoints)
             refuse_other_labels(table, schema, labels, relabel)
             console.progress("looking for clips")
             try:
-                found = source.find(config.input, console.say)
+                found = source.find(config.input, console.say, kept)
             except FileNotFoundError as error:
                 raise ConfigError(f"{config_path}: input.path: {error}") from None
             todo = left_to_do(source, found, table, labels, retry_errors)
@@ -72,13 +75,22 @@ def run(
                 if len(todo.todo):
                     with running_ray(console, stop):
                         written = pipeline(
-                            config, checkpoints, todo, table, schema, run_id, fingerprint(labels)
+                            config,
+                            checkpoints,
+                            kept,
+                            todo,
+                            table,
+                            schema,
+                            run_id,
+                            fingerprint(labels),
                         )
                         commit_as_it_comes(
                             table, written, progress, stop, config.resources.commit_every_s
                         )
                 console.progress("compacting the table")
                 table.tidy()
+                if not stop.signal:
+                    compare_with_references(table, run_id, console)
             finally:
                 table.release()
             return progress.finish(stop.signal, config, console.log)
@@ -88,6 +100,9 @@ def run(
         except TableInUse as error:
             console.say(f"error: {error}")
             return IN_USE
+        except SystemExit:  # what Ray makes of a SIGTERM while it starts
+            console.say("stopped before anything was labelled")
+            return 128 + signal.SIGTERM
         except Exception as error:
             traceback.print_exc()
             console.say(f"error: {type(error).__name__}: {first_line(error)}\nlog: {console.log}")
@@ -97,6 +112,7 @@ def run(
 def pipeline(
     config: Config,
     checkpoints: Mapping[str, Checkpoint],
+    kept: pa.Schema,
     todo: Plan,
     table: Table,
     schema: pa.Schema,
@@ -107,24 +123,25 @@ def pipeline(
     import ray
     from ray.data import ActorPoolStrategy
 
-    from audio_ops.label import Label
+    from jobs.models import LabelHere
     from jobs.read import read
 
-    shares = share_out(config, ray.cluster_resources())
+    work = blocks(todo.todo, config)
+    sharded = load_source(config.input.format).SHARDED  # then there will be more of them
+    shares = share_out(config, ray.cluster_resources(), *([] if sharded else [len(work)]))
     rates = {
         name: load_task(options.task).sample_rate(options, checkpoints[name])
         for name, options in config.tasks.items()
     }
     arrow: Any = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
-    clips = ray.data.from_arrow(blocks(todo.todo, config)).map_batches(
+    clips = ray.data.from_arrow(work).map_batches(
         read,  # type: ignore[arg-type]  # Ray's hint knows no fn_kwargs
         fn_kwargs={
-            "packaging": config.input.format,
-            "storage_options": config.input.storage_options,
+            "input": config.input,
             "rates": sorted(set(rates.values())),
             "max_clip_s": config.audio.max_clip_s,
             "want_speech": most_wanted_speech(config),
-            "kept": kept_columns(config),
+            "kept": kept,
         },
         num_cpus=shares.prepare_cpus,
         max_retries=CRASHES_BEFORE_GIVING_UP,
@@ -135,7 +152,7 @@ def pipeline(
         later.remove(name)
         share = shares.tasks[name]
         clips = clips.map_batches(
-            Label,
+            LabelHere,
             fn_constructor_kwargs={
                 "name": name,
                 "options": options,
@@ -193,6 +210,15 @@ def commit_as_it_comes(
         if files:
             table.commit(files)
             progress.committed(files)
+
+
+def compare_with_references(table: Table, run_id: str, console: Console) -> None:
+    """Say how good the labels of the whole table are, and store it, if any task has references."""
+    console.progress("comparing with the references")
+    report = evaluate(table)
+    if report["tasks"]:
+        table.keep_report({"run_id": run_id, **report})
+        console.say("\n".join(lines(report)))
 
 
 def left_to_do(
@@ -259,19 +285,24 @@ def refuse_other_labels(
 
 
 def blocks(todo: pa.Table, config: Config) -> list[pa.Table]:
-    """The plan in blocks: what travels together, and so how often something can be committed."""
-    source = load_source(config.input.format)
+    """The plan in blocks: what travels together, and so how often something can be committed.
+
+    What is best read together (`_unit`) stays together, however large it is.
+    """
     size = config.resources.clips_per_block or min(256, max(16, len(todo) // 64))
-    if source.SHARDED:
+    if load_source(config.input.format).SHARDED:
         size = 1
-    unkept = set(source.COLUMNS.names) - set(config.output.keep)
-    todo = todo.select([name for name in todo.column_names if name not in unkept]).combine_chunks()
-    return [todo.slice(start, size) for start in range(0, len(todo), size)]
-
-
-def kept_columns(config: Config) -> pa.Schema:
-    offered = load_source(config.input.format).COLUMNS
-    return pa.schema([offered.field(name) for name in config.output.keep])
+    todo = todo.combine_chunks()
+    cuts = list(range(0, len(todo), size))
+    if "_unit" in todo.column_names:
+        units = todo["_unit"].to_numpy()
+        firsts = np.flatnonzero(np.diff(units, prepend=-1))  # the first row of each unit
+        cuts = [int(cut) for cut in np.unique(firsts[np.searchsorted(firsts, cuts, "right") - 1])]
+        todo = todo.drop_columns(["_unit"])
+    return [
+        todo.slice(start, stop - start)
+        for start, stop in zip(cuts, [*cuts[1:], len(todo)], strict=True)
+    ]
 
 
 def columns_done_with(rates: Mapping[str, int], name: str, later: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any, BinaryIO
 
@@ -11,13 +11,13 @@ import pyarrow as pa
 from audio_ops.decode import ClipError
 from audio_ops.prepare import prepare
 from audio_ops.tasks import WantsSpeech
+from jobs.config import Input
 from jobs.plan import clip_id
-from jobs.sources import PLACE, load_source
+from jobs.sources import NO_COLUMNS, PLACE, load_source
 
 # The last row of a shard is no clip: it tells the driver how many clips the shard holds, and how
 # many of them were done before. It walks with them as a row that has failed, and ends at `write`.
 END_OF_SHARD = "end of shard"
-NO_COLUMNS = pa.schema([])
 
 Clips = Iterator[tuple[dict[str, Any], BinaryIO | ClipError]]
 
@@ -25,20 +25,17 @@ Clips = Iterator[tuple[dict[str, Any], BinaryIO | ClipError]]
 def read(
     plan: pa.Table,
     *,
-    packaging: str,
-    storage_options: Mapping[str, Any],
+    input: Input,
     rates: Sequence[int],
     max_clip_s: float,
     want_speech: WantsSpeech,
     kept: pa.Schema = NO_COLUMNS,
 ) -> Iterator[pa.Table]:
     """Tables of prepared clips (see `audio_ops.prepare`), each clip of the plan once, in order."""
-    source = load_source(packaging)
+    source = load_source(input.format)
     text = pa.string()
     yield from prepare(
-        shards(source, plan, storage_options)
-        if source.SHARDED
-        else source.clips(plan, storage_options),
+        shards(source, plan, input, kept) if source.SHARDED else source.clips(plan, input, kept),
         schema=pa.schema([("clip_id", text), *PLACE, *kept, ("supersedes", text)]),
         rates=rates,
         max_clip_s=max_clip_s,
@@ -46,7 +43,7 @@ def read(
     )
 
 
-def shards(source: ModuleType, plan: pa.Table, storage_options: Mapping[str, Any]) -> Clips:
+def shards(source: ModuleType, plan: pa.Table, input: Input, kept: pa.Schema) -> Clips:
     """The clips of each shard that are not done yet, and after them the shard's last row."""
     for number, shard in enumerate(plan.to_pylist()):
         done = {row["clip_id"] for row in shard["known"] if row["done"]}
@@ -56,7 +53,7 @@ def shards(source: ModuleType, plan: pa.Table, storage_options: Mapping[str, Any
             if not row["done"]
         }
         found = skipped = 0
-        for clip, file in source.clips(plan.slice(number, 1), storage_options):
+        for clip, file in source.clips(plan.slice(number, 1), input, kept):
             found += 1
             clip["clip_id"] = clip_id(*(clip[name] for name in PLACE.names))
             if clip["clip_id"] in done:

@@ -7,12 +7,14 @@ A part is therefore kept back for the stages that read, decode and write.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jobs.config import Config
 
+ACTOR_BYTES = 3 << 30  # torch, a model of some hundred million parameters and a batch
 WINDOW_S = 30.0  # Whisper's, and the longest that the other models are given
 
 
@@ -40,8 +42,12 @@ class Shares:
     tasks: dict[str, TaskShare]
 
 
-def share_out(config: Config, available: Mapping[str, float]) -> Shares:
+def share_out(config: Config, available: Mapping[str, float], blocks: int = 1 << 30) -> Shares:
     """Divide the cluster's resources (`ray.cluster_resources()`) among the stages.
+
+    Without GPUs a task gets an actor of one thread per CPU: decoding text step by step is many
+    small operations, over which a second thread gains little, and waits for ever if another
+    process has its core. Fewer, wider ones where memory is short or there are fewer `blocks`.
 
     Raises CannotRun, saying what is missing, if the config's own figures do not fit.
     """
@@ -56,16 +62,17 @@ def share_out(config: Config, available: Mapping[str, float]) -> Shares:
     gpus_each = gpus / len(config.tasks)
     for name in config.tasks:
         wish = asked.tasks.get(name)
-        num_gpus = _first(wish and wish.num_gpus, min(1.0, gpus_each) if gpus else 0.0)
+        num_gpus = _first(wish and wish.num_gpus, _part_of_a_gpu(gpus, len(config.tasks)))
         if num_gpus:
             actors = _first(wish and wish.actors, max(1, int(gpus_each / num_gpus)))
             num_cpus = _first(
-                wish and wish.num_cpus, min(1.0, for_models / len(config.tasks) / actors)
+                wish and wish.num_cpus, _floor(min(1.0, for_models / len(config.tasks) / actors))
             )
         else:
             share = for_models / len(config.tasks)
-            # Torch's gain flattens out after a few threads, so wide machines get several actors.
-            actors = _first(wish and wish.actors, max(1, int(share // 4)))
+            room = available.get("memory", 1 << 60) / ACTOR_BYTES / len(config.tasks)
+            actors = max(1, int(min(cpus / len(config.tasks) if small else share, room, blocks)))
+            actors = _first(wish and wish.actors, actors)
             num_cpus = _first(wish and wish.num_cpus, _floor(share / actors))
         tasks[name] = TaskShare(
             actors,
@@ -85,6 +92,11 @@ def _check(shares: Shares, cpus: float, gpus: float) -> None:
     missing = []
     if wanted_gpus > gpus:
         missing.append(f"the models ask for {wanted_gpus:g} GPUs, the cluster has {gpus:g}")
+    elif not _fit(shares, gpus):
+        missing.append(
+            f"the models ask for {wanted_gpus:g} GPUs in parts that do not fit on {gpus:g}, as no "
+            "actor can have some of one and some of another"
+        )
     rest = max(shares.prepare_cpus, shares.write_cpus)
     if wanted_cpus + rest > cpus + 1e-6:
         missing.append(
@@ -95,6 +107,28 @@ def _check(shares: Shares, cpus: float, gpus: float) -> None:
         raise CannotRun(
             f"resources: {'; '.join(missing)}: lower `resources` or start a larger cluster"
         )
+
+
+def _part_of_a_gpu(gpus: float, tasks: int) -> float:
+    """What each task's actor gets of a GPU: so much that they all have room, none on two GPUs."""
+    if not gpus or tasks <= gpus:
+        return min(1.0, gpus)
+    return _floor(1 / math.ceil(tasks / max(1, int(gpus))))
+
+
+def _fit(shares: Shares, gpus: float) -> bool:
+    """Whether the actors have room, each on one GPU or on whole ones."""
+    free = [1.0] * int(gpus)
+    needs = [task.num_gpus for task in shares.tasks.values() for _ in range(task.actors)]
+    for need in sorted(needs, reverse=True):
+        for _ in range(max(1, math.ceil(need))):
+            part = min(1.0, need)
+            gpu = next((n for n, rest in enumerate(free) if rest >= part - 1e-6), None)
+            if need and gpu is None:
+                return False
+            if gpu is not None:
+                free[gpu] -= part
+    return True
 
 
 def _first(wish: Any, default: Any) -> Any:

@@ -37,6 +37,8 @@ from jobs.sources import PLACE
 APP = "earmark"
 HEARTBEAT_S = 10.0
 HOLDER_IS_DEAD_S = 60.0
+RENEWED_BY_DELTA = ("iam-role", "container-role", "assume-role-with-web-identity")
+MOMENT_S = 1.0  # at most, between taking the table and saying who did
 COMPRESSION = WriterProperties(compression="ZSTD")
 
 IDENTITY = pa.schema([("clip_id", pa.string()), *PLACE])
@@ -106,7 +108,7 @@ def write_rows(
     table, shards = _without_ends(table)
     if not len(table):
         return pa.Table.from_pylist([{"shards": shards}], schema=WRITTEN)
-    table = _with_outcome(table, tasks)
+    table = _with_outcome(table, _label_columns(schema, tasks))
     rows = len(table)
     constants = {
         "run_id": pa.array([run_id] * rows, pa.string()),
@@ -173,19 +175,38 @@ def _without_ends(table: pa.Table) -> tuple[pa.Table, list[dict[str, Any]]]:
     return table.filter(pc.invert(is_end)), shards
 
 
-def _with_outcome(table: pa.Table, tasks: Sequence[str]) -> pa.Table:
-    """Set `status` and the first failure of each row from what the stages left."""
+def _label_columns(schema: pa.Schema, tasks: Sequence[str]) -> dict[str, list[str]]:
+    """Each task's columns in a `table_schema`, but for its error: they stand before it."""
+    columns, start = {}, schema.names.index(OUTCOME.names[-1]) + 1
+    for task in tasks:
+        end = schema.names.index(f"{task}_error")
+        columns[task] = schema.names[start:end]
+        start = end + 1
+    return columns
+
+
+def _with_outcome(table: pa.Table, tasks: Mapping[str, Sequence[str]]) -> pa.Table:
+    """Set `status` and the first failure of each row from what the stages left.
+
+    A task that was not run on a clip, for its `when` is not true of it, has neither labels nor an
+    error there. `tasks` says which columns are each one's labels.
+    """
     errors = table.select(ERROR.names).to_pylist()
     failures = table.select([f"{task}_error" for task in tasks]).to_pylist()
+    labels = {
+        task: [table[name] for name in names if name in table.column_names]
+        for task, names in tasks.items()
+    }
     outcome: dict[str, list[str | None]] = {name: [] for name in OUTCOME.names}
-    for error, failed in zip(errors, failures, strict=True):
+    for row, (error, failed) in enumerate(zip(errors, failures, strict=True)):
         first = next((task for task in tasks if failed[f"{task}_error"]), None)
         if error["error_kind"]:
             status, (stage, kind, message) = "error", error.values()
         elif first:
-            all_failed = all(failed.values())
+            good = [task for task in tasks if not failed[f"{task}_error"]]
+            has_label = any(column[row].is_valid for task in good for column in labels[task])
             kind, _, message = failed[f"{first}_error"].partition(": ")
-            status, stage = "error" if all_failed else "partial", first
+            status, stage = "partial" if has_label else "error", first
         else:
             status, stage, kind, message = "ok", None, None, None
         for name, value in zip(OUTCOME.names, (status, stage, kind, message), strict=True):
@@ -203,7 +224,7 @@ class Table:
         self.fs, self.root = fsspec.url_to_fs(path, **(storage_options or {}))
         self.local = "file" in self.fs.protocol
         self.path = self.root if self.local else path
-        self.options = None if self.local else delta_options(storage_options or {})
+        self.options = delta_options(storage_options or {}) if "s3" in self.fs.protocol else None
         self.commit_number = 0
         self.run_id = ""
         self._beat: threading.Thread | None = None
@@ -248,6 +269,11 @@ class Table:
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, schema=SIZES), sink, compression="zstd")
         self._put(f"{self.root}/_earmark/shards.parquet", sink.getvalue().to_pybytes())
+
+    def keep_report(self, report: Mapping[str, Any]) -> None:
+        """Store what a run found, as JSON beside the data files, where no reader looks for rows."""
+        content = json.dumps(report, indent=1, default=str, ensure_ascii=False).encode()
+        self._put(f"{self.root}/_runs/{report['run_id']}.json", content)
 
     def is_tidy(self) -> bool:
         """Whether a plain reader of the folder's Parquet files sees the committed rows."""
@@ -324,12 +350,15 @@ class Table:
                 self.delta = DeltaTable(self.path, storage_options=self.options)
         self.delta.update_incremental()
         self.commit_number = self.delta.transaction_version(APP) or 0
-        holder = self.holder()  # who came between our first look and this version of the table
+        holder = self._newest_holder()  # who came between our first look and this version
         if holder and _is_alive(holder):
             raise TableInUse(_in_use(holder))
         if self.settings() not in (self.settings_seen, settings):
             raise TableInUse(f"another run has just made {self.path} with other settings")
-        self._transact([], "hold", me)
+        try:
+            self._transact([], "hold", me)
+        except CommitFailedError:  # two that create a table at once may both get through with it
+            raise TableInUse(_in_use(self.holder() or {})) from None
         self._released.clear()
         self._beat = threading.Thread(target=self._keep_alive, args=(me,), daemon=True)
         self._beat.start()
@@ -378,6 +407,19 @@ class Table:
             return json.loads(self.fs.cat_file(f"{self.root}/_earmark/holder.json"))
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
+
+    def _newest_holder(self) -> dict[str, Any] | None:
+        """The holder, who gets a moment to say so if taking the table is the last thing done to it."""
+        assert self.delta is not None
+        last = self.delta.history(1)[0]
+        is_hold = json.loads(last.get("earmark", "{}")).get("what") == "hold"
+        while (
+            not (holder := self.holder())
+            and is_hold
+            and time.time() - last["timestamp"] / 1000 < MOMENT_S
+        ):
+            time.sleep(0.05)
+        return holder
 
     def _write_holder(self, me: Mapping[str, Any]) -> None:
         content = json.dumps({**me, "heartbeat": time.time()}).encode()
@@ -504,15 +546,33 @@ class Table:
 
 
 def delta_options(options: Mapping[str, Any]) -> dict[str, str]:
-    """fsspec's S3 options as delta-rs calls them, so that one set serves both."""
+    """fsspec's S3 options as delta-rs calls them, so that one set serves both.
+
+    delta-rs knows the environment and a machine's own role, and renews the latter, but it reads no
+    profile, credentials file or config file: what s3fs would find there is looked up here. What
+    expires (SSO, an assumed role) has to last for the run.
+    """
+    import botocore.session
+
     client = options.get("client_kwargs", {})
-    endpoint = options.get("endpoint_url") or client.get("endpoint_url")
+    session = botocore.session.Session(profile=options.get("profile"))
+    endpoint = (
+        options.get("endpoint_url")
+        or client.get("endpoint_url")
+        or os.environ.get("AWS_ENDPOINT_URL_S3")
+        or os.environ.get("AWS_ENDPOINT_URL")
+        or session.get_scoped_config().get("endpoint_url")
+    )
+    key, secret, token = (options.get(name) for name in ("key", "secret", "token"))
+    if not key and not options.get("anon"):
+        found = session.get_credentials()
+        if found and found.method not in RENEWED_BY_DELTA:
+            key, secret, token, *_ = found.get_frozen_credentials()
     named = {
-        "AWS_ACCESS_KEY_ID": options.get("key"),
-        "AWS_SECRET_ACCESS_KEY": options.get("secret"),
-        "AWS_SESSION_TOKEN": options.get("token"),
-        "AWS_PROFILE": options.get("profile"),
-        "AWS_REGION": client.get("region_name"),
+        "AWS_ACCESS_KEY_ID": key,
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_SESSION_TOKEN": token,
+        "AWS_REGION": client.get("region_name") or session.get_config_variable("region"),
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ALLOW_HTTP": "true" if str(endpoint).startswith("http://") else None,
         "AWS_SKIP_SIGNATURE": "true" if options.get("anon") else None,

@@ -266,24 +266,24 @@ def tiny_ctc(
     path = folder / "vocab.json"
     path.write_text(json.dumps(vocabularies if languages else vocabulary))
     tokenizer = Wav2Vec2CTCTokenizer(str(path), target_lang=first or None)
-    shape: dict[str, object] = dict(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        vocab_size=len(vocabulary),
-        pad_token_id=0,
-    )
+    shape: dict[str, object] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "vocab_size": len(vocabulary),
+        "pad_token_id": 0,
+    }
     if model_type == "wav2vec2-bert":
-        shape |= dict(feature_projection_input_dim=160, add_adapter=False)
+        shape |= {"feature_projection_input_dim": 160, "add_adapter": False}
     else:
         kernels, strides = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
-        shape |= dict(conv_dim=(16,) * 7, conv_kernel=kernels, conv_stride=strides)
-        shape |= dict(num_conv_pos_embedding_groups=4, feat_extract_dropout=0.0)
+        shape |= {"conv_dim": (16,) * 7, "conv_kernel": kernels, "conv_stride": strides}
+        shape |= {"num_conv_pos_embedding_groups": 4, "feat_extract_dropout": 0.0}
         if model_type != "data2vec-audio":
-            shape |= dict(num_conv_pos_embeddings=16)
+            shape |= {"num_conv_pos_embeddings": 16}
     if languages:
-        shape |= dict(adapter_attn_dim=8)
+        shape |= {"adapter_attn_dim": 8}
     torch.manual_seed(seed)
     settings = AutoConfig.for_model(model_type, **{**shape, **config})
     model = AutoModelForCTC.from_config(settings)
@@ -313,9 +313,11 @@ def _stutter(head: object) -> None:
     import torch
 
     with torch.no_grad():
-        head.bias[0] += 2.0  # type: ignore[index, attr-defined]
-        head.bias[1:4] -= 100.0  # type: ignore[index, attr-defined]
-        head.bias[4] += 1.0  # type: ignore[index, attr-defined]
+        head.weight.mul_(3.0)  # type: ignore[attr-defined]
+        head.bias.zero_()  # type: ignore[attr-defined]
+        head.bias[0] = 2.0  # type: ignore[attr-defined]
+        head.bias[1:4] = -100.0  # type: ignore[attr-defined]
+        head.bias[4] = 2.5  # type: ignore[attr-defined]
 
 
 def _tiny_parakeet(folder: Path, seed: int) -> Path:
@@ -461,7 +463,7 @@ def tiny_speech_encoder_decoder(folder: Path, norm: str = "layer", seed: int = 0
         feat_extract_norm=norm,
         do_stable_layer_norm=norm == "layer",
     )
-    decoder = BartConfig(
+    decoder = BartConfig(  # type: ignore[call-arg]
         vocab_size=size,
         d_model=32,
         decoder_layers=2,
@@ -511,29 +513,29 @@ def tiny_seamless(
     tokenizer = SeamlessM4TTokenizer(
         vocab=vocabulary, merges=[], additional_special_tokens=codes, tgt_lang=languages[-1]
     )
-    shape: dict[str, object] = dict(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        speech_encoder_layers=2,
-        speech_encoder_attention_heads=2,
-        speech_encoder_intermediate_size=48,
-        encoder_layers=1,
-        encoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_layers=2,
-        decoder_attention_heads=2,
-        decoder_ffn_dim=48,
-        t2u_encoder_layers=1,
-        t2u_decoder_layers=1,
-        t2u_encoder_attention_heads=2,
-        t2u_decoder_attention_heads=2,
-        t2u_encoder_ffn_dim=32,
-        t2u_decoder_ffn_dim=32,
-        pad_token_id=0,
-        bos_token_id=2,
-        eos_token_id=3,
-        decoder_start_token_id=3,
-    )
+    shape: dict[str, object] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "speech_encoder_layers": 2,
+        "speech_encoder_attention_heads": 2,
+        "speech_encoder_intermediate_size": 48,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 2,
+        "decoder_ffn_dim": 48,
+        "t2u_encoder_layers": 1,
+        "t2u_decoder_layers": 1,
+        "t2u_encoder_attention_heads": 2,
+        "t2u_decoder_attention_heads": 2,
+        "t2u_encoder_ffn_dim": 32,
+        "t2u_decoder_ffn_dim": 32,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "decoder_start_token_id": 3,
+    }
     torch.manual_seed(seed)
     model = (
         SeamlessM4Tv2ForSpeechToText(SeamlessM4Tv2Config(**shape))  # type: ignore[arg-type]

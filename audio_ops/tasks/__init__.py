@@ -31,7 +31,12 @@ WantsSpeech = Literal["never", "long", "always"]
 
 
 class TaskOptions(BaseModel):
-    """What every task takes. `model` is a local folder or a hub id (with `revision`)."""
+    """What every task takes. `model` is a local folder or a hub id (with `revision`).
+
+    `when` is an SQL expression over the clip's columns so far (see `audio_ops.when`), e.g.
+    `sound_label = 'speech' and sound_score > 0.6`. Where it is false or null, as it is of columns
+    of a task that failed or was not run on the clip, the task is not run: its columns are null.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -40,6 +45,7 @@ class TaskOptions(BaseModel):
     revision: str | None = None
     dtype: Dtype = "auto"
     trust_remote_code: bool = False
+    when: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from audio_ops.checkpoint import Checkpoint
+from audio_ops.speech import wer
 from audio_ops.speech.evidence import evidence
 from audio_ops.tasks import Clip, TaskOptions, WantsSpeech, Window
 
@@ -96,6 +97,9 @@ class Options(TaskOptions):
     the text: what is spoken in it is transcribed, everything else translated.
     FAMILY_OPTIONS says which family has which option.
 
+    `reference` names the column with what was really said, `reference_language` its language where
+    it is not the one that was heard or given (a CTC model knows none, say). See `speech/wer.py`.
+
     A row whose evidence is beyond a threshold names the reason in `suspect`; `suspect: drop` then
     empties its text too. A threshold that is None is not looked at.
     """
@@ -105,13 +109,15 @@ class Options(TaskOptions):
     timestamps: Literal["none", "segment", "word", "char"] = "none"
     num_beams: int = Field(1, ge=1)
     max_new_tokens: int | None = Field(None, ge=1)
-    generate: dict[str, Any] = {}
+    generate: dict[str, Any] = Field(default_factory=dict)
     chunk_length_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     stride_length_s: float | None = Field(None, ge=0, allow_inf_nan=False)
     target_lang: str | None = None
     tgt_lang: str | None = None
+    reference: str | None = None
+    reference_language: str | None = None
     suspect: Literal["keep", "drop"] = "keep"
-    min_speech_ratio: float | None = Field(0.05, ge=0, le=1)
+    min_speech_ratio: float | None = Field(0.1, ge=0, le=1)
     max_no_speech: float | None = Field(0.6, ge=0, le=1)
     max_compression_ratio: float | None = Field(2.4, gt=0)
     min_score: float | None = Field(0.37, ge=0, le=1)
@@ -129,8 +135,11 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
             f"found {options.timestamps!r}, which {_having(having)} has"
         )
     for name, having in FAMILY_OPTIONS.items():
-        value, default = getattr(options, name), Options.model_fields[name].default
-        if value != default and FAMILIES[model_type] not in having:
+        value, field = getattr(options, name), Options.model_fields[name]
+        if (
+            value != field.get_default(call_default_factory=True)
+            and FAMILIES[model_type] not in having
+        ):
             raise ValueError(
                 f"{name}: expected nothing for a {model_type} checkpoint, found {value!r}, which "
                 f"{_having(having)} has"
@@ -152,6 +161,10 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             names = " or ".join(k.__name__ for k in kinds)
             raise ValueError(f"generate.{name}: expected {names}, found {value!r}")
+    if options.reference_language is not None and options.reference is None:
+        raise ValueError(
+            f"reference_language: expected a reference beside it, found {options.reference_language!r}"
+        )
     if "temperature" in options.generate and not options.generate.get("do_sample"):
         raise ValueError(
             "generate.temperature: expected do_sample: true beside it, without which it does nothing"
@@ -171,7 +184,7 @@ def wants_speech(options: Options) -> WantsSpeech:
 
 
 def columns(options: Options) -> dict[str, pa.DataType]:
-    """The task's columns; `words` only where asked for."""
+    """The task's columns; `words` only where asked for, those of `speech/wer.py` with a reference."""
     pieces = pa.list_(
         pa.struct(
             {
@@ -188,6 +201,7 @@ def columns(options: Options) -> dict[str, pa.DataType]:
         "language": pa.string(),
         "segments": pieces,
         **({"words": pieces} if options.timestamps in ("word", "char") else {}),
+        **(wer.COLUMNS if options.reference is not None else {}),
         "speech_ratio": pa.float32(),
         "no_speech": pa.float32(),
         "compression_ratio": pa.float32(),
@@ -197,13 +211,18 @@ def columns(options: Options) -> dict[str, pa.DataType]:
 
 
 class Model:
-    """The checkpoint's family, with the evidence added to what it hears."""
+    """The checkpoint's family; what it hears gets evidence and is compared with the reference."""
 
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
         self.options = options
         self.family = _family(checkpoint).Model(options, checkpoint, device)
         self.sample_rate: int = self.family.sample_rate
         self.equal_lengths: bool = self.family.equal_lengths
+        self.word_errors = (
+            wer.WordErrors(checkpoint.json("normalizer.json"))
+            if options.reference is not None
+            else None
+        )
 
     def windows(self, clip: Clip) -> list[Window]:
         windows: list[Window] = self.family.windows(clip)
@@ -221,14 +240,22 @@ class Model:
         said = self.family.join(clip, windows, outputs)
         against = evidence(said, clip, self.options)
         dropped = self.options.suspect == "drop" and bool(against["suspect"])
+        text = "" if dropped else said.text
         return {
-            "text": "" if dropped else said.text,
+            "text": text,
             "score": said.score,
             "language": said.language,
             "segments": [] if dropped else said.segments,
             "words": [] if dropped else said.words,
             **against,
+            **self._judged(clip, text, said.language),
         }
+
+    def _judged(self, clip: Clip, text: str, heard: str | None) -> dict[str, Any]:
+        if self.word_errors is None or self.options.reference is None:
+            return {}
+        language = self.options.reference_language or ("en" if self.options.translate else heard)
+        return self.word_errors(clip.row[self.options.reference], text, language)
 
 
 def _family(checkpoint: Checkpoint) -> ModuleType:

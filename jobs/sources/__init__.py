@@ -1,19 +1,27 @@
 """How audio is packaged: one file per packaging; its name is what YAML calls it.
 
-A source's file holds:
+A source's file holds, and nothing else needs to know it:
 
-- `COLUMNS`: the Arrow schema of the columns that it offers to `output.keep`;
 - `SHARDED`: whether its files have to be read to know what clips they hold;
-- `find(input, warn)`: every clip there is (if `SHARDED`: every shard, `member` null), as an Arrow
-  table of `PLACE` and `COLUMNS`, sorted, without opening more than it must; `warn(text)` is told
-  what could not be looked into;
-- `clips(plan, storage_options)`: for each row of a plan its dict and its sound as a binary file,
-  or the ClipError that stands in for it, in the plan's order. If `SHARDED`: all clips of each
-  shard, as dicts of `PLACE` and `COLUMNS`; the file is read only if it is wanted, before the next.
+- `OPTIONS`: what it takes of `Input` besides path, format and storage options;
+- `suffixes(input)`: what its files' names end with, in small letters, for folders and `auto`;
+- `columns(input, names)`: the types of those of its columns that a run wants to carry along, from
+  as little of the input as will do. Raises NoSuchColumn, or ValueError (`key: expected ...`) for
+  an input that doesn't fit its options;
+- `find(input, warn, kept)`: every clip there is (if `SHARDED`: every shard, `member` null), as an
+  Arrow table in a lasting order, without opening more than it must. Its columns are `PLACE`,
+  those of `kept` that are known by then, and, for `clips`, others whose names begin with `_`;
+  one of them is known outside: rows with the same `_unit` are best read together. Raises
+  FileNotFoundError for a path that names nothing; `warn(text)` is told what was passed over;
+- `clips(plan, input, kept)`: for each row of a plan a dict of `PLACE`, `kept`, and whatever else
+  the plan holds, and its sound as a binary file, or the ClipError that stands in for it, in the
+  plan's order. A `duration_s` in the dict means that the clip is the stretch of the file from
+  `offset_s` on. If `SHARDED`: all clips of each shard. A file is read before the next is asked for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +37,23 @@ PLACE = pa.schema(
         ("offset_s", pa.float64()),
     ]
 )
+NO_COLUMNS = pa.schema([])
+
+
+class NoSuchColumn(Exception):
+    """A column that a source does not have. `offered` says what it has."""
+
+    def __init__(self, name: str, offered: str):
+        super().__init__(f"expected columns of the source ({offered}), found {name!r}")
+        self.name = name
+
+
+def pick(offered: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    """Some columns of a schema. Raises NoSuchColumn."""
+    for name in names:
+        if name not in offered.names:
+            raise NoSuchColumn(name, ", ".join(offered.names))
+    return pa.schema([offered.field(name) for name in names])
 
 
 def source_names() -> list[str]:

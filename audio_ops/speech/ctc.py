@@ -1,0 +1,360 @@
+"""CTC models: whatever `AutoModelForCTC` loads for wav2vec2 and its relatives, and Parakeet CTC.
+
+A CTC model says one token per frame (20 ms in wav2vec2, 80 ms in Parakeet), mostly the blank.
+Sound longer than `chunk_length_s` is heard in windows that overlap by `stride_length_s` on each
+side; the overlap is cut off and the frames are joined before they are read as text, as
+transformers' pipeline does it (`transformers/pipelines/automatic_speech_recognition.py`), so that
+texts and times are the pipeline's with the same two settings.
+
+Where the pipeline is wrong we differ: it takes a frame of Parakeet, or of a wav2vec2 with an
+adapter (`add_adapter`), for shorter than it is, cuts such models' windows in the wrong places and
+has no times for Parakeet; and it reads the frame of pure padding at the end of some clips, which
+Parakeet's own `generate` leaves out, as we do.
+
+Decoding is greedy. A checkpoint's language model (`Wav2Vec2ProcessorWithLM`) is not used.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from audio_ops.checkpoint import Checkpoint
+from audio_ops.classification import extractor_settings
+from audio_ops.dtype import torch_dtype
+from audio_ops.speech import Piece, Transcript, geometric_mean
+from audio_ops.tasks import Clip, Window
+from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP, is_masked, shortest
+
+if TYPE_CHECKING:
+    from audio_ops.tasks.automatic_speech_recognition import Options
+
+TIMESTAMPS = ("none", "word", "char")
+# Attention over time costs its square: an hour at once runs out of memory.
+DEFAULT_CHUNK_S = 30.0
+LM_PROCESSOR = "Wav2Vec2ProcessorWithLM"
+LONGEST_WORD_S = 5.0  # what is longer is no word, but a script without spaces
+
+
+def check(options: Options, checkpoint: Checkpoint) -> None:
+    """ValueError if the checkpoint is no CTC model or cannot do what is asked."""
+    config = checkpoint.json("config.json")
+    found = config.get("architectures") or []
+    if not any(name.endswith("ForCTC") for name in found):
+        # Another head's checkpoint would load too, with random weights for the vocabulary.
+        raise ValueError(
+            f"model: expected a ...ForCTC architecture, found {found} in {checkpoint.name}"
+        )
+    if config["model_type"] == "parakeet_ctc" and options.timestamps == "char":
+        raise ValueError(
+            "timestamps: expected none or word for a parakeet_ctc checkpoint, whose tokens are "
+            "pieces of words, found 'char'"
+        )
+    _Chunks.of(options, checkpoint)
+    _check_language(options, checkpoint, config)
+    files = ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
+    if any(checkpoint.json(file).get("processor_class") == LM_PROCESSOR for file in files):
+        logging.getLogger(__name__).warning(
+            "%s: its language model is not used, decoding is greedy", checkpoint.name
+        )
+
+
+def _check_language(options: Options, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
+    vocabulary = checkpoint.json("vocab.json")
+    languages = sorted(code for code, tokens in vocabulary.items() if isinstance(tokens, dict))
+    language = options.target_lang
+    if language is None:
+        if languages and not checkpoint.json("tokenizer_config.json").get("target_lang"):
+            raise ValueError(
+                f"target_lang: expected one of {', '.join(languages)}, as {checkpoint.name} has a "
+                "vocabulary for each and no default, found none"
+            )
+        return
+    if not languages or config.get("adapter_attn_dim") is None:
+        raise ValueError(
+            "target_lang: expected none, as only a checkpoint with language adapters (MMS) has "
+            f"languages to choose from, found {language!r} for {checkpoint.name}"
+        )
+    if language not in languages:
+        raise ValueError(f"target_lang: expected one of {', '.join(languages)}, found {language!r}")
+    if checkpoint.path(f"adapter.{language}.safetensors") is None:
+        raise ValueError(
+            f"target_lang: expected adapter.{language}.safetensors in {checkpoint.name}, found none"
+        )
+
+
+def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
+    """The rate in Hz that the feature extractor expects."""
+    return int(extractor_settings(checkpoint).get("sampling_rate", 16_000))
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """How sound is cut, in samples: multiples of `frame`, the samples from one frame to the next."""
+
+    frame: int
+    length: int
+    stride: int  # what overlaps on each side
+
+    @classmethod
+    def of(cls, options: Options, checkpoint: Checkpoint) -> _Chunks:
+        """Raises ValueError if the strides leave nothing of a chunk."""
+        rate = sample_rate(options, checkpoint)
+        frame = _samples_per_frame(checkpoint)
+        length_s = options.chunk_length_s or DEFAULT_CHUNK_S
+        stride_s = length_s / 6 if options.stride_length_s is None else options.stride_length_s
+        length, stride = (round(s * rate / frame) * frame for s in (length_s, stride_s))
+        if 2 * stride >= length:
+            raise ValueError(
+                f"stride_length_s: expected less than half of chunk_length_s ({length_s:g} s), "
+                f"found {stride_s:g}"
+            )
+        return cls(frame, length, stride)
+
+    def __call__(self, samples: int) -> list[Window]:
+        windows: list[Window] = []
+        for start in range(0, max(samples, 1), self.length - 2 * self.stride):
+            windows.append(Window(start, min(start + self.length, samples)))
+            if start + self.length >= samples:
+                break
+        return windows
+
+    def kept(self, windows: Sequence[Window], number: int) -> slice:
+        """The frames of a window that are read, its overlap cut off: the pipeline's arithmetic."""
+        samples = windows[number].stop - windows[number].start
+        frames = round(samples / self.frame)
+        left = round(self.stride / samples * frames) if number else 0
+        if number == len(windows) - 1:
+            return slice(left, None)
+        return slice(left, frames - round(self.stride / samples * frames))
+
+
+def _samples_per_frame(checkpoint: Checkpoint) -> int:
+    config = checkpoint.json("config.json")
+    if config["model_type"] == "parakeet_ctc":
+        hop: int = extractor_settings(checkpoint).get("hop_length", 160)
+        return hop * int(config["encoder_config"].get("subsampling_factor", 8))
+    if config["model_type"] == "wav2vec2-bert":
+        frame = 2 * FBANK_HOP
+    else:
+        frame = math.prod(config.get("conv_stride") or (5, 2, 2, 2, 2, 2, 2))
+    if config.get("add_adapter"):
+        frame *= config.get("adapter_stride", 2) ** config.get("num_adapter_layers", 3)
+    return frame
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """What each frame of a window says: the likeliest token and its log probability `(frames,)`."""
+
+    tokens: np.ndarray  # int64
+    log_probabilities: np.ndarray  # float32
+
+
+@dataclass(frozen=True)
+class _Token:
+    """A token that is not the blank, said from frame `start` to frame `stop` of the clip."""
+
+    id: int
+    start: int
+    stop: int
+    log_probability: float  # of its most certain frame
+
+
+class Model:
+    """A loaded CTC model.
+
+    `score` is the geometric mean probability of the tokens, word delimiters included: a token
+    counts with its most certain frame (a token fades in and out, which says nothing against it),
+    the blanks between tokens do not count. A clip of less than one frame (25 ms) says nothing.
+    """
+
+    def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
+        from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        source: dict[str, Any] = {
+            "revision": checkpoint.revision,
+            "trust_remote_code": options.trust_remote_code,
+        }
+        self.extractor = AutoFeatureExtractor.from_pretrained(checkpoint.name, **source)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.name, **source)
+        self.device, self.dtype = device, torch_dtype(options.dtype, device)
+        model = AutoModelForCTC.from_pretrained(
+            checkpoint.name,
+            dtype=self.dtype,
+            use_safetensors=True,
+            **source,
+        )
+        if options.target_lang is not None:
+            self.tokenizer.set_target_lang(options.target_lang)
+            model.load_adapter(
+                options.target_lang, revision=checkpoint.revision, use_safetensors=True
+            )
+        self.model = model.to(device, self.dtype).eval()
+        self.language: str | None = options.target_lang or getattr(
+            self.tokenizer, "target_lang", None
+        )
+        self.blank: int = self.tokenizer.pad_token_id
+        self.delimiter: int | None = getattr(self.tokenizer, "word_delimiter_token_id", None)
+
+        config = checkpoint.json("config.json")
+        self.model_type: str = config["model_type"]
+        self.sample_rate = sample_rate(options, checkpoint)
+        self.chunks = _Chunks.of(options, checkpoint)
+        self.timestamps = options.timestamps
+        is_parakeet = self.model_type == "parakeet_ctc"
+        self.equal_lengths = not (is_parakeet or is_masked(config))
+        # Parakeet's extractor divides by its mel frames less one.
+        self.shortest: int = 2 * self.extractor.hop_length if is_parakeet else shortest(config)
+
+    def windows(self, clip: Clip) -> list[Window]:
+        return self.chunks(len(clip.waveform))
+
+    def padded_s(self, samples: int) -> float:
+        return samples / self.sample_rate
+
+    def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable = None) -> list[_Frames]:
+        import torch
+
+        nothing = _Frames(np.zeros(0, np.int64), np.zeros(0, np.float32))
+        heard = [nothing] * len(waveforms)
+        long = [n for n, waveform in enumerate(waveforms) if len(waveform) >= self.shortest]
+        if not long:
+            return heard
+        inputs = self.extractor(
+            [waveforms[n] for n in long],
+            sampling_rate=self.sample_rate,
+            return_tensors="pt",
+            padding=True,
+            return_attention_mask=True,
+        ).to(self.device, self.dtype)
+        with torch.inference_mode():
+            logits = self.model(**inputs).logits.float()
+            best, tokens = logits.max(-1)
+            certain = (best - logits.logsumexp(-1)).cpu().numpy()
+        said = tokens.cpu().numpy()
+        for row, n in enumerate(long):
+            frames = self._frames(len(waveforms[n]), said.shape[1])
+            heard[n] = _Frames(said[row, :frames], certain[row, :frames])
+        return heard
+
+    def _frames(self, samples: int, padded: int) -> int:
+        """How many of a row's `padded` frames belong to its `samples`."""
+        if self.equal_lengths:
+            return padded
+        if self.model_type == "parakeet_ctc":
+            import torch
+
+            mels = torch.tensor(samples // self.extractor.hop_length)
+            return int(self.model._get_subsampling_output_length(mels))
+        if self.model_type == "wav2vec2-bert":
+            return -(-((samples - FBANK_FRAME) // FBANK_HOP + 1) // 2)
+        return int(self.model._get_feat_extract_output_lengths(samples))
+
+    def join(self, clip: Clip, windows: Sequence[Window], outputs: Sequence[_Frames]) -> Transcript:
+        kept = [self.chunks.kept(windows, number) for number in range(len(windows))]
+        said = [frames.tokens[k] for frames, k in zip(outputs, kept, strict=True)]
+        places = [
+            window.start // self.chunks.frame + np.arange(len(frames.tokens))[k]
+            for window, frames, k in zip(windows, outputs, kept, strict=True)
+        ]
+        ids = np.concatenate(said)
+        certain = [f.log_probabilities[k] for f, k in zip(outputs, kept, strict=True)]
+        tokens = self._tokens(ids, np.concatenate(certain), np.concatenate(places))
+        words = self._words(tokens)
+        units = {"word": words, "char": [[token] for token in tokens], "none": []}
+        return Transcript(
+            text=self.tokenizer.decode(ids, skip_special_tokens=False) if ids.size else "",
+            score=geometric_mean(sum(token.log_probability for token in tokens), len(tokens)),
+            segments=self._segments(clip, words, [int(place[0]) for place in places if place.size]),
+            words=[self._piece(unit) for unit in units[self.timestamps]],
+            language=self.language,
+        )
+
+    def _tokens(self, ids: np.ndarray, certain: np.ndarray, places: np.ndarray) -> list[_Token]:
+        """Runs of one token, each a token once, blanks left out; all arguments `(frames,)`."""
+        starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]][: ids.size])
+        stops = [*starts[1:], len(ids)]
+        return [
+            _Token(
+                int(ids[start]),
+                int(places[start]),
+                int(places[stop - 1]) + 1,
+                float(certain[start:stop].max()),
+            )
+            for start, stop in zip(starts, stops[: starts.size], strict=True)
+            if ids[start] != self.blank
+        ]
+
+    def _words(self, tokens: Sequence[_Token]) -> list[list[_Token]]:
+        """Tokens between word delimiters, or from one piece that begins with ▁ to the next."""
+        words: list[list[_Token]] = [[]]
+        for token in tokens:
+            if self.delimiter is not None and token.id == self.delimiter:
+                words.append([])
+            elif self.delimiter is None and self._is_beginning(token):
+                words.append([token])
+            else:
+                words[-1].append(token)
+        return [word for word in words if word]
+
+    def _is_beginning(self, token: _Token) -> bool:
+        piece: str = self.tokenizer.convert_ids_to_tokens(token.id)
+        return piece.startswith("▁")
+
+    def _segments(
+        self, clip: Clip, words: Sequence[list[_Token]], seams: Sequence[int]
+    ) -> list[Piece]:
+        """A segment for each window: the words that begin in it; `seams` are its first frames.
+
+        A script without spaces is cut at the seam itself.
+        """
+        longest = LONGEST_WORD_S * self.sample_rate / self.chunks.frame
+        spoken: list[list[list[_Token]]] = [[] for _ in seams]
+        for word in words:
+            is_word = word[-1].stop - word[0].start <= longest
+            starts = [word[0].start if is_word else token.start for token in word]
+            numbers = np.searchsorted(seams, starts, "right") - 1
+            for number in np.unique(numbers):
+                of_window = [t for t, n in zip(word, numbers, strict=True) if n == number]
+                spoken[number].append(of_window)
+        starts_s = [seam * self.chunks.frame / self.sample_rate for seam in seams]
+        stops_s = [*starts_s[1:], len(clip.waveform) / self.sample_rate]
+        return [
+            Piece(
+                start_s=round(start_s, 3),
+                end_s=round(stop_s, 3),
+                text=" ".join(self._text(part) for part in parts),
+                score=_score([token for part in parts for token in part]),
+            )
+            for start_s, stop_s, parts in zip(starts_s, stops_s, spoken, strict=False)
+            if parts
+        ]
+
+    def _piece(self, tokens: Sequence[_Token]) -> Piece:
+        return Piece(
+            start_s=round(tokens[0].start * self.chunks.frame / self.sample_rate, 3),
+            end_s=round(tokens[-1].stop * self.chunks.frame / self.sample_rate, 3),
+            text=self._text(tokens),
+            score=_score(tokens),
+        )
+
+    def _text(self, tokens: Sequence[_Token]) -> str:
+        if len(tokens) == 1 and tokens[0].id == self.delimiter:
+            return " "  # decode would strip it
+        text: str = self.tokenizer.decode(
+            [token.id for token in tokens], skip_special_tokens=False, group_tokens=False
+        )
+        return text
+
+
+def _score(tokens: Sequence[_Token]) -> float:
+    return geometric_mean(sum(t.log_probability for t in tokens), len(tokens)) or 0.0

@@ -1,0 +1,85 @@
+"""How far a transcript is from its reference: word and character errors, as Whisper counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from audio_ops.speech import UNSPACED
+
+ENGLISH = {"en", "eng", "english"}
+# The same languages as SeamlessM4T and MMS call them.
+UNSPACED_CODES = UNSPACED | {"cmn", "jpn", "tha", "lao", "mya", "khm"}
+
+COLUMNS = {
+    "wer": pa.float32(),
+    "cer": pa.float32(),
+    "edits": pa.struct(
+        {
+            "words": pa.int32(),
+            "word_edits": pa.int32(),
+            "characters": pa.int32(),
+            "character_edits": pa.int32(),
+        }
+    ),
+}
+
+
+class WordErrors:
+    """Compares texts after Whisper's normaliser: the English one, which knows numbers, titles and
+    contractions, for English, and the basic one, which takes case, punctuation and what is in
+    brackets away, for every other or no language. Where words are written without spaces (Chinese,
+    Japanese, Thai, ...) each letter counts as a word.
+
+    `spelling`: British to American words, a Whisper checkpoint's `normalizer.json`; {} leaves
+    spelling alone.
+    """
+
+    def __init__(self, spelling: Mapping[str, str]):
+        import jiwer
+        from transformers.models.whisper.english_normalizer import (
+            BasicTextNormalizer,
+            EnglishTextNormalizer,
+        )
+
+        self.jiwer = jiwer
+        self.english = EnglishTextNormalizer(dict(spelling))
+        self.basic = BasicTextNormalizer()
+        self.letters = BasicTextNormalizer(split_letters=True)
+
+    def __call__(self, reference: str | None, text: str, language: str | None) -> dict[str, Any]:
+        """`wer`, `cer` and the counts that they are made of, `edits`; {} for no reference.
+
+        A rate is the edits (substituted, deleted, inserted) by the reference's words or
+        characters, spaces included, and so may be over 1. An empty reference, or one of which
+        the normaliser leaves nothing, says that nothing was said: its rate is the number of
+        words or characters invented, 0 for none.
+        """
+        if reference is None:
+            return {}
+        true, heard = self.normal(reference, language), self.normal(text, language)
+        words = self.jiwer.process_words(true, heard)
+        characters = self.jiwer.process_characters(true, heard)
+        edits = {
+            "words": words.hits + words.substitutions + words.deletions,
+            "word_edits": words.substitutions + words.deletions + words.insertions,
+            "characters": characters.hits + characters.substitutions + characters.deletions,
+            "character_edits": (
+                characters.substitutions + characters.deletions + characters.insertions
+            ),
+        }
+        return {
+            "wer": edits["word_edits"] / max(edits["words"], 1),
+            "cer": edits["character_edits"] / max(edits["characters"], 1),
+            "edits": edits,
+        }
+
+    def normal(self, text: str, language: str | None) -> str:
+        """What is compared of a text in a language, named by its code (`en`, `arb`, `zh-TW`)."""
+        code = (language or "").lower().replace("_", "-").split("-")[0]
+        normaliser: Any = self.letters if code in UNSPACED_CODES else self.basic
+        if code in ENGLISH:
+            normaliser = self.english
+        return " ".join(normaliser(text).split())

@@ -1,0 +1,308 @@
+"""How good the labels are, from the table alone: every task that has a `reference`, against it.
+
+earmark evaluate TABLE [--by COLUMN ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from jobs.plan import fingerprint
+from jobs.table import Table
+
+WORST, CONFUSIONS = 20, 10
+GROUPS_SHOWN, LETTERS_SHOWN = 50, 160
+
+RECOGNITION = """
+    count(wer) AS compared,
+    sum(edits.word_edits) / nullif(sum(edits.words), 0) AS wer,
+    sum(edits.character_edits) / nullif(sum(edits.characters), 0) AS cer,
+    avg(wer) AS mean_wer,
+    CAST(sum(edits.words) AS BIGINT) AS words,
+    CAST(sum(edits.word_edits) AS BIGINT) AS word_edits
+"""
+CLASSIFICATION = """
+    count(loss) AS compared,
+    avg(CAST(correct AS INT)) AS accuracy,
+    avg(loss) AS mean_loss
+"""
+
+Row = dict[str, Any]
+
+
+def evaluate(table: Table, by: Sequence[str] = ()) -> dict[str, Any]:
+    """The report on a table, plain JSON: `tasks` holds one for each that has a reference.
+
+    Of recognition: `wer` and `cer` over all (all edits by all words or characters) and `mean_wer`
+    of a row. Of classification: `accuracy` (right is the top label), `macro_f1`, `mean_loss` and
+    `confusions`. Of both: how many rows were `compared`, how many not and why, the same figures
+    `by` the values of columns, and the `worst` rows. What there is nothing to say of is null.
+
+    Raises ValueError for a column that the table lacks.
+    """
+    import duckdb
+
+    report: dict[str, Any] = {"table": table.path, "tasks": {}}
+    if table.delta is None:
+        return report
+    labels = table.delta.to_pyarrow_dataset()  # of which only the columns named are read
+    names = labels.schema.names
+    for column in by:
+        if column not in names:
+            raise ValueError(
+                f"--by: expected a column of the table ({', '.join(names)}), found {column!r}"
+            )
+    settings = table.settings()
+    with duckdb.connect(":memory:") as database:
+        database.execute("SET TimeZone = 'UTC'")
+        database.register("labels", labels)
+        count = "SELECT count(*) AS rows, count(*) FILTER (fingerprint <> ?) AS other FROM labels"
+        [rows] = _rows(database, count, fingerprint(settings))
+        report |= {"version": table.delta.version(), "rows": rows["rows"]}
+        report["rows_of_other_settings"] = rows["other"]
+        for task, options in settings.get("tasks", {}).items():
+            if not options.get("reference"):
+                continue
+            _view(database, names, task, options["reference"], by)
+            compare = _recognition if f"{task}_wer" in names else _classification
+            report["tasks"][task] = {"reference": options["reference"], **compare(database, by)}
+    return report
+
+
+def macro_f1(pairs: Mapping[tuple[str, str], int]) -> float | None:
+    """The plain mean of F1 over all labels that are true or given anywhere, as scikit-learn has it.
+
+    `pairs` counts (true label, given label); None if there are none.
+    """
+    true: Counter[str] = Counter()
+    given: Counter[str] = Counter()
+    for (reference, label), count in pairs.items():
+        true[reference] += count
+        given[label] += count
+    both = true + given
+    f1 = [2 * pairs.get((label, label), 0) / count for label, count in both.items()]
+    return sum(f1) / len(f1) if f1 else None
+
+
+def _view(
+    database: Any, names: Sequence[str], task: str, reference: str, by: Sequence[str]
+) -> None:
+    """A view `task` of the table, where the task's columns have their names without its own."""
+    columns = {
+        column.removeprefix(f"{task}_"): column for column in names if column.startswith(f"{task}_")
+    }
+    columns |= {name: name for name in ("clip_id", "source", "member", "offset_s", "error_stage")}
+    columns |= {"reference": reference, **{f"by_{n}": column for n, column in enumerate(by)}}
+    view = ", ".join(f"{_quoted(column)} AS {_quoted(name)}" for name, column in columns.items())
+    database.execute(f"CREATE OR REPLACE TEMP VIEW task AS SELECT {view} FROM labels")
+
+
+def _recognition(database: Any, by: Sequence[str]) -> dict[str, Any]:
+    [figures] = _rows(database, f"SELECT {RECOGNITION} FROM task")
+    return {
+        "kind": "recognition",
+        **figures,
+        "not_compared": _not_compared(database, "wer"),
+        "by": {c: _rows(database, _by(n, "wer", RECOGNITION)) for n, c in enumerate(by)},
+        "worst": _worst(database, "text", "wer"),
+    }
+
+
+def _classification(database: Any, by: Sequence[str]) -> dict[str, Any]:
+    [figures] = _rows(database, f"SELECT {CLASSIFICATION} FROM task")
+    pairs = _pairs(database)["None"]
+    wrong = Counter({pair: count for pair, count in pairs.items() if pair[0] != pair[1]})
+    groups = {c: _rows(database, _by(n, "loss", CLASSIFICATION)) for n, c in enumerate(by)}
+    for number, column in enumerate(by):
+        of_group = _pairs(database, f"by_{number}")
+        for group in groups[column]:
+            group["macro_f1"] = macro_f1(of_group[repr(group["value"])])
+    return {
+        "kind": "classification",
+        **figures,
+        "macro_f1": macro_f1(pairs),
+        "confusions": [
+            {"reference": reference, "label": label, "rows": count}
+            for (reference, label), count in wrong.most_common(CONFUSIONS)
+        ],
+        "not_compared": _not_compared(
+            database, "loss", unknown_reference="reference_error IS NOT NULL"
+        ),
+        "by": groups,
+        "worst": _worst(database, "label", "loss"),
+    }
+
+
+def _pairs(database: Any, group: str = "NULL") -> dict[str, dict[tuple[str, str], int]]:
+    """By the repr of a group's value, how many rows have which (true label, given label)."""
+    found: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
+    for row in _rows(
+        database,
+        f"SELECT {group} AS value, reference_label, label, count(*) AS rows FROM task "
+        "WHERE reference_label IS NOT NULL GROUP BY ALL ORDER BY rows DESC, reference_label, label",
+    ):
+        found[repr(row["value"])][row["reference_label"], row["label"]] = row["rows"]
+    return found
+
+
+def _by(number: int, measure: str, figures: str) -> str:
+    return (
+        f"SELECT by_{number} AS value, {figures} FROM task WHERE {measure} IS NOT NULL "
+        "GROUP BY value ORDER BY compared DESC, value"
+    )
+
+
+def _not_compared(database: Any, measure: str, **reasons: str) -> dict[str, int]:
+    """How many rows have no `measure`, by the first reason that holds; 0 is left out."""
+    reasons = {
+        "no_reference": "reference IS NULL",
+        "failed": "error IS NOT NULL OR error_stage IN ('read', 'decode')",
+        **reasons,
+    }
+    cases = " ".join(f"WHEN {condition} THEN '{reason}'" for reason, condition in reasons.items())
+    rows = _rows(
+        database,
+        f"SELECT CASE {cases} ELSE 'not_run' END AS reason, count(*) AS rows FROM task "
+        f"WHERE {measure} IS NULL GROUP BY reason ORDER BY rows DESC, reason",
+    )
+    return {row["reason"]: row["rows"] for row in rows}
+
+
+def _worst(database: Any, label: str, measure: str) -> list[Row]:
+    return _rows(
+        database,
+        f"SELECT clip_id, source, member, offset_s, reference, {label}, {measure} FROM task "
+        f"WHERE {measure} > 0 ORDER BY {measure} DESC, clip_id LIMIT {WORST}",
+    )
+
+
+def _rows(database: Any, query: str, *values: Any) -> list[Row]:
+    # By Arrow, for DuckDB's own rows need pytz where there is a time in them.
+    found: list[Row] = database.sql(query, params=list(values)).to_arrow_table().to_pylist()
+    return found
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """The report for people."""
+    for name, task in report["tasks"].items():
+        missed = ", ".join(
+            f"{count:,} {why.replace('_', ' ')}" for why, count in task["not_compared"].items()
+        )
+        yield (
+            f"{name} against {task['reference']}: {task['compared']:,} of {report['rows']:,} rows "
+            f"compared{f' ({missed})' if missed else ''}"
+        )
+        yield f"  {_figures(task)}"
+        for column, groups in task["by"].items():
+            yield f"  by {column}:"
+            for group in groups[:GROUPS_SHOWN]:
+                rows = f"{group['compared']:,} rows"
+                yield f"    {_shown(group['value'])} · {rows} · {_figures(group)}"
+            if groups[GROUPS_SHOWN:]:
+                yield f"    and {len(groups) - GROUPS_SHOWN:,} more"
+        if task.get("confusions"):
+            yield "  taken for another:"
+        for pair in task.get("confusions", ()):
+            yield f"    {pair['rows']:,} × {_shown(pair['reference'])} for {_shown(pair['label'])}"
+        measure, label = ("wer", "text") if task["kind"] == "recognition" else ("loss", "label")
+        if task["worst"]:
+            yield f"  highest {'WER' if measure == 'wer' else 'loss'}:"
+        for row in task["worst"]:
+            value = _percent(row[measure]) if measure == "wer" else f"{row[measure]:.2f}"
+            place = row["source"] + (f" {row['member']}" if row["member"] else "")
+            at = f" at {row['offset_s']:g} s" if row["offset_s"] else ""
+            yield f"    {value} · {place}{at}"
+            yield f"      reference: {_shown(row['reference'])}"
+            yield f"      {label}: {_shown(row[label])}"
+    if report["tasks"] and report["rows_of_other_settings"]:
+        yield f"{report['rows_of_other_settings']:,} rows were labelled with other settings"
+
+
+def _figures(figures: Row) -> str:
+    if "wer" in figures:
+        return (
+            f"WER {_percent(figures['wer'])} ({figures['word_edits'] or 0:,} edits in "
+            f"{figures['words'] or 0:,} words) · CER {_percent(figures['cer'])} · "
+            f"mean WER of a row {_percent(figures['mean_wer'])}"
+        )
+    parts = []
+    if figures["accuracy"] is not None:
+        parts.append(f"accuracy {_percent(figures['accuracy'])}")
+    if figures["macro_f1"] is not None:
+        parts.append(f"macro-F1 {figures['macro_f1']:.3f}")
+    if figures["mean_loss"] is not None:
+        parts.append(f"mean loss {figures['mean_loss']:.3f}")
+    return " · ".join(parts) or "nothing to compare"
+
+
+def _percent(rate: float | None) -> str:
+    return "–" if rate is None else f"{100 * rate:.1f} %"
+
+
+def _shown(value: Any) -> str:
+    """A value on one line, with nothing in it that a terminal would obey."""
+    text = "".join(c if c.isprintable() else " " for c in str(value))
+    return text if len(text) <= LETTERS_SHOWN else f"{text[:LETTERS_SHOWN]}…"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 if there is no such table or column."""
+    parser = argparse.ArgumentParser(
+        prog="earmark evaluate",
+        description="Compare a table's labels with its references, for every task that has one.",
+    )
+    parser.add_argument("table", help="the output of a run: a folder or any fsspec URL")
+    parser.add_argument(
+        "--by",
+        metavar="COLUMN",
+        action="append",
+        default=[],
+        help="also by the values of a column; may be given several times",
+    )
+    parser.add_argument(
+        "--storage-option",
+        metavar="a.b=value",
+        action="append",
+        default=[],
+        dest="storage_options",
+        help="passed to fsspec, such as endpoint_url=http://...; may be given several times",
+    )
+    args = parser.parse_args(argv)
+    try:
+        table = Table(args.table, _options(args.storage_options))
+        tasks = table.settings().get("tasks")
+        if tasks is None:
+            raise ValueError(f"expected a table that Earmark made, found none at {table.path}")
+        report = evaluate(table, args.by)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not report["tasks"]:
+        print(f"nothing to compare: none of the tasks ({', '.join(tasks)}) has a reference")
+    for line in lines(report):
+        print(line)
+    return 0
+
+
+def _options(given: Sequence[str]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for option in given:
+        key, equals, value = option.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ValueError(f"--storage-option: expected a.b=value, found {key!r}")
+        *parents, last = key.split(".")
+        section = options
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = yaml.safe_load(value)
+    return options

@@ -1,0 +1,110 @@
+"""Models on a store, for clusters that see no hub: fetched once per node."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import posixpath
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from audio_ops.checkpoint import LOADED_SUFFIXES, Checkpoint, find_checkpoint
+from audio_ops.label import Label
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint(Checkpoint):
+    """A checkpoint in a folder of a store; `name` is this node's copy of it.
+
+    `listing` stands for the files' names, sizes and ETags.
+    """
+
+    url: str = ""
+    listing: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+class LabelHere(Label):
+    """`Label` on whatever node it is built: the model is fetched if the node has not got it."""
+
+    def __init__(self, *, checkpoint: Checkpoint, **settings: Any):
+        super().__init__(checkpoint=here(checkpoint), **settings)
+
+
+def find_model(model: str, revision: str | None, options: Mapping[str, Any]) -> Checkpoint:
+    """A local folder, a hub id, or a URL of a folder, which is fetched. Raises FileNotFoundError."""
+    if "://" not in model:
+        return find_checkpoint(model, revision)
+    if revision is not None:
+        raise FileNotFoundError(f"{model} is a folder, which has no revisions: found {revision!r}")
+    return fetch(model, options)
+
+
+def here(checkpoint: Checkpoint) -> Checkpoint:
+    """The same checkpoint with its files on this node."""
+    if not isinstance(checkpoint, StoredCheckpoint):
+        return checkpoint
+    fetched = fetch(checkpoint.url, checkpoint.options)
+    if fetched.listing != checkpoint.listing:
+        raise RuntimeError(f"{checkpoint.url} has changed since the run began")
+    return fetched
+
+
+def fetch(url: str, options: Mapping[str, Any]) -> StoredCheckpoint:
+    """Copy what `from_pretrained` may read into the cache, unless a copy of just these is there."""
+    import fsspec
+
+    fs, root = fsspec.url_to_fs(url.rstrip("/"), **options)
+    fs.invalidate_cache()
+    try:
+        infos = fs.ls(root, detail=True)
+    except OSError as error:
+        raise FileNotFoundError(f"expected a model folder at {url}: {error}") from None
+    files = sorted(
+        (info["name"], info["size"], str(info.get("ETag") or info.get("mtime") or ""))
+        for info in infos
+        if info["type"] == "file" and posixpath.splitext(info["name"])[1] in LOADED_SUFFIXES
+    )
+    if f"{root}/config.json" not in [name for name, *_ in files]:
+        raise FileNotFoundError(
+            f"expected a folder with a transformers checkpoint, found no config.json in {url}"
+        )
+    listing = hashlib.sha256(repr((url, files)).encode()).hexdigest()[:32]
+    folder = cache() / "models" / listing
+
+    def copy(target: Path) -> None:
+        for name, *_ in files:
+            fs.get_file(name, str(target / posixpath.basename(name)))
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of several actors on a node one fetches
+        made_once(folder, copy)
+    return StoredCheckpoint(str(folder), None, url, listing, dict(options))
+
+
+def cache() -> Path:
+    """Where fetched models and the demo's are kept: `$XDG_CACHE_HOME/earmark`, `~/.cache/earmark`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "earmark"
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """`folder`, filled by `make` if it does not exist. It appears whole or not at all, and of
+    several callers at once the first one wins."""
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        whole = Path(temporary) / "whole"
+        whole.mkdir()
+        make(whole)
+        try:
+            whole.rename(folder)
+        except OSError:  # a folder that is not empty is not replaced: another caller was first
+            if not folder.is_dir():
+                raise
+    return folder

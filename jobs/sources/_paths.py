@@ -1,0 +1,242 @@
+"""Files by name: folders, globs and single files, on this machine or on any fsspec store."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from audio_ops.decode import ClipError
+
+MISSING = "missing"
+NOT_A_FILE = "not a regular file"
+
+
+class Found(NamedTuple):
+    """A file; its version is its ETag, or its size and mtime, or why it has none."""
+
+    source: str
+    version: str
+    size_bytes: int | None
+    mtime_s: float | None
+
+
+def look(
+    paths: Sequence[str],
+    suffixes: tuple[str, ...],
+    options: dict[str, Any],
+    warn: Callable[[str], None],
+    hidden: tuple[str, ...] = (".",),
+) -> list[Found]:
+    """Every file under `paths`, sorted by name, each once.
+
+    Of folders only files with one of the (small) suffixes count, and none whose name or folder
+    begins like one of `hidden`. Raises FileNotFoundError for a path that names nothing.
+    """
+    found = {
+        item.source: item for path in paths for item in walk(path, suffixes, options, warn, hidden)
+    }
+    return [found[source] for source in sorted(found)]
+
+
+def walk(
+    path: str,
+    suffixes: tuple[str, ...],
+    options: dict[str, Any],
+    warn: Callable[[str], None],
+    hidden: tuple[str, ...] = (".",),
+) -> Iterator[Found]:
+    """The same for one path, in no order, while it is being looked up."""
+    is_glob = any(letter in path for letter in "*?[")
+    nothing = f"expected a file, folder or glob, found nothing at {path}"
+    if is_local(path):
+        local = os.path.abspath(os.path.expanduser(local_path(path)))
+        if os.path.isdir(local):
+            yield from _local_folder(local, suffixes, warn, hidden)
+        elif os.path.lexists(local):
+            yield local_file(local)
+        elif is_glob:
+            import glob
+
+            matches = sorted(glob.glob(local, recursive=True))
+            if not matches:
+                raise FileNotFoundError(nothing)
+            for match in matches:
+                if os.path.isdir(match):
+                    yield from _local_folder(match, suffixes, warn, hidden)
+                else:
+                    yield local_file(match)
+        else:
+            raise FileNotFoundError(nothing)
+        return
+    import fsspec
+
+    fs, root = fsspec.url_to_fs(path, **options)
+    if fs.isfile(root):
+        entries = {root: fs.info(root)}
+    elif is_glob:
+        entries = fs.glob(root, detail=True)
+    else:
+        entries = {
+            name: info
+            for name, info in fs.find(root, detail=True).items()
+            if name.lower().endswith(suffixes)
+            and not any(part.startswith(hidden) for part in name[len(root) :].split("/"))
+        }
+        if not entries and not fs.exists(root):
+            raise FileNotFoundError(nothing)
+    for name, info in entries.items():
+        if info["type"] == "file":
+            yield stored_file(fs.unstrip_protocol(name), info)
+
+
+def open_file(source: str, version: str | None, options: dict[str, Any], **how: Any) -> BinaryIO:
+    """Open a file as it was when the run was planned. Raises ClipError, always `unreadable`.
+
+    Without a `version` any will do. `how` is for fsspec's `open`, e.g. `cache_type`.
+    """
+    if version == NOT_A_FILE:  # opening a pipe would wait for a writer
+        raise ClipError("unreadable", NOT_A_FILE)
+    try:
+        if is_local(source):
+            file: BinaryIO = open(local_path(source), "rb", opener=_without_waiting)  # noqa: SIM115
+            status = os.fstat(file.fileno())
+            now = f"{status.st_size}-{status.st_mtime_ns}"
+        else:
+            file = store(source, options).open(source, "rb", **how)
+            # Elsewhere than on S3 a listing and a look at one file need not agree on the version.
+            is_s3 = urlsplit(source).scheme in ("s3", "s3a")
+            now = stored_file(source, file.details).version if is_s3 else version or ""  # type: ignore[attr-defined]
+    except FileNotFoundError:
+        raise ClipError(
+            "unreadable",
+            "there is no such file"
+            if version in (None, MISSING)
+            else "the file was there when the run was planned and is gone",
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
+        number = getattr(error, "errno", None) or 0
+        name = errno.errorcode.get(number, type(error).__name__)
+        reason = getattr(error, "strerror", None) or error
+        raise ClipError("unreadable", f"the file can't be opened: {reason} ({name})") from None
+    if version not in (None, now):
+        file.close()
+        raise ClipError("unreadable", "the file has changed since the run was planned")
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens what has become a pipe since it was found, and would wait for a writer, as well."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def store(source: str, options: dict[str, Any]) -> Any:
+    """The file system of a URL as it is now, whatever was listed before.
+
+    Unlike fsspec.open it takes no `::` in a name for a chain.
+    """
+    import fsspec
+
+    return fsspec.filesystem(urlsplit(source).scheme, **{"use_listings_cache": False, **options})
+
+
+def is_local(path: str) -> bool:
+    return "://" not in path or path.startswith("file://")
+
+
+def local_path(source: str) -> str:
+    """The path that `source` names (names that are not UTF-8 are kept as `file://` URIs)."""
+    return (
+        unquote(urlsplit(source).path, errors="surrogateescape")
+        if source.startswith("file://")
+        else source
+    )
+
+
+def resolve(reference: str, base: str, roots: Sequence[str]) -> str:
+    """The path or URL that a reference in somebody's metadata leads to, relative to `base`.
+
+    Whoever wrote the metadata must not choose what is read: outside of `roots` (folders) it is a
+    ClipError. The comparison is by name; links inside of a root are followed.
+    """
+    target = reference if "://" in reference or reference.startswith("/") else f"{base}/{reference}"
+    if is_local(target):
+        target = os.path.abspath(local_path(target))
+    elif ".." in unquote(target).split("/"):
+        raise ClipError("unreadable", f"{reference!r} leads upwards, which a URL may not")
+    if not any(f"{target}/".startswith(f"{root.rstrip('/')}/") for root in roots):
+        raise ClipError(
+            "unreadable",
+            f"{reference!r} is not in {' or '.join(roots)}: if it is to be read, "
+            "set input.audio_root to a folder that holds it",
+        )
+    return target
+
+
+def as_text(value: Any) -> str | None:
+    """A JSON value as a column of text has it: text as it is, null as null, the rest as JSON."""
+    return (
+        value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    )
+
+
+def folder_of(source: str) -> str:
+    return source.rsplit("/", 1)[0]
+
+
+def absolute(folder: str) -> str:
+    """A folder's path or URL as `resolve` compares it."""
+    if is_local(folder):
+        return os.path.abspath(os.path.expanduser(local_path(folder)))
+    return folder.rstrip("/")
+
+
+def local_file(path: str) -> Found:
+    try:
+        path.encode()
+        source = path
+    except UnicodeEncodeError:
+        source = Path(path).as_uri()
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # e.g. a broken link: its row will say so
+        return Found(source, MISSING, None, None)
+    if not stat.S_ISREG(status.st_mode):
+        return Found(source, NOT_A_FILE, None, None)
+    version = f"{status.st_size}-{status.st_mtime_ns}"
+    return Found(source, version, status.st_size, status.st_mtime)
+
+
+def stored_file(source: str, info: dict[str, Any]) -> Found:
+    """From what fsspec says of a file."""
+    modified = info.get("LastModified") or info.get("mtime") or info.get("created")
+    mtime = modified.timestamp() if isinstance(modified, datetime) else modified
+    etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
+    return Found(source, etag or f"{info['size']}-{mtime}", info["size"], mtime)
+
+
+def _local_folder(
+    root: str, suffixes: tuple[str, ...], warn: Callable[[str], None], hidden: tuple[str, ...]
+) -> Iterator[Found]:
+    """Files below `root`, through links to folders as well, no folder twice."""
+
+    def unreadable(error: OSError) -> None:
+        warn(f"can't look into {error.filename}: {error.strerror}")
+
+    seen: set[tuple[int, int]] = set()
+    for folder, names, files in os.walk(root, onerror=unreadable, followlinks=True):
+        here = os.stat(folder)
+        if (here.st_dev, here.st_ino) in seen:
+            names.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        names[:] = sorted(name for name in names if not name.startswith(hidden))
+        for file in files:
+            if not file.startswith(hidden) and file.lower().endswith(suffixes):
+                yield local_file(f"{folder}/{file}")

@@ -1,0 +1,293 @@
+"""Lists of audio files: JSON lines as NeMo has them, CSV, TSV as Common Voice has them.
+
+An entry names a file, perhaps a stretch of it (`offset`, `duration` in seconds), and its other
+columns can be kept, as text. Paths are relative to `audio_root`, else to the manifest's folder (or
+to `clips/` in it, if the manifest is a TSV), and lead nowhere else. The version of a clip is that
+of its audio file: a changed text in a manifest labels nothing anew.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from typing import Any, BinaryIO, NamedTuple
+
+import pyarrow as pa
+
+from audio_ops.decode import ClipError
+from jobs.config import Input
+from jobs.sources import NO_COLUMNS, PLACE, NoSuchColumn
+from jobs.sources._paths import (
+    MISSING,
+    Found,
+    absolute,
+    as_text,
+    folder_of,
+    is_local,
+    local_file,
+    look,
+    open_file,
+    resolve,
+    store,
+    stored_file,
+)
+
+SHARDED = False
+OPTIONS = ("columns.audio", "columns.offset", "columns.duration", "audio_root")
+PATH_COLUMNS = ("audio_filepath", "path", "audio", "audio_path", "file_name", "file", "wav")
+LOOKUPS_AT_ONCE = 16
+LOOKUPS_BEFORE_LISTING = 3
+
+Clip = tuple[dict[str, Any], BinaryIO | ClipError]
+
+
+class Entry(NamedTuple):
+    """A line of a manifest, or what is wrong with it."""
+
+    line: int
+    values: dict[str, Any] | ClipError
+
+
+def suffixes(input: Input) -> tuple[str, ...]:
+    return (".jsonl", ".csv", ".tsv", "manifest.json")
+
+
+def columns(input: Input, names: list[str]) -> pa.Schema:
+    """All are text. Reads on until every one has been seen."""
+    missing, offered = set(names), dict[str, None]()
+    for found in look(input.paths, suffixes(input), input.storage_options, lambda _: None):
+        for entry in _entries(found, input):
+            if isinstance(entry.values, dict):
+                offered.update(dict.fromkeys(entry.values))
+                missing -= entry.values.keys()
+            if not missing:
+                break
+    for name in names:
+        if name in missing and offered:
+            raise NoSuchColumn(name, ", ".join(offered))
+    return pa.schema([(name, pa.string()) for name in names])
+
+
+def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> pa.Table:
+    """A row for each entry, in the manifests' order; a clip that comes twice only once."""
+    rows: dict[tuple[str, str | None, float], dict[str, Any]] = {}
+    repeated: list[str] = []
+    for found in look(input.paths, suffixes(input), input.storage_options, warn):
+        home = absolute(folder_of(found.source))
+        base = absolute(input.audio_root) if input.audio_root else _base(found.source, home, input)
+        for entry in _entries(found, input):
+            row = _row(entry, found, base, [base, home], input, kept)
+            if row["_problem"] is None:
+                place = (row["source"], row["member"], row["offset_s"])
+                if place in rows:
+                    repeated.append(f"{found.source}, line {entry.line}")
+                    continue
+            else:
+                place = (found.source, row["member"], 0.0)
+            rows[place] = row
+    if repeated:
+        warn(f"{len(repeated):,} clips are listed more than once, e.g. in {repeated[0]}")
+    versions = _versions([row["source"] for row in rows.values() if row["_problem"] is None], input)
+    for row in rows.values():
+        row["source_version"] = row["source_version"] or versions[row["source"]]
+    own = [("_duration_s", pa.float64()), ("_problem", pa.string())]
+    return pa.Table.from_pylist(list(rows.values()), schema=pa.schema([*PLACE, *kept, *own]))
+
+
+def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
+    """Each row with its file, opened but not read."""
+    for row in plan.to_pylist():
+        problem, duration_s = row.pop("_problem"), row.pop("_duration_s")
+        if duration_s is not None or row["offset_s"]:
+            row["duration_s"] = math.inf if duration_s is None else duration_s
+        try:
+            if problem:
+                raise ClipError(*problem.split(": ", 1))
+            yield row, open_file(row["source"], row["source_version"], input.storage_options)
+        except ClipError as error:
+            yield row, error
+
+
+def _row(
+    entry: Entry, found: Found, base: str, roots: Sequence[str], input: Input, kept: pa.Schema
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "source": found.source,
+        "member": f"line {entry.line}",
+        "source_version": found.version,
+        "offset_s": 0.0,
+        "_problem": None,
+    }
+    try:
+        if isinstance(entry.values, ClipError):
+            raise entry.values
+        row |= {name: as_text(entry.values.get(name)) for name in kept.names}
+        source = resolve(_path(entry.values, input), base, roots)
+        offset_s = _seconds(entry.values, input.columns.offset, "offset") or 0.0
+        duration_s = _seconds(entry.values, input.columns.duration, "duration")
+        if duration_s == 0:
+            raise ClipError("empty", "the manifest says a duration of 0 s")
+    except ClipError as error:
+        return row | {"_problem": str(error)}
+    # Two stretches may begin at one offset, so the length is part of the clip's place.
+    member = None if duration_s is None else f"{duration_s} s"
+    return row | {
+        "source": source,
+        "member": member,
+        "source_version": None,
+        "offset_s": offset_s,
+        "_duration_s": duration_s,
+    }
+
+
+def _path(values: dict[str, Any], input: Input) -> str:
+    names = [input.columns.audio] if input.columns.audio else PATH_COLUMNS
+    path = next((values[name] for name in names if values.get(name)), None)
+    if not isinstance(path, str):
+        raise ClipError(
+            "unreadable", f"expected a path in {' or '.join(names)}, found {', '.join(values)}"
+        )
+    return path
+
+
+def _seconds(values: dict[str, Any], name: str | None, default: str) -> float | None:
+    value = values.get(name or default)
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ClipError("damaged", f"{name or default}: expected seconds, found {value!r}")
+    return seconds
+
+
+def _base(source: str, home: str, input: Input) -> str:
+    """Where relative paths begin: Common Voice's TSVs mean the folder `clips` beside them."""
+    clips = f"{home}/clips"
+    if source.lower().endswith(".tsv"):
+        if is_local(source):
+            return clips if local_file(clips).version != MISSING else home
+        return clips if store(source, input.storage_options).isdir(clips) else home
+    return home
+
+
+def _entries(found: Found, input: Input) -> Iterator[Entry]:
+    """A manifest's entries; an empty line is none. Raises FileNotFoundError if it can't be read."""
+    try:
+        opened = open_file(found.source, found.version, input.storage_options)
+    except ClipError as error:
+        raise FileNotFoundError(f"{found.source}: {error.message}") from None
+    with io.TextIOWrapper(opened, "utf-8-sig", errors="surrogateescape", newline="\n") as text:
+        lines = _lines(text)
+        suffix = found.source.lower().rpartition(".")[2]
+        yield from _json_entries(lines) if suffix in ("jsonl", "json") else _table(lines, suffix)
+
+
+def _lines(text: io.TextIOWrapper) -> Iterator[tuple[int, str]]:
+    """Lines without their ends. Only a line feed ends one: a text may hold all other kinds."""
+    for number, line in enumerate(text, 1):
+        yield number, line.rstrip("\r\n")
+
+
+def _json_entries(lines: Iterator[tuple[int, str]]) -> Iterator[Entry]:
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            line.encode()
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield Entry(number, ClipError("damaged", f"line {number} is no JSON: {error}"))
+            continue
+        if not isinstance(values, dict):
+            what = f"line {number}: expected a JSON object, found {type(values).__name__}"
+            yield Entry(number, ClipError("damaged", what))
+            continue
+        yield Entry(number, values)
+
+
+def _table(lines: Iterator[tuple[int, str]], suffix: str) -> Iterator[Entry]:
+    """CSV with quotes, which may hold line ends, or TSV without."""
+    names: list[str] | None = None
+    for number, fields in _tsv(lines) if suffix == "tsv" else _csv(lines):
+        if not isinstance(fields, list):
+            yield Entry(number, fields)
+        elif names is None:
+            names = fields
+        elif len(fields) != len(names):
+            what = f"line {number}: expected {len(names)} fields, found {len(fields)}"
+            yield Entry(number, ClipError("damaged", what))
+        elif any(not field.isascii() and _is_broken(field) for field in fields):
+            yield Entry(number, ClipError("damaged", f"line {number} is not UTF-8"))
+        else:
+            yield Entry(number, dict(zip(names, fields, strict=True)))
+
+
+def _tsv(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str] | ClipError]]:
+    for number, line in lines:
+        if line:
+            yield number, line.split("\t")
+
+
+def _csv(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str] | ClipError]]:
+    reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
+    while True:
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield reader.line_num, ClipError("damaged", f"line {reader.line_num}: {error}")
+            continue
+        if fields:
+            yield reader.line_num, fields
+
+
+def _is_broken(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _versions(sources: Sequence[str], input: Input) -> dict[str, str]:
+    """Each file's version: by a look at it, or by one listing per folder on a store."""
+    local = {source for source in sources if is_local(source)}
+    versions = {source: local_file(source).version for source in local}
+    remote = sorted(set(sources) - local)
+    folders = [list(group) for _, group in groupby(remote, folder_of)]
+
+    def look_up(names: list[str]) -> dict[str, str]:
+        fs = store(names[0], input.storage_options)
+        try:
+            if len(names) > LOOKUPS_BEFORE_LISTING:
+                infos = {
+                    fs.unstrip_protocol(info["name"]): info
+                    for info in fs.ls(folder_of(names[0]), detail=True)
+                }
+                return {
+                    name: stored_file(name, infos[name]).version if name in infos else MISSING
+                    for name in names
+                }
+        except OSError:  # no such folder, or no right to list it
+            pass
+        versions = {}
+        for name in names:
+            try:
+                versions[name] = stored_file(name, fs.info(name)).version
+            except OSError:  # a store may hide what is missing: the row will say what it was
+                versions[name] = MISSING
+        return versions
+
+    with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as threads:
+        for found in threads.map(look_up, folders):
+            versions |= found
+    return versions

@@ -1,0 +1,287 @@
+"""A row of a Parquet file, one clip: a binary column, Hugging Face's {bytes, path}, or paths.
+
+Row groups are the unit of work; columns that are not kept are never read. `split=train/` in a
+path is a column `split`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any, BinaryIO
+from urllib.parse import unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audio_ops.decode import ClipError
+from jobs.config import Input
+from jobs.sources import NO_COLUMNS, NoSuchColumn
+from jobs.sources._paths import Found, absolute, folder_of, look, open_file, resolve
+
+SHARDED = False
+OPTIONS = ("columns.audio", "audio_root")
+PATH_COLUMNS = ("audio", "path", "audio_path", "audio_filepath", "file", "file_name", "file_path")
+
+ROWS_AT_ONCE = 16
+READ_BYTES = 8 << 20  # of a column at once: one request where the file is on a store
+FOOTERS_AT_ONCE = 16
+MAX_CLIP_BYTES = 2 << 30
+
+Clip = tuple[dict[str, Any], BinaryIO | ClipError]
+
+
+def suffixes(input: Input) -> tuple[str, ...]:
+    return (".parquet",)
+
+
+def columns(input: Input, names: list[str]) -> pa.Schema:
+    """As the first file that can be opened has them, in types that a table can hold."""
+    for found in _look(input, lambda _: None):
+        try:
+            with _open(found.source, found.version, input) as file:
+                schema = file.schema_arrow
+        except ClipError:
+            continue
+        _audio_column(schema, input)
+        offered = {name: pa.string() for name in _partitions(found.source)}
+        offered |= {field.name: _plain(field.type) for field in schema}
+        for name in names:
+            if name not in offered:
+                raise NoSuchColumn(name, ", ".join(offered))
+        return pa.schema([(name, offered[name]) for name in names])
+    return pa.schema([(name, pa.string()) for name in names])
+
+
+def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> pa.Table:
+    """A row for each row of every file, and one for a file whose footer can't be read."""
+
+    def footer(found: Found) -> list[int] | ClipError:
+        """The rows of each row group."""
+        try:
+            with _open(found.source, found.version, input) as file:
+                absent = (
+                    set(kept.names) - set(file.schema_arrow.names) - {*_partitions(found.source)}
+                )
+                if absent:
+                    warn(f"{found.source} has no column {', '.join(sorted(absent))}: null there")
+                footer = file.metadata
+                rows = [footer.row_group(n).num_rows for n in range(footer.num_row_groups)]
+        except ClipError as error:
+            return error
+        if sum(rows) > (found.size_bytes or 0):  # a lie, which would fill the memory here
+            return ClipError(
+                "damaged", f"the footer says {sum(rows)} rows in {found.size_bytes} bytes"
+            )
+        return rows
+
+    files = _look(input, warn)
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
+        footers = list(threads.map(footer, files))
+    members: list[np.ndarray] = []
+    units: list[np.ndarray] = []
+    units_before = 0
+    for rows in footers:
+        rows = rows if isinstance(rows, list) else [1]
+        members.append(np.arange(sum(rows)))
+        units.append(np.repeat(np.arange(len(rows)) + units_before, rows))
+        units_before += len(rows)
+    of_file = np.repeat(np.arange(len(files)), [len(rows) for rows in members])
+    problems = [str(rows) if isinstance(rows, ClipError) else None for rows in footers]
+    problem = pa.array(problems, pa.string()).take(of_file)
+    member = pa.array(np.concatenate([[], *members]).astype(np.int64)).cast(pa.string())
+    return pa.table(
+        {
+            "source": pa.array([file.source for file in files], pa.string()).take(of_file),
+            "member": pa.compute.if_else(problem.is_valid(), None, member),
+            "source_version": pa.array([file.version for file in files], pa.string()).take(of_file),
+            "offset_s": np.zeros(len(of_file)),
+            "_unit": np.concatenate([[], *units]).astype(np.int64),
+            "_problem": problem,
+        }
+    )
+
+
+def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
+    """Each row's sound; of its row group only the columns that are needed are read."""
+    for (source, version), group in groupby(
+        plan.to_pylist(), key=lambda row: (row["source"], row["source_version"])
+    ):
+        rows = list(group)
+        if rows[0]["_problem"]:
+            yield rows[0], ClipError(*rows[0]["_problem"].split(": ", 1))
+            continue
+        try:
+            with _open(source, version, input) as file:
+                yield from _file_clips(file, rows, input, kept)
+        except ClipError as error:
+            yield from ((row, error) for row in rows)
+
+
+def _file_clips(
+    file: pq.ParquetFile, rows: list[dict[str, Any]], input: Input, kept: pa.Schema
+) -> Iterator[Clip]:
+    """Raises ClipError before the first clip, if at all."""
+    schema = file.schema_arrow
+    source = rows[0]["source"]
+    try:
+        audio = _audio_column(schema, input)
+    except ValueError as error:
+        raise ClipError("unreadable", f"no column of sound: {error}") from None
+    here = [name for name in kept.names if name in schema.names]
+    constant = {name: _partitions(source).get(name) for name in kept.names if name not in here}
+    wanted = {int(row["member"]): row for row in rows}
+    start = 0
+    for number in range(file.metadata.num_row_groups):
+        stop = start + file.metadata.row_group(number).num_rows
+        left = {at: row for at, row in wanted.items() if start <= at < stop}
+        at, start = start, stop
+        if not left:
+            continue
+        try:
+            for batch in file.iter_batches(
+                ROWS_AT_ONCE,
+                row_groups=[number],
+                columns=[*here, *_needed(schema, audio)],
+                use_threads=False,
+            ):
+                numbers = [row for row in range(at, at + len(batch)) if row in left]
+                picked = batch.take(pa.array([row - at for row in numbers], pa.int64()))
+                at += len(batch)
+                if not numbers:
+                    continue
+                values = [picked[name].cast(kept.field(name).type).to_pylist() for name in here]
+                for index, row in enumerate(numbers):
+                    carried = {
+                        name: column[index] for name, column in zip(here, values, strict=True)
+                    }
+                    place = wanted[row] | constant | carried
+                    del left[row]
+                    yield place, _sound(picked[audio], index, source, input)
+        except (OSError, pa.ArrowException) as error:
+            failure = ClipError("damaged", f"row group {number} can't be read: {error}")
+            yield from ((row, failure) for row in left.values())
+
+
+def _sound(column: pa.Array, index: int, source: str, input: Input) -> BinaryIO | ClipError:
+    value = column[index]
+    path: str | None = None
+    if pa.types.is_struct(column.type):
+        path = value["path"].as_py() if value.is_valid and "path" in value else None
+        value = value["bytes"] if value.is_valid else value
+    if isinstance(value, pa.StringScalar | pa.LargeStringScalar):
+        path = value.as_py()
+    elif value.is_valid and value.as_py() is not None:
+        data = value.as_py()
+        if len(data) > MAX_CLIP_BYTES:
+            return ClipError("too_large", f"a clip may have {MAX_CLIP_BYTES} bytes")
+        return io.BytesIO(data)
+    if not path:
+        return ClipError("unreadable", "the row holds null where its sound should be")
+    return open_reference(path, source, input)
+
+
+def open_reference(path: str, source: str, input: Input) -> BinaryIO | ClipError:
+    """The file that a row of `source` names."""
+    home = absolute(folder_of(source))
+    base = absolute(input.audio_root) if input.audio_root else home
+    try:
+        return open_file(resolve(path, base, [home, base]), None, input.storage_options)
+    except ClipError as error:
+        return error
+
+
+def _look(input: Input, warn: Callable[[str], None]) -> list[Found]:
+    # `_` as Spark, Hive and Delta use it: what begins so is not data
+    return look(input.paths, suffixes(input), input.storage_options, warn, hidden=(".", "_"))
+
+
+@contextmanager
+def _open(source: str, version: str, input: Input) -> Iterator[pq.ParquetFile]:
+    """Raises ClipError. What is read is what is asked for, and no more of it than READ_BYTES."""
+    with open_file(source, version, input.storage_options, cache_type="none") as file:
+        try:
+            parquet = pq.ParquetFile(file, buffer_size=READ_BYTES)
+        except (OSError, pa.ArrowException) as error:
+            raise ClipError("damaged", f"the Parquet footer can't be read: {error}") from None
+        yield parquet
+
+
+def _audio_column(schema: pa.Schema, input: Input) -> str:
+    """The column that holds the sound. Raises ValueError."""
+    sounds = [field.name for field in schema if _holds_sound(field.type)]
+    wanted = input.columns.audio
+    if wanted is not None:
+        if wanted in sounds or (wanted in schema.names and _is_text(schema.field(wanted).type)):
+            return wanted
+        found = str(schema.field(wanted).type) if wanted in schema.names else "no such column"
+        raise ValueError(
+            f"input.columns.audio: expected a binary column, a struct with bytes or a column of "
+            f"paths among {', '.join(schema.names)}, found {wanted!r}: {found}"
+        )
+    if "audio" in sounds or len(sounds) == 1:
+        return "audio" if "audio" in sounds else sounds[0]
+    if not sounds:
+        for name in PATH_COLUMNS:
+            if name in schema.names and _is_text(schema.field(name).type):
+                return name
+    raise ValueError(
+        f"input.columns.audio: expected the name of the column with the sound, which can't be "
+        f"guessed among {', '.join(schema.names)}"
+    )
+
+
+def _holds_sound(type: pa.DataType) -> bool:
+    if pa.types.is_struct(type):
+        return any(field.name == "bytes" and _holds_sound(field.type) for field in type)
+    return pa.types.is_binary(type) or pa.types.is_large_binary(type)
+
+
+def _is_text(type: pa.DataType) -> bool:
+    return pa.types.is_string(type) or pa.types.is_large_string(type)
+
+
+def _needed(schema: pa.Schema, audio: str) -> Sequence[str]:
+    """The column, or the fields of its struct, in the words of Parquet."""
+    type = schema.field(audio).type
+    if not pa.types.is_struct(type):
+        return [audio]
+    return [f"{audio}.{field.name}" for field in type if field.name in ("bytes", "path")]
+
+
+def _partitions(source: str) -> dict[str, str | None]:
+    """`.../split=train/...` -> {"split": "train"}"""
+    pairs = [part.partition("=") for part in source.split("/")[:-1] if "=" in part]
+    return {
+        name: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)
+        for name, _, value in pairs
+        if name
+    }
+
+
+def _plain(type: pa.DataType) -> pa.DataType:
+    """The same in a type that a Delta table has."""
+    types = pa.types
+    if types.is_dictionary(type):
+        return _plain(type.value_type)
+    if types.is_struct(type):
+        return pa.struct([(field.name, _plain(field.type)) for field in type])
+    if types.is_list(type) or types.is_large_list(type) or types.is_fixed_size_list(type):
+        return pa.list_(_plain(type.value_type))
+    if types.is_unsigned_integer(type):
+        return pa.int64()
+    if types.is_float16(type):
+        return pa.float32()
+    if types.is_large_binary(type) or types.is_fixed_size_binary(type):
+        return pa.binary()
+    if types.is_timestamp(type):
+        return pa.timestamp("us", type.tz and "UTC")
+    if types.is_date64(type):
+        return pa.date32()
+    if types.is_null(type) or types.is_large_string(type) or types.is_time(type):
+        return pa.string()
+    return type

@@ -1,0 +1,254 @@
+"""Tars of audio as WebDataset has them: `0001.flac`, `0001.json`, `0002.flac`, ... one after another.
+
+What members share up to the first dot of their file name, folders included, makes them a sample,
+in any order but next to each other. Every audio member is a clip; `.json`, `.txt` and `.cls`
+members of its sample are its columns. A tar (plain, gzip, zstd) is read in one stream and never
+unpacked; what is held of it is one sample.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from audio_ops.decode import ClipError
+from jobs.config import Input
+from jobs.sources import NO_COLUMNS, PLACE, NoSuchColumn
+from jobs.sources._paths import as_text, look, open_file
+
+SHARDED = True
+OPTIONS = ("extensions",)
+SIDECARS = ("json", "txt", "cls")
+OFFERED = "key, txt, cls, json, json.FIELD"  # all text; json.a.b looks into json.a
+
+MAX_SAMPLE_BYTES = 2 << 30
+MAX_SIDECAR_BYTES = 16 << 20
+
+Clip = tuple[dict[str, Any], BinaryIO | ClipError]
+
+
+def suffixes(input: Input) -> tuple[str, ...]:
+    return (".tar", ".tar.gz", ".tgz", ".tar.zst")
+
+
+def columns(input: Input, names: list[str]) -> pa.Schema:
+    for name in names:
+        if name not in ("key", *SIDECARS) and not (name.startswith("json.") and name[5:]):
+            raise NoSuchColumn(name, OFFERED)
+    return pa.schema([(name, pa.string()) for name in names])
+
+
+def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> pa.Table:
+    """Every tar under the input's paths."""
+    files = look(input.paths, suffixes(input), input.storage_options, warn)
+    return pa.table(
+        {
+            "source": [file.source for file in files],
+            "member": pa.nulls(len(files), pa.string()),
+            "source_version": [file.version for file in files],
+            "offset_s": [0.0] * len(files),
+        },
+        schema=PLACE,
+    )
+
+
+def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
+    """All clips of each tar. Where a tar is broken, its last row is an error without a member."""
+    for row in plan.select(PLACE.names).to_pylist():
+        try:
+            with open_file(row["source"], row["source_version"], input.storage_options) as file:
+                seen: set[str] = set()
+                for sample in _samples(file, frozenset(input.extensions), frozenset(kept.names)):
+                    for member, sound in sample.clips():
+                        name = _told_apart(member, seen)
+                        yield row | sample.columns(member, kept) | {"member": name}, sound
+        except ClipError as error:
+            yield row, error
+
+
+@dataclass
+class _Sample:
+    """The members that share a key."""
+
+    key: str
+    names: set[str] = field(default_factory=set)
+    audio: list[tuple[str, bytes | ClipError]] = field(default_factory=list)
+    sidecars: dict[str, bytes | None] = field(default_factory=dict)  # by what is behind the key
+    size: int = 0
+
+    def clips(self) -> Iterator[tuple[str, BinaryIO | ClipError]]:
+        for name, sound in self.audio:
+            yield name, sound if isinstance(sound, ClipError) else io.BytesIO(sound)
+        if self.sidecars and not self.audio:
+            found = ", ".join(f".{suffix}" for suffix in self.sidecars)
+            yield (
+                self.key,
+                ClipError(
+                    "no_audio",
+                    f"expected an audio member next to those of this name, found only {found}",
+                ),
+            )
+
+    def columns(self, member: str, kept: pa.Schema) -> dict[str, str | None]:
+        """A sidecar that is missing or no UTF-8, or not JSON, gives null."""
+        columns: dict[str, str | None] = {}
+        parsed: Any = None
+        for name in kept.names:
+            kind, _, path = name.partition(".")
+            text = self._text(member, kind)
+            if path:
+                parsed = parsed or _json(text)
+                columns[name] = as_text(_look_up(parsed, path))
+            else:
+                columns[name] = self.key if kind == "key" else text
+        return columns
+
+    def _text(self, member: str, kind: str) -> str | None:
+        # A name with dots, 0.5_take.wav, has its own sidecar beside the sample's: 0.5_take.txt.
+        own = member[len(self.key) + 1 :].rpartition(".")[0]
+        data = self.sidecars.get(f"{own}.{kind}", self.sidecars.get(kind))
+        try:
+            return None if data is None else data.decode("utf-8-sig").strip()
+        except UnicodeDecodeError:
+            return None
+
+
+def _samples(file: BinaryIO, extensions: frozenset[str], kept: frozenset[str]) -> Iterator[_Sample]:
+    """A tar's samples. Raises ClipError when all that came before the damage is out."""
+    wanted = {name.partition(".")[0] for name in kept}
+    sample = _Sample("")
+    try:
+        with _tar_errors(), _unpacked(file) as stream:
+            archive = _Archive.open(fileobj=stream, mode="r|")
+            while (header := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
+                name = _as_utf8(header.name)
+                folder, slash, base = name.rpartition("/")
+                stem, _, suffix = base.partition(".")
+                kind = suffix.rpartition(".")[2].lower()
+                is_sidecar = kind in SIDECARS
+                if not stem or header.isdir() or not (is_sidecar or kind in extensions):
+                    continue  # hidden, or of no use here
+                if (key := f"{folder}{slash}{stem}") != sample.key or name in sample.names:
+                    yield sample
+                    sample = _Sample(key)
+                sample.names.add(name)
+                if is_sidecar:
+                    fits = header.isreg() and header.size <= MAX_SIDECAR_BYTES and kind in wanted
+                    content = _content(archive, header) if fits else None
+                    sample.sidecars[suffix[: -len(kind)] + kind] = content
+                elif not header.isreg() or header.issparse():
+                    what = (
+                        f"a link to {_as_utf8(header.linkname)}" if header.linkname else "no file"
+                    )
+                    sample.audio.append((name, ClipError("unreadable", f"the member is {what}")))
+                elif sample.size + header.size > MAX_SAMPLE_BYTES:
+                    limit = f"a sample's members together may have {MAX_SAMPLE_BYTES} bytes"
+                    sample.audio.append((name, ClipError("too_large", limit)))
+                else:
+                    sample.audio.append((name, _content(archive, header)))
+                    sample.size += header.size
+    except ClipError:
+        if sample.audio:  # else its audio may be in what is lost
+            yield sample
+        raise
+    yield sample
+
+
+@contextmanager
+def _tar_errors() -> Iterator[None]:
+    """Turn what reading a damaged tar raises into a ClipError."""
+    try:
+        yield
+    except (tarfile.ReadError, EOFError) as error:
+        raise ClipError("truncated", f"the tar ends too early: {error}") from None
+    except (zlib.error, gzip.BadGzipFile, pa.ArrowException) as error:
+        raise ClipError("damaged", f"the tar can't be unpacked: {error}") from None
+    except OSError as error:
+        raise ClipError("unreadable", f"reading the tar failed: {error}") from None
+
+
+def _unpacked(file: BinaryIO) -> Any:
+    magic = file.read(4)
+    file.seek(0)
+    if magic.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=file)
+    if magic == b"\x28\xb5\x2f\xfd":
+        return pa.CompressedInputStream(file, "zstd")
+    return file
+
+
+class _Header(tarfile.TarInfo):
+    """tarfile takes a broken header for the end of the archive; here it is a ClipError."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Any:
+        assert isinstance(archive, _Archive)
+        try:
+            header = super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            archive.is_ended = True  # zeros: the end, or a seam between archives joined by `cat`
+            raise
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+            if archive.is_ended:
+                raise
+            if not archive.offset:
+                raise ClipError("empty", "the file has no bytes") from None
+            raise ClipError("truncated", "the tar ends without an end mark") from None
+        except tarfile.TruncatedHeaderError as error:  # type: ignore[attr-defined]
+            raise ClipError("truncated", f"the tar ends in a header: {error}") from None
+        except (tarfile.HeaderError, ValueError, OverflowError) as error:
+            what = f"header at byte {archive.offset}" if archive.offset else "the file is no tar"
+            raise ClipError("damaged", f"{what}: {error}") from None
+        archive.is_ended = False
+        return header
+
+
+class _Archive(tarfile.TarFile):
+    tarinfo = _Header
+    ignore_zeros = True
+    is_ended = False
+
+
+def _as_utf8(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _content(archive: tarfile.TarFile, header: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(header)
+    assert file is not None  # a regular file
+    return file.read()
+
+
+def _told_apart(name: str, seen: set[str]) -> str:
+    """A name that came before gets its position: `a.wav`, `a.wav#2`, ..."""
+    unique, count = name, 1
+    while unique in seen:
+        count += 1
+        unique = f"{name}#{count}"
+    seen.add(unique)
+    return unique
+
+
+def _json(text: str | None) -> Any:
+    try:
+        return json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
+
+
+def _look_up(value: Any, path: str) -> Any:
+    """`a.b` in {"a.b": ...} or else in {"a": {"b": ...}}."""
+    if not isinstance(value, dict) or path in value:
+        return value.get(path) if isinstance(value, dict) else None
+    first, dot, rest = path.partition(".")
+    return _look_up(value.get(first), rest) if dot else None

@@ -1,0 +1,130 @@
+"""The rooms of the house and what may not pass between them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from runs import ROOT
+from sounds import encode, tone
+
+from audio_ops.tasks import TaskOptions, load_task, task_names
+from jobs.sources import load_source, source_names
+
+AUDIO_OPS = sorted((ROOT / "audio_ops").rglob("*.py"))
+HEAVY = ("torch", "transformers", "silero_vad", "librosa", "ray")
+
+
+def python(script: str, *arguments: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top-level names of all that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively"
+            yield (node.module or "").split(".")[0]
+
+
+@pytest.mark.parametrize("path", AUDIO_OPS, ids=lambda p: str(p.relative_to(ROOT / "audio_ops")))
+def test_audio_ops_imports_neither_ray_nor_jobs(path: Path) -> None:
+    assert not {"ray", "jobs", "deltalake", "fsspec"} & set(imported(path))
+
+
+def test_audio_ops_imports_without_ray_and_without_anything_heavy() -> None:
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in AUDIO_OPS
+    ]
+    script = (
+        "import importlib, sys; sys.modules['ray'] = sys.modules['jobs'] = None\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+        f"print(sorted({set(HEAVY) - {'ray'}!r} & sys.modules.keys()))"
+    )
+    assert python(script, *modules) == "[]"
+
+
+def test_a_decode_worker_imports_neither_torch_nor_transformers(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(encode(tone(0.5, 44_100, 2), 44_100, "wav"))
+    (tmp_path / "b.mp3").write_bytes(encode(tone(40.0, 8_000), 8_000, "mp3"))
+    script = """
+import sys
+import pyarrow as pa
+from jobs.config import Input
+from jobs.label import blocks
+from jobs.plan import plan, COMMITTED
+from jobs.read import read
+from jobs.sources import files
+import inspect
+input = Input(path=sys.argv[1], format="files")
+nobody = pa.table({name: pa.array([], pa.string()) for name in COMMITTED})
+todo = plan(files.find(input, print), nobody, "f", retry_errors=False).todo
+known = {
+    "packaging": "files", "input": input, "storage_options": {}, "rates": [16_000, 48_000],
+    "max_clip_s": 100.0, "want_speech": "always", "kept": pa.schema([]),
+}
+wanted = inspect.signature(read).parameters
+tables = list(read(todo, **{name: known[name] for name in wanted if name in known}))
+assert sum(len(table) for table in tables) == 2
+assert {kind for table in tables for kind in table["error_kind"].to_pylist()} == {None}
+assert all(table["speech"].null_count == 0 for table in tables)
+print(sorted({"torch", "transformers", "silero_vad", "librosa"} & sys.modules.keys()))
+"""
+    assert python(script, tmp_path) == "[]"
+
+
+def test_starting_the_job_imports_nothing_heavy() -> None:
+    script = f"import sys, jobs.cli, jobs.label; print(sorted({set(HEAVY)!r} & sys.modules.keys()))"
+    assert python(script) == "[]"
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_a_task_holds_what_the_contract_asks_for(name: str) -> None:
+    task = load_task(name)
+    assert issubclass(task.Options, TaskOptions)
+    assert task.Options.model_config["extra"] == "forbid"
+    assert task.Options.model_config["frozen"]
+    for function in ("check", "sample_rate", "wants_speech", "columns"):
+        assert callable(getattr(task, function)), function
+    options = task.Options.model_construct(task=name, model="x")
+    assert task.wants_speech(options) in ("never", "long", "always")
+    columns = task.columns(options)
+    assert columns and all(isinstance(type_, pa.DataType) for type_ in columns.values())
+    assert "error" not in columns
+    for method in ("windows", "padded_s", "__call__", "join"):
+        assert callable(getattr(task.Model, method)), method
+
+
+@pytest.mark.parametrize("name", source_names())
+def test_a_source_holds_what_the_contract_asks_for(name: str) -> None:
+    source = load_source(name)
+    assert isinstance(source.SHARDED, bool)
+    assert callable(source.find) and callable(source.clips)
+
+
+def test_every_file_of_the_house_is_installed() -> None:
+    import tomllib
+
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for house in ("jobs", "audio_ops")
+        for path in (ROOT / house).rglob("*.py")
+    }
+    assert folders == set(settings["tool"]["setuptools"]["packages"])

@@ -1,0 +1,193 @@
+"""One run at a time per table: who holds it, who may take it over, and who loses."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import ROOT, Job
+from test_table import KEPT, SETTINGS, TASKS, by_id, labelled, opened, written
+
+from jobs.table import HOLDER_IS_DEAD_S, Table, TableInUse, table_schema
+
+HOLD = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from pathlib import Path
+from test_table import opened
+table = opened(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+RACE = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from pathlib import Path
+from test_table import opened
+from jobs.table import TableInUse
+print("ready", flush=True)
+for line in sys.stdin:
+    try:
+        opened(Path(line.strip()))
+        print("won", flush=True)
+    except TableInUse:
+        print("lost", flush=True)
+os._exit(0)
+"""
+
+
+def child(script: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def pretend_holder(folder: Path, **changes: Any) -> None:
+    """As if a run of that description had taken the table and left no other trace."""
+    opened(folder).release()
+    holder = {
+        "run_id": "other",
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": "2030-01-02T03:04:05+00:00",
+        "heartbeat": time.time(),
+    }
+    path = folder / "table" / "_earmark" / "holder.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(holder | changes))
+
+
+def take(folder: Path, run_id: str = "mine") -> Table:
+    table = Table(str(folder / "table"))
+    table.acquire(run_id, table_schema(TASKS, KEPT), SETTINGS)
+    return table
+
+
+def test_a_run_on_a_table_in_use_exits_with_75_and_says_who_holds_it_since_when(
+    tmp_path: Path, classifier: Path
+) -> None:
+    job = Job(tmp_path, classifier)
+    job.sounds(1)
+    pretend_holder(tmp_path)
+    result = job.run(relabel=True)
+    assert result.code == 75
+    for what in ("run other", f"process {os.getpid()}", socket.gethostname(), "2030-01-02T03:04"):
+        assert what in result.text, what
+    assert json.loads((job.table / "_earmark" / "holder.json").read_text())["run_id"] == "other"
+
+
+def test_a_holder_that_was_killed_is_taken_over_at_once(tmp_path: Path) -> None:
+    holder = child(HOLD, str(tmp_path))
+    assert holder.stdout and holder.stdout.readline() == "held\n"
+    with pytest.raises(TableInUse, match=f"process {holder.pid}"):
+        take(tmp_path)
+    holder.kill()
+    holder.communicate()
+    table = take(tmp_path)
+    assert (table.holder() or {})["run_id"] == "mine"
+    table.release()
+
+
+def test_a_holder_elsewhere_lives_as_long_as_it_is_heard_of(tmp_path: Path) -> None:
+    pretend_holder(tmp_path, host="elsewhere", pid=1)
+    with pytest.raises(TableInUse, match="on elsewhere"):
+        take(tmp_path)
+    pretend_holder(
+        tmp_path / "b", host="elsewhere", pid=1, heartbeat=time.time() - HOLDER_IS_DEAD_S - 1
+    )
+    take(tmp_path / "b").release()
+
+
+@pytest.mark.parametrize("content", [b"", b"{half", b"[]", b"{}"])
+def test_a_damaged_note_of_the_holder_holds_nobody_up(tmp_path: Path, content: bytes) -> None:
+    pretend_holder(tmp_path)
+    (tmp_path / "table" / "_earmark" / "holder.json").write_bytes(content)
+    take(tmp_path).release()
+
+
+def test_a_holder_that_was_taken_over_fails_at_its_next_commit_and_writes_nothing(
+    tmp_path: Path,
+) -> None:
+    slow = opened(tmp_path)
+    slow.commit(written(slow, labelled({"a": None})))
+    file = written(slow, labelled({"late": None}))
+    replacing = written(slow, labelled({"late": "a"}))
+    (tmp_path / "table" / "_earmark" / "holder.json").unlink()  # as if unheard of for long
+    quick = take(tmp_path)
+    for action in (lambda: slow.commit(file), lambda: slow.commit(replacing), slow.tidy):
+        with pytest.raises(TableInUse, match=r"taken over.*run mine"):
+            action()
+    slow.release()
+    assert (quick.holder() or {})["run_id"] == "mine"
+    quick.commit(written(quick, labelled({"b": None})))
+    quick.tidy()
+    quick.release()
+    assert set(by_id(quick)) == {"a", "b"}
+
+
+def test_of_two_commits_from_one_version_one_fails(tmp_path: Path) -> None:
+    """Should two runs hold the table all the same, the log itself decides."""
+    one = opened(tmp_path)
+    two = Table(str(tmp_path / "table"))
+    two.run_id, two.commit_number = "two", one.commit_number
+    one.commit(written(one, labelled({"a": None})))
+    with pytest.raises(TableInUse):
+        two.commit(written(two, labelled({"a": None})))
+    one.release()
+    assert set(by_id(one)) == {"a"}
+
+
+def test_of_runs_that_start_at_once_one_wins(tmp_path: Path) -> None:
+    racers = [child(RACE) for _ in range(4)]
+    try:
+        for racer in racers:
+            assert racer.stdout and racer.stdout.readline() == "ready\n"
+        for round_ in range(6):
+            folder = tmp_path / str(round_)
+            if round_ > 3:  # the last ones for a table that exists
+                opened(folder).release()
+            for racer in racers:
+                assert racer.stdin
+                racer.stdin.write(f"{folder}\n")
+                racer.stdin.flush()
+            ends = sorted(racer.stdout.readline().strip() for racer in racers if racer.stdout)
+            assert ends == ["lost", "lost", "lost", "won"], round_
+            holder = Table(str(folder / "table")).holder() or {}
+            assert holder["pid"] in {racer.pid for racer in racers}
+    finally:
+        for racer in racers:
+            racer.kill()
+            racer.communicate()
+
+
+def test_a_run_that_has_just_taken_the_table_gets_a_moment_to_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.table.MOMENT_S", 60.0)
+    first = opened(tmp_path)
+    note = tmp_path / "table" / "_earmark" / "holder.json"
+    note.rename(tmp_path / "later.json")
+    threading.Timer(0.2, (tmp_path / "later.json").rename, [note]).start()
+    with pytest.raises(TableInUse, match="run run"):
+        take(tmp_path)
+    first.release()
+
+
+def test_a_table_made_meanwhile_with_other_settings_is_not_relabelled(tmp_path: Path) -> None:
+    late = Table(str(tmp_path / "table"))
+    opened(tmp_path).release()
+    with pytest.raises(TableInUse, match="with other settings"):
+        late.acquire("late", table_schema(TASKS, KEPT), {"label_version": 99})
+    assert Table(str(tmp_path / "table")).settings() == SETTINGS

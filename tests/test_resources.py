@@ -1,0 +1,146 @@
+"""Shares of the cluster: every machine can run, or is told what it lacks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from runs import ROOT, Job
+
+from jobs.config import Config, load_config
+from jobs.resources import CannotRun, Shares, share_out
+
+
+def config(folder: Path, count: int = 1, **resources: Any) -> Config:
+    path = folder / "job.yaml"
+    task = {"task": "audio-classification", "model": "x"}
+    content = {
+        "input": {"path": "/in"},
+        "tasks": {f"task{n}": task for n in range(count)},
+        "output": {"path": "/out"},
+        "resources": resources,
+    }
+    path.write_text(yaml.safe_dump(content))
+    return load_config(path)
+
+
+def claimed(shares: Shares) -> tuple[float, float]:
+    """CPUs and GPUs that the models hold to the end."""
+    tasks = shares.tasks.values()
+    return (
+        sum(task.actors * task.num_cpus for task in tasks),
+        sum(task.actors * task.num_gpus for task in tasks),
+    )
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 2, 3, 8])
+@pytest.mark.parametrize("tasks", [1, 2, 3, 5])
+@pytest.mark.parametrize("cpus", [1, 2, 4, 7, 8, 16, 64, 200])
+def test_reading_and_writing_always_find_a_cpu_beside_the_models(
+    tmp_path: Path, cpus: int, tasks: int, gpus: int
+) -> None:
+    shares = share_out(config(tmp_path, tasks), {"CPU": cpus, "GPU": gpus})
+    held_cpus, held_gpus = claimed(shares)
+    assert held_cpus + shares.prepare_cpus + shares.write_cpus <= cpus + 1e-6
+    assert held_gpus <= gpus + 1e-6
+    for task in shares.tasks.values():
+        assert task.actors >= 1 and task.num_cpus > 0 and task.threads >= 1 and task.batch_s > 0
+        assert bool(task.num_gpus) == bool(gpus)
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4])
+def test_a_small_machine_gives_its_model_an_actor_per_cpu(tmp_path: Path, cpus: int) -> None:
+    [task] = share_out(config(tmp_path), {"CPU": cpus}).tasks.values()
+    assert (task.actors, task.threads) == (cpus, 1)
+
+
+def test_actors_are_no_more_than_blocks_and_then_have_all_threads(tmp_path: Path) -> None:
+    [task] = share_out(config(tmp_path), {"CPU": 4}, 1).tasks.values()
+    assert (task.actors, task.threads) == (1, 4)
+
+
+def test_actors_are_no_more_than_memory_has_room_for(tmp_path: Path) -> None:
+    [task] = share_out(config(tmp_path), {"CPU": 64, "memory": 32 << 30}).tasks.values()
+    assert 8 <= task.actors <= 11
+    assert 4 <= task.threads <= 8
+    assert task.actors * task.threads <= 64
+
+
+def test_each_gpu_gets_an_actor(tmp_path: Path) -> None:
+    shares = share_out(config(tmp_path), {"CPU": 64, "GPU": 8})
+    [task] = shares.tasks.values()
+    assert (task.actors, task.num_gpus) == (8, 1)
+
+
+def test_tasks_share_a_gpu_that_is_alone(tmp_path: Path) -> None:
+    shares = share_out(config(tmp_path, 2), {"CPU": 8, "GPU": 1})
+    assert [(task.actors, task.num_gpus) for task in shares.tasks.values()] == [(1, 0.5)] * 2
+
+
+def test_the_configs_own_figures_are_taken(tmp_path: Path) -> None:
+    wish = {"actors": 3, "num_cpus": 0.5, "batch_s": 12}
+    shares = share_out(config(tmp_path, tasks={"task0": wish}, prepare_cpus=0.5), {"CPU": 4})
+    [task] = shares.tasks.values()
+    assert (task.actors, task.num_cpus, task.batch_s, shares.prepare_cpus) == (3, 0.5, 12, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("available", "resources", "missing"),
+    [
+        ({"CPU": 2}, {"tasks": {"task0": {"num_gpus": 2}}}, "ask for 2 GPUs, the cluster has 0"),
+        ({"CPU": 8, "GPU": 1}, {"tasks": {"task0": {"num_gpus": 1, "actors": 2}}}, "2 GPUs"),
+        ({"CPU": 2}, {"tasks": {"task0": {"num_cpus": 2}}}, "ask for 2 CPUs and reading for 0.25"),
+        ({"CPU": 2}, {"tasks": {"task0": {"num_cpus": 1, "actors": 2}}}, "the cluster has 2"),
+        ({"CPU": 2}, {"prepare_cpus": 3}, "reading for 3"),
+        ({"GPU": 1}, {}, "the cluster has 0"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_and_named(
+    tmp_path: Path, available: dict[str, float], resources: dict[str, Any], missing: str
+) -> None:
+    with pytest.raises(CannotRun) as caught:
+        share_out(config(tmp_path, **resources), available)
+    assert missing in str(caught.value)
+    assert "resources" in str(caught.value)
+
+
+def test_two_gpus_on_a_machine_with_none_fail_at_once_with_exit_2(
+    tmp_path: Path, local_ray: None, classifier: Path
+) -> None:
+    job = Job(tmp_path, classifier)
+    job.sounds(1)
+    result = job.run("resources.tasks.kind.num_gpus=2")
+    assert result.code == 2
+    assert "the models ask for 2 GPUs, the cluster has 0" in result.text
+    assert job.run("resources.tasks.kind.num_gpus=2").code == 2  # and not 75: the table was let go
+
+
+@pytest.mark.parametrize("cpus", [1, 4])
+def test_a_run_ends_on_a_machine_of_few_cpus(tmp_path: Path, classifier: Path, cpus: int) -> None:
+    job = Job(tmp_path, classifier)
+    task = job.sections["tasks"]["kind"]
+    job.write(tasks={"kind": task, "mood": task} if cpus == 1 else {"kind": task})
+    job.sounds(6)
+    script = (
+        "import ray, sys;"
+        f"ray.init('local', num_cpus={cpus}, include_dashboard=False, log_to_driver=False,"
+        " object_store_memory=128 << 20, logging_level='ERROR');"
+        "from jobs.label import exit_with, run;"
+        "code = run(sys.argv[1], ('resources.clips_per_block=2',)); ray.shutdown(); exit_with(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(job.config)],
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {row["status"] for row in job.rows().values()} == {"ok"}
+    assert len(job.rows()) == 6

@@ -1,0 +1,281 @@
+"""Input, output, manifests and models on S3, against a real server on loopback."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+from runs import Job
+from s3 import MANY, S3, s3  # noqa: F401  # the fixture
+from test_sources import PACK, SOUNDS, ids, sounds, walk, write_lines, write_tar
+
+from audio_ops.checkpoint import find_checkpoint
+from audio_ops.decode import ClipError
+from jobs.config import Input
+from jobs.models import StoredCheckpoint, fetch, find_model, here
+from jobs.sources import load_source, source_names
+from jobs.table import Table, delta_options
+
+ODD = "a b+c&d=%41[1] \N{HEADPHONE}#x?y::z.wav"
+counter = itertools.count()
+
+
+@pytest.fixture
+def bucket(s3: S3) -> str:  # noqa: F811
+    name = f"bucket-{next(counter)}"
+    s3.bucket(name)
+    return name
+
+
+def upload(s3: S3, folder: Path, target: str) -> None:  # noqa: F811
+    fs = s3.files()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            fs.pipe_file(f"{target}/{path.relative_to(folder)}", path.read_bytes())
+
+
+def stored(s3: S3, url: str, **options: Any) -> Input:  # noqa: F811
+    return Input(path=url, storage_options=s3.resolved, **options)
+
+
+def test_ten_thousand_keys_are_found_by_listing_alone(s3: S3) -> None:  # noqa: F811
+    found = load_source("files").find(stored(s3, f"s3://{MANY}/clips"), print)
+    assert len(found) == 10_000 == len(set(found["source"].to_pylist()))
+    assert found["source_version"].null_count == 0
+    assert len(s3.asked(MANY)) <= 15
+    assert len(s3.asked(f"{MANY}/clips/", "HEAD")) <= 1
+
+
+@pytest.mark.parametrize("name", source_names())
+def test_every_packaging_is_read_from_s3(
+    tmp_path: Path,
+    s3: S3,  # noqa: F811
+    bucket: str,
+    name: str,
+) -> None:
+    packed = PACK[name](tmp_path, SOUNDS)
+    upload(s3, tmp_path, f"{bucket}/data")
+    url = packed.input["path"].replace(str(tmp_path), f"s3://{bucket}/data")
+    input = stored(s3, url, format=name)
+    keep = [packed.speaker] if packed.speaker else ["file_name"]
+    walked = walk(input, keep)
+    assert sounds(walked) == [0, 1, 2, 3, 4]
+    assert ids(walked) == ids(walk(input, keep))
+    source = load_source(name)
+    todo = source.find(input, print)
+    changed, gone = packed.files[0], packed.files[-1]
+    fs = s3.files()
+    fs.pipe_file(f"{bucket}/data/{changed.relative_to(tmp_path)}", changed.read_bytes() + b"x")
+    fs.rm_file(f"{bucket}/data/{gone.relative_to(tmp_path)}")
+    errors = [f.message for _, f in source.clips(todo, input) if isinstance(f, ClipError)]
+    assert any("is gone" in error for error in errors)
+    assert changed == gone or any("has changed" in error for error in errors)
+
+
+def test_a_listed_file_that_is_not_there_is_an_error(tmp_path: Path, s3: S3, bucket: str) -> None:  # noqa: F811
+    fs = s3.files()
+    fs.pipe_file(f"{bucket}/audio/0.wav", SOUNDS[0])
+    entries = [
+        "0.wav",
+        "1.wav",
+        f"s3://{bucket}/audio/0.wav",
+        "s3://elsewhere/0.wav",
+        "/etc/passwd",
+    ]
+    lines = [json.dumps({"audio_filepath": entry, "offset": n}) for n, entry in enumerate(entries)]
+    write_lines(tmp_path / "a.jsonl", lines)
+    fs.pipe_file(f"{bucket}/lists/a.jsonl", (tmp_path / "a.jsonl").read_bytes())
+    input = stored(
+        s3, f"s3://{bucket}/lists", format="manifest", audio_root=f"s3://{bucket}/audio/"
+    )
+    assert sounds(walk(input)) == [0, "unreadable", 0, "unreadable", "unreadable"]
+    assert not s3.asked("elsewhere")
+
+
+def test_public_data_is_read_without_credentials(
+    s3: S3,  # noqa: F811
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fs = s3.files()
+    fs.call_s3("put_bucket_acl", Bucket=bucket, ACL="public-read")
+    fs.call_s3("put_object", Bucket=bucket, Key="x/0.wav", Body=SOUNDS[0], ACL="public-read")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    options = {"endpoint_url": s3.endpoint, "anon": True}
+    input = Input(path=f"s3://{bucket}/x", format="files", storage_options=options)
+    assert sounds(walk(input)) == [0]
+    assert {request.access_key for request in s3.asked(f"{bucket}/x/0.wav")} == {None}
+
+
+@pytest.mark.parametrize("way", ["environment", "profile", "default profile"])
+def test_delta_and_s3fs_use_the_same_credentials(
+    tmp_path: Path,
+    s3: S3,  # noqa: F811
+    bucket: str,
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import fsspec
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    options: dict[str, Any] = {}
+    if way == "environment":
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", way)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+    else:
+        name = "default" if way == "default profile" else "profile mine"
+        options = {} if way == "default profile" else {"profile": "mine"}
+        config = [f"[{name}]", "region = eu-west-1", f"endpoint_url = {s3.endpoint}"]
+        config += [f"aws_access_key_id = {way.replace(' ', '-')}", "aws_secret_access_key = x"]
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(write_lines(tmp_path / "config", config)))
+    fsspec.filesystem("s3").clear_instance_cache()
+    table = Table(f"s3://{bucket}/table", options)
+    table.acquire("run", pa.schema([("clip_id", pa.string())]), {"x": 1})
+    table.release()
+    fsspec.filesystem("s3").clear_instance_cache()
+    key = way.replace(" ", "-")
+    for part in ("_delta_log", "_earmark"):
+        assert {r.access_key for r in s3.asked(f"{bucket}/table/{part}", "PUT")} == {key}
+
+
+def test_options_in_the_config_go_to_delta_as_they_are() -> None:
+    options = {"key": "k", "secret": "s", "token": "t", "endpoint_url": "http://x"}
+    assert delta_options({**options, "client_kwargs": {"region_name": "r"}}) == {
+        "AWS_ACCESS_KEY_ID": "k",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_SESSION_TOKEN": "t",
+        "AWS_REGION": "r",
+        "AWS_ENDPOINT_URL": "http://x",
+        "AWS_ALLOW_HTTP": "true",
+    }
+    anonymous = delta_options({"anon": True})
+    assert anonymous["AWS_SKIP_SIGNATURE"] == "true" and "AWS_ACCESS_KEY_ID" not in anonymous
+
+
+def test_a_model_is_fetched_once_and_again_when_it_changes(
+    tmp_path: Path,
+    s3: S3,  # noqa: F811
+    bucket: str,
+    classifier: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    upload(s3, classifier, f"{bucket}/model")
+    s3.files().pipe_file(f"{bucket}/model/pytorch_model.bin", b"never fetched")
+    url = f"s3://{bucket}/model/"
+    first = find_model(url, None, s3.resolved)
+    assert isinstance(first, StoredCheckpoint) and "not-a-secret" not in repr(first)
+    assert first.digest() == find_checkpoint(str(classifier)).digest()
+    assert here(first) == first
+    assert len(s3.asked(f"{bucket}/model/model.safetensors")) == 1
+    assert not s3.asked(f"{bucket}/model/pytorch_model.bin")
+    config = (classifier / "config.json").read_bytes()
+    s3.files().pipe_file(f"{bucket}/model/config.json", config + b"\n")
+    with pytest.raises(RuntimeError, match="has changed since the run began"):
+        here(first)
+    assert fetch(url, s3.resolved).digest() != first.digest()
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        find_model(f"s3://{bucket}", None, s3.resolved)
+    with pytest.raises(FileNotFoundError, match="expected a model folder"):
+        find_model(f"s3://{bucket}/nothing", None, s3.resolved)
+
+
+def test_a_whole_run_on_s3(
+    tmp_path: Path,
+    s3: S3,  # noqa: F811
+    bucket: str,
+    classifier: Path,
+    local_ray: None,
+) -> None:
+    """Clips, model and table; nothing to do; a changed object, a vanished one, a new one."""
+    upload(s3, classifier, f"{bucket}/model")
+    fs = s3.files()
+    for name, sound in zip([ODD, "b.wav", "sub/c.wav"], SOUNDS, strict=False):
+        fs.pipe_file(f"{bucket}/audio/{name}", sound)
+    job = Job(tmp_path, classifier)
+    job.write(
+        input={"path": f"s3://{bucket}/audio", "storage_options": s3.options},
+        tasks={"kind": {"task": "audio-classification", "model": f"s3://{bucket}/model"}},
+        output={"path": f"s3://{bucket}/table", "keep": ["file_name"]},
+        resources={"clips_per_block": 1, "commit_every_s": 0},
+    )
+    result = job.run()
+    assert result.code == 0, result.text
+    assert "3 found = 0 already done + 3 labelled + 0 failed" in result.text
+    rows = table_rows(s3, bucket)
+    assert {row["file_name"] for row in rows.values()} == {ODD, "b.wav", "c.wav"}
+    assert all(row["status"] == "ok" for row in rows.values())
+    assert len(s3.asked(f"{bucket}/model/model.safetensors")) == 1
+
+    reads, writes = len(s3.asked(f"{bucket}/audio/")), len(s3.asked(f"{bucket}/", "PUT"))
+    again = job.run()
+    assert again.code == 0 and "nothing to do" in again.text
+    assert len(s3.asked(f"{bucket}/audio/")) == reads
+    assert len(s3.asked(f"{bucket}/", "PUT")) == writes
+
+    fs.pipe_file(f"{bucket}/audio/b.wav", SOUNDS[4])
+    fs.rm_file(f"{bucket}/audio/sub/c.wav")
+    fs.pipe_file(f"{bucket}/audio/new.wav", SOUNDS[3])
+    changed = job.run()
+    assert changed.code == 0
+    assert "3 found = 1 already done + 2 labelled + 0 failed" in changed.text
+    after = table_rows(s3, bucket)
+    b = f"s3://{bucket}/audio/b.wav"
+    assert set(after) == {*rows, f"s3://{bucket}/audio/new.wav"}
+    assert after[b]["source_version"] != rows[b]["source_version"]
+    assert all(after[source] == row for source, row in rows.items() if source != b)
+
+
+def test_finished_tars_on_s3_are_not_opened_again(
+    tmp_path: Path,
+    s3: S3,  # noqa: F811
+    bucket: str,
+    classifier: Path,
+    local_ray: None,
+) -> None:
+    fs = s3.files()
+    first = write_tar(tmp_path / "1.tar", [("a.wav", SOUNDS[0]), ("a.txt", b"one")])
+    fs.pipe_file(f"{bucket}/tars/1.tar", first.read_bytes())
+    job = Job(tmp_path, classifier)
+    job.write(
+        input={"path": f"s3://{bucket}/tars", "storage_options": s3.options},
+        output={"path": f"s3://{bucket}/table", "keep": ["txt"]},
+        max_error_fraction=1,
+    )
+    assert "1 labelled + 0 failed" in job.run().text
+    cut = write_tar(tmp_path / "2.tar", [(f"{n}.wav", SOUNDS[n]) for n in (1, 2)]).read_bytes()
+    fs.pipe_file(f"{bucket}/tars/2.tar", cut[: len(cut) // 2])
+    opened = len(s3.asked("tars/1.tar"))
+    result = job.run()
+    assert "3 found = 1 already done + 1 labelled + 1 failed" in result.text
+    assert len(s3.asked("tars/1.tar")) == opened and s3.asked("tars/2.tar")
+    rows = pq.read_table(f"{bucket}/table", filesystem=fs).to_pylist()
+    assert sorted((row["member"] or "", row["txt"], row["status"]) for row in rows) == [
+        ("", None, "error"),
+        ("1.wav", None, "ok"),
+        ("a.wav", "one", "ok"),
+    ]
+
+
+def table_rows(s3: S3, bucket: str) -> dict[str, dict[str, Any]]:  # noqa: F811
+    """The rows by source, the same ones to a plain and to a Delta reader, in one tidy file."""
+    fs = s3.files()
+    names = [name for name in fs.find(f"{bucket}/table") if name.endswith(".parquet")]
+    [file] = [name for name in names if "/_" not in name]
+    with fs.open(file, "rb") as opened:
+        plain = pq.read_table(opened)
+    delta = DeltaTable(f"s3://{bucket}/table", storage_options=delta_options(s3.resolved))
+    table = delta.to_pyarrow_table().select(plain.column_names)
+    rows = plain.to_pylist()
+    key = [("clip_id", "ascending")]
+    assert table.sort_by(key).to_pylist() == plain.sort_by(key).to_pylist()
+    return {row["source"]: row for row in rows}

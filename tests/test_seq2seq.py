@@ -1,0 +1,215 @@
+"""Moonshine, Speech2Text and speech encoder-decoders say what transformers' pipeline says."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import tiny_moonshine, tiny_speech2text, tiny_speech_encoder_decoder
+
+from audio_ops.checkpoint import find_checkpoint
+from audio_ops.label import Label
+from audio_ops.tasks import Clip
+from audio_ops.tasks import automatic_speech_recognition as task
+
+RATE = 16_000
+MODELS: dict[str, Callable[[Path], Path]] = {
+    "moonshine": tiny_moonshine,
+    "speech_to_text": tiny_speech2text,
+    "encoder-decoder": tiny_speech_encoder_decoder,
+    "encoder-decoder group norm": lambda folder: tiny_speech_encoder_decoder(folder, "group"),
+}
+Made = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The checkpoint of that name, made once."""
+    folders: dict[str, Path] = {}
+
+    def checkpoint(name: str) -> Path:
+        if name not in folders:
+            folders[name] = MODELS[name](tmp_path_factory.mktemp("model"))
+        return folders[name]
+
+    return checkpoint
+
+
+def sound(seconds: float, hz: float) -> np.ndarray:
+    """A wavering tone that comes and goes, over some noise: float32 `(samples,)`."""
+    at = np.arange(round(seconds * RATE)) / RATE
+    noise = np.random.default_rng(int(hz)).standard_normal(len(at))
+    tone = np.sin(2 * np.pi * hz * at * (1 + 0.3 * np.sin(2 * at))) * (np.sin(5 * at) > 0)
+    return (0.3 * tone + 0.05 * noise).astype(np.float32)
+
+
+def labeller(folder: Path, **options: Any) -> Label:
+    chosen = task.Options(
+        task="automatic-speech-recognition",
+        model=str(folder),
+        **{"dtype": "float32", **options},
+    )
+    checkpoint = find_checkpoint(str(folder))
+    task.check(chosen, checkpoint)
+    return Label("said", chosen, checkpoint, batch_s=1e6)
+
+
+def label(folder: Path, *sounds: np.ndarray, **options: Any) -> list[Any]:
+    return labeller(folder, **options).label([Clip(wave, len(wave) / RATE) for wave in sounds])
+
+
+@functools.cache
+def pipeline_of(folder: Path) -> Any:
+    import torch
+    from transformers import pipeline
+
+    return pipeline("automatic-speech-recognition", model=str(folder), dtype=torch.float32)
+
+
+def pipeline_text(folder: Path, wave: np.ndarray, **generate: Any) -> str:
+    said = pipeline_of(folder)(wave.copy(), generate_kwargs={"num_beams": 1, **generate})
+    text: str = said["text"]
+    return text.strip()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_texts_are_the_pipelines_and_do_not_depend_on_the_batch(made: Made, name: str) -> None:
+    sounds = [
+        sound(1.0, 200),
+        sound(2.37, 900),
+        sound(0.41, 3000),
+        sound(1.0, 700),
+        sound(1.7, 300),
+    ]
+    model = labeller(made(name))
+    assert model.model.equal_lengths == (name != "encoder-decoder")
+    clips = [Clip(wave, len(wave) / RATE) for wave in sounds]
+    mixed: list[Any] = model.label(clips)
+    backwards: list[Any] = model.label(clips[::-1])[::-1]
+    for clip, found, turned in zip(clips, mixed, backwards, strict=True):
+        (alone,) = model.label([clip])
+        assert isinstance(alone, dict)
+        assert found["text"] == alone["text"] == turned["text"]
+        assert found["text"] == pipeline_text(made(name), clip.waveform)
+        assert found["score"] == pytest.approx(alone["score"], abs=1e-5)
+        assert turned["score"] == pytest.approx(alone["score"], abs=1e-5)
+        assert found["segments"][0]["text"] == found["text"]
+        assert found["segments"][0]["end_s"] == pytest.approx(clip.duration_s, abs=1e-3)
+    assert len({found["text"] for found in mixed}) == len(clips)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "options",
+    [{"num_beams": 3}, {"max_new_tokens": 5}, {"generate": {"repetition_penalty": 1.7}}],
+    ids=["beams", "limit", "generate"],
+)
+def test_generate_settings_are_the_pipelines(
+    made: Made, name: str, options: dict[str, Any]
+) -> None:
+    waves = [sound(1.3, 900), sound(1.3, 250)]
+    found = label(made(name), *waves, **options)
+    generate = {key: value for key, value in options.items() if key != "generate"}
+    generate |= options.get("generate", {})
+    for wave, columns in zip(waves, found, strict=True):
+        assert columns["text"] == pipeline_text(made(name), wave, **generate)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("name", ["moonshine", "encoder-decoder"])
+def test_score_is_the_generated_tokens_mean_probability(made: Made, name: str, beams: int) -> None:
+    """transformers' own account of it, which keeps every score of every step."""
+    import torch
+    from transformers import AutoFeatureExtractor, AutoModelForSpeechSeq2Seq
+
+    waves, folder = [sound(1.3, 900), sound(1.3, 250), sound(1.3, 4000)], made(name)
+    model: Any = AutoModelForSpeechSeq2Seq.from_pretrained(folder)
+    inputs = AutoFeatureExtractor.from_pretrained(folder)(
+        waves, sampling_rate=RATE, return_tensors="pt", padding=True, return_attention_mask=True
+    )
+    output = model.generate(
+        inputs["input_values"],
+        attention_mask=inputs["attention_mask"],
+        num_beams=beams,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    each = model.compute_transition_scores(
+        output.sequences,
+        output.scores,
+        getattr(output, "beam_indices", None),
+        normalize_logits=beams == 1,
+    )
+    found = label(folder, *waves, num_beams=beams)
+    lengths = []
+    for row, columns in enumerate(found):
+        generated = output.sequences[row, 1:].tolist()
+        length = generated.index(2) + 1 if 2 in generated else len(generated)
+        lengths.append(length)
+        expected = torch.exp(each[row, :length].mean()).item()
+        assert columns["score"] == pytest.approx(expected, abs=1e-5)
+    assert min(lengths) > 2
+
+
+def test_long_sound_is_cut_in_pauses_and_said_once(made: Made) -> None:
+    first, pause, second = sound(20.0, 400), np.zeros(RATE, np.float32), sound(19.0, 700)
+    wave = np.concatenate([first, pause, second])
+    (found,) = label(made("moonshine"), wave)
+    segments = found["segments"]
+    assert [s["start_s"] for s in segments] == [0, pytest.approx(20.5, abs=0.6)]
+    assert all(s["end_s"] - s["start_s"] <= 30 for s in segments)
+    assert segments[-1]["end_s"] == 40
+    assert all(a["end_s"] == b["start_s"] for a, b in itertools.pairwise(segments))
+    cut = round(segments[1]["start_s"] * RATE)
+    halves = [pipeline_text(made("moonshine"), part) for part in (wave[:cut], wave[cut:])]
+    assert found["text"] == " ".join(halves)
+    assert [s["text"] for s in segments] == halves
+
+
+def test_a_tenth_of_a_second_says_nothing(made: Made) -> None:
+    for name in MODELS:
+        empty, found = label(made(name), sound(0.05, 300), sound(0.6, 900))
+        assert (empty["text"], empty["score"], empty["segments"]) == ("", None, [])
+        assert found["text"] == pipeline_text(made(name), sound(0.6, 900))
+        (barely,) = label(made(name), sound(0.1, 300))
+        assert isinstance(barely, dict)
+
+
+def test_drawn_tokens_are_the_same_in_every_batch(made: Made) -> None:
+    waves = [sound(1.0, 200), sound(1.0, 900), sound(1.0, 3000)]
+    settings: dict[str, Any] = {"generate": {"do_sample": True, "temperature": 2.0}}
+    together = label(made("encoder-decoder"), *waves, **settings)
+    alone = [label(made("encoder-decoder"), wave, **settings)[0] for wave in waves]
+    assert [found["text"] for found in together] == [found["text"] for found in alone]
+    greedy = label(made("encoder-decoder"), *waves)
+    assert [found["text"] for found in together] != [found["text"] for found in greedy]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            {"timestamps": "word"},
+            "timestamps: expected none for a moonshine checkpoint, found 'word', which whisper or ctc",
+        ),
+        ({"timestamps": "char"}, r"found 'char', which ctc \("),
+        ({"timestamps": "segment"}, "found 'segment', which whisper has"),
+        (
+            {"language": "en"},
+            "language: expected nothing for a moonshine checkpoint, found 'en', which whisper has",
+        ),
+        ({"chunk_length_s": 9}, r"chunk_length_s: .* which ctc \(.*wav2vec2.*\) has"),
+        ({"target_lang": "eng"}, "target_lang: .* which ctc"),
+        ({"num_beams": 2, "generate": {"do_sample": True}}, "num_beams: expected 1 beside"),
+    ],
+)
+def test_what_the_family_lacks_is_refused_by_name(
+    made: Made, options: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ValueError, match=expected):
+        labeller(made("moonshine"), **options)

@@ -1,0 +1,256 @@
+"""The table by itself: commits, rows that take the place of others, tidiness."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+
+from audio_ops.decode import KINDS
+from audio_ops.tasks.audio_classification import Options
+from jobs.table import RUN, Table, TableMismatch, table_schema, write_rows
+
+TASKS = {
+    "kind": Options(task="audio-classification", model="x", segments=True),
+    "mood": Options(task="audio-classification", model="x"),
+}
+KEPT = pa.schema([("Speaker Name", pa.string()), ("50% off; it's \N{MICROPHONE}", pa.int64())])
+SETTINGS = {"label_version": 1}
+
+
+def opened(folder: Path, schema: pa.Schema | None = None, settings: Any = SETTINGS) -> Table:
+    """The table, held."""
+    table = Table(str(folder / "table"))
+    table.acquire("run", table_schema(TASKS, KEPT) if schema is None else schema, settings)
+    return table
+
+
+def labelled(
+    ids: dict[str, str | None], errors: dict[str, dict[str, str]] | None = None
+) -> pa.Table:
+    """What comes out of the last model: `ids` is clip_id -> the clip_id it takes the place of."""
+    schema = table_schema(TASKS, KEPT)
+    segments = [{"start_s": 0.0, "end_s": 1.5, "label": "dog", "score": 0.5}]
+    rows = []
+    for n, (clip_id, old) in enumerate(ids.items()):
+        row: dict[str, Any] = {
+            "clip_id": clip_id,
+            "source": f"/{clip_id}.wav",
+            "source_version": "1-1",
+            "offset_s": 0.0,
+            "duration_s": 1.5,
+            "kind_label": "dog",
+            "kind_labels": ["dog", "cat"],
+            "kind_scores": [0.5, 0.25],
+            "kind_segments": segments,
+            "Speaker Name": 'O\'Hara "the voice"',
+            "50% off; it's \N{MICROPHONE}": n,
+            "supersedes": old,
+        }
+        rows.append(row | (errors or {}).get(clip_id, {}))
+    fields = [field for field in schema if field.name not in ("status", *RUN.names)]
+    return pa.Table.from_pylist(rows, schema=pa.schema([*fields, ("supersedes", pa.string())]))
+
+
+def written(table: Table, rows: pa.Table, fingerprint: str = "f") -> list[dict[str, Any]]:
+    return write_rows(
+        rows,
+        schema=table_schema(TASKS, KEPT),
+        tasks=list(TASKS),
+        path=table.path,
+        storage_options={},
+        run_id="run",
+        fingerprint=fingerprint,
+    ).to_pylist()
+
+
+def by_id(table: Table) -> dict[str, dict[str, Any]]:
+    delta = DeltaTable(table.path).to_pyarrow_table().to_pylist()
+    assert len({row["clip_id"] for row in delta}) == len(delta)
+    return {row["clip_id"]: row for row in delta}
+
+
+def test_what_is_written_is_seen_once_it_is_committed(tmp_path: Path) -> None:
+    table = opened(tmp_path)
+    file = written(table, labelled({"a": None, "b": None}))
+    assert by_id(table) == {} and not table.is_tidy()
+    table.commit(file)
+    assert set(by_id(table)) == {"a", "b"} and table.is_tidy()
+    assert table.rows(["clip_id"]).num_rows == 2
+    table.release()
+
+
+def test_a_new_row_takes_the_place_of_an_old_one_with_all_its_columns(tmp_path: Path) -> None:
+    table = opened(tmp_path)
+    table.commit(written(table, labelled({"a": None, "b": None})))
+    version = DeltaTable(table.path).version()
+    table.commit(written(table, labelled({"a2": "a", "new": None}), "other"))
+    assert DeltaTable(table.path).version() == version + 1  # never both rows, never neither
+    rows = by_id(table)
+    assert set(rows) == {"a2", "b", "new"}
+    row = rows["a2"]
+    assert (row["fingerprint"], row["status"]) == ("other", "ok")
+    assert row["kind_segments"] == [{"start_s": 0.0, "end_s": 1.5, "label": "dog", "score": 0.5}]
+    assert row["kind_labels"] == ["dog", "cat"]
+    assert row["Speaker Name"] == 'O\'Hara "the voice"'
+    assert (row["50% off; it's \N{MICROPHONE}"], rows["new"]["50% off; it's \N{MICROPHONE}"]) == (
+        0,
+        1,
+    )
+    table.tidy()
+    table.release()
+    assert len(pq.read_table(table.path)) == 3
+
+
+def test_a_row_may_take_the_place_of_its_own_id(tmp_path: Path) -> None:
+    table = opened(tmp_path)
+    table.commit(written(table, labelled({"a": None})))
+    table.commit(written(table, labelled({"a": "a"}), "other"))
+    assert by_id(table)["a"]["fingerprint"] == "other"
+    table.release()
+
+
+def test_several_files_are_committed_at_once_replacing_or_not(tmp_path: Path) -> None:
+    table = opened(tmp_path)
+    table.commit(written(table, labelled({"a": None, "b": None})))
+    files = [
+        *written(table, labelled({"c": None})),
+        *written(table, labelled({"a": "a"}), "new"),
+        *written(table, labelled({"b": "b"}), "new"),
+        *written(table, labelled({"d": None})),
+    ]
+    table.commit(files)
+    table.tidy()
+    assert {name: row["fingerprint"] for name, row in by_id(table).items()} == {
+        "a": "new",
+        "b": "new",
+        "c": "f",
+        "d": "f",
+    }
+    table.release()
+
+
+def test_tidy_leaves_committed_rows_and_the_users_own_files(tmp_path: Path) -> None:
+    table = opened(tmp_path)
+    for name in "abc":
+        table.commit(written(table, labelled({name: None})))
+    written(table, labelled({"never committed": None}))
+    folder = Path(table.path)
+    (folder / ".part-half.parquet").write_bytes(b"PAR1")
+    (folder / "README.md").write_text("mine")
+    (folder / "mine").mkdir()
+    (folder / "mine" / "take.wav").write_text("mine")
+    assert not table.is_tidy()
+    table.tidy()
+    assert table.is_tidy()
+    assert set(by_id(table)) == {"a", "b", "c"}
+    table.release()
+    assert {p.name for p in folder.iterdir()} - {"_delta_log", "_earmark"} == {
+        "README.md",
+        "mine",
+        *(p.name for p in folder.glob("part-*.parquet")),
+    }
+    assert len(list(folder.glob("*.parquet"))) == 1
+    assert (folder / "mine" / "take.wav").exists()
+
+
+def test_a_released_table_says_nobody_holds_it(tmp_path: Path) -> None:
+    table = opened(tmp_path)
+    assert (table.holder() or {})["run_id"] == "run"
+    table.release()
+    assert table.holder() is None
+    table.release()
+
+
+def test_a_folder_with_other_files_is_refused_and_untouched(tmp_path: Path) -> None:
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "take.wav").write_text("mine")
+    with pytest.raises(TableMismatch, match=r"expected a table, an empty folder.*take\.wav"):
+        opened(tmp_path)
+    assert [p.name for p in (tmp_path / "table").iterdir()] == ["take.wav"]
+
+
+def test_a_column_of_another_type_is_refused_and_the_table_let_go(tmp_path: Path) -> None:
+    opened(tmp_path).release()
+    schema = table_schema(TASKS, pa.schema([("Speaker Name", pa.int64())]))
+    with pytest.raises(TableMismatch, match="Speaker Name"):
+        opened(tmp_path, schema, {"label_version": 2})
+    assert Table(str(tmp_path / "table")).holder() is None
+
+
+def test_new_columns_are_added_and_null_in_old_rows(tmp_path: Path) -> None:
+    table = opened(tmp_path)
+    table.commit(written(table, labelled({"a": None})))
+    table.release()
+    schema = table_schema(TASKS, pa.schema([*KEPT, ("age", pa.int64())]))
+    table = opened(tmp_path, schema, {"label_version": 2})
+    assert by_id(table)["a"]["age"] is None
+    assert table.settings() == {"label_version": 2}
+    table.commit(written(table, labelled({"a": "a", "b": None})))
+    assert set(by_id(table)) == {"a", "b"}
+    table.release()
+
+
+def test_columns_that_differ_are_named_with_both_types(tmp_path: Path) -> None:
+    table = opened(tmp_path)
+    table.release()
+    assert table.columns_that_differ(table_schema(TASKS, KEPT)) == []
+    schema = pa.schema([("Speaker Name", pa.int64()), ("age", pa.int32())])
+    wrong, lacking = table.columns_that_differ(schema)
+    assert "Speaker Name" in wrong and "long" in wrong and "string" in wrong
+    assert "age" in lacking and "no such column" in lacking
+
+
+def test_settings_outlive_the_run(tmp_path: Path) -> None:
+    settings = {"tasks": {"kind": {"top_k": 5, "label": "ünï"}}}
+    opened(tmp_path, settings=settings).release()
+    assert Table(str(tmp_path / "table")).settings() == settings
+
+
+def test_one_failed_task_is_partial_all_are_an_error_and_the_first_is_named(tmp_path: Path) -> None:
+    table = opened(tmp_path)
+    errors = {
+        "one": {"mood_error": "model: it broke"},
+        "both": {"kind_error": "out_of_memory: too big", "mood_error": "model: it broke"},
+        "read": {
+            "error_stage": "read",
+            "error_kind": "unreadable",
+            "error_message": "gone: away",
+        },
+    }
+    [file] = written(
+        table, labelled({"fine": None, "one": None, "both": None, "read": None}, errors)
+    )
+    table.commit([file])
+    rows = by_id(table)
+    outcome = {
+        name: tuple(row[key] for key in ("status", "error_stage", "error_kind", "error_message"))
+        for name, row in rows.items()
+    }
+    assert outcome == {
+        "fine": ("ok", None, None, None),
+        "one": ("partial", "mood", "model", "it broke"),
+        "both": ("error", "kind", "out_of_memory", "too big"),
+        "read": ("error", "read", "unreadable", "gone: away"),
+    }
+    assert file["statuses"] == ["ok", "partial", "error", "error"]
+    assert {error["kind"] for error in file["errors"]} <= set(KINDS)
+    table.release()
+
+
+def test_every_commit_says_which_run_made_it_and_what_for(tmp_path: Path) -> None:
+    table = opened(tmp_path)
+    table.commit(written(table, labelled({"a": None})))
+    table.release()
+    notes = [
+        json.loads(entry["earmark"])
+        for entry in DeltaTable(table.path).history()
+        if "earmark" in entry
+    ]
+    assert [note["what"] for note in reversed(notes)] == ["hold", "label"]
+    assert {note["run_id"] for note in notes} == {"run"}
