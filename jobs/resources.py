@@ -71,8 +71,9 @@ def share_out(config: Config, available: Mapping[str, float], blocks: int = 1 <<
         else:
             share = for_models / len(config.tasks)
             room = available.get("memory", 1 << 60) / ACTOR_BYTES / len(config.tasks)
-            actors = max(1, int(min(cpus / len(config.tasks) if small else share, room, blocks)))
-            actors = _first(wish and wish.actors, actors)
+            each = wish and wish.num_cpus
+            most = share / each if each else cpus / len(config.tasks) if small else share
+            actors = _first(wish and wish.actors, max(1, int(min(most, room, blocks))))
             num_cpus = _first(wish and wish.num_cpus, _floor(share / actors))
         tasks[name] = TaskShare(
             actors,

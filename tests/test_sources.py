@@ -672,6 +672,15 @@ def test_a_stretch_is_that_part_of_the_sound(format: str) -> None:
             prepare_clip(io.BytesIO(whole_file), [rate], 10.0, stretch)
 
 
+@pytest.mark.parametrize("format", ["wav", "flac"])
+def test_a_long_stretch_is_cut_from_many_blocks(format: str) -> None:
+    samples = np.random.default_rng(0).normal(0, 0.1, (1, 60 * RATE)).astype(np.float32)
+    file = encode(samples, RATE, format)
+    row = prepare_clip(io.BytesIO(file), [RATE], 40.0, (20.0, 37.5))
+    assert len(row[f"sound_{RATE}"]) == 37.5 * RATE
+    assert np.allclose(row[f"sound_{RATE}"], samples[0, 20 * RATE :][: int(37.5 * RATE)], atol=1e-4)
+
+
 def test_a_stretch_of_a_recording_that_is_too_long_is_not_too_long() -> None:
     sound = encode(tone(3.0), RATE, "flac")
     assert prepare_clip(io.BytesIO(sound), [RATE], 1.0, (2.0, 0.5))["duration_s"] == 0.5
