@@ -27,6 +27,7 @@ from audio_ops.classification import (
 )
 from audio_ops.dtype import torch_dtype
 from audio_ops.tasks import Clip, WantsSpeech, Window
+from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP, is_masked, shortest
 
 # transformers' MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES, which takes a second to import;
 # tests/test_audio_classification.py holds the two equal.
@@ -44,11 +45,6 @@ ARCHITECTURES = {
     "wavlm": "WavLMForSequenceClassification",
     "whisper": "WhisperForAudioClassification",
 }
-
-# Where an attention mask undoes padding exactly. It does not for the others, which convolve or
-# pool over time after padding has turned non-zero (data2vec's stacked positional convolutions, the
-# conformer's, SEW's squeezing by two frames).
-MASKED = {"hubert", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-bert", "wavlm"}
 
 # Attention over time costs its square: an hour at once runs out of memory.
 DEFAULT_WINDOW_S = 30.0
@@ -131,7 +127,7 @@ class Model:
         self.sample_rate = sample_rate(options, checkpoint)
         self.windowing = _windowing(options, checkpoint)
         self.fixed_samples = _fixed_samples(config, extractor_settings(checkpoint))
-        self.equal_lengths = self.fixed_samples is None and not _is_masked(config)
+        self.equal_lengths = self.fixed_samples is None and not is_masked(config)
         # The extractor's own default is what the pipeline feeds to one clip; a mask of ones
         # changes nothing there, and batches of unequal length need it.
         self.padding: dict[str, Any] = {}
@@ -205,43 +201,23 @@ def _kind(function: Function, problem_type: str | None, outputs: int) -> Kind:
     return "multi_label" if function == "sigmoid" else "single_label"
 
 
-def _is_masked(config: dict[str, Any]) -> bool:
-    """Whether a padded batch with an attention mask labels each clip as if it were alone."""
-    return (
-        config.get("model_type") in MASKED
-        # Group norm runs over time, padding included (transformers issue 18501). Batch norm ahead
-        # of the positional convolution, as in some HuBERTs, turns masked zeros into its bias.
-        and config.get("feat_extract_norm") != "group"
-        and not config.get("conv_pos_batch_norm")
-    )
-
-
 def _fixed_samples(config: dict[str, Any], extractor: dict[str, Any]) -> int | None:
     """Samples that the model hears at once, where its extractor pads and cuts to that length."""
     model_type = config.get("model_type")
     if model_type == "whisper":
         return int(extractor.get("chunk_length", 30) * extractor.get("sampling_rate", 16_000))
     if model_type == "audio-spectrogram-transformer":
-        return 400 + 160 * (int(extractor.get("max_length", 1024)) - 1)  # frames of 400 every 160
+        return FBANK_FRAME + FBANK_HOP * (int(extractor.get("max_length", 1024)) - 1)
     return None
 
 
 def _shortest(config: dict[str, Any]) -> int:
     """The fewest samples that give the model one frame."""
-    model_type = config.get("model_type")
-    if model_type == "whisper":
+    if config.get("model_type") == "whisper":
         return 1
-    if model_type == "audio-spectrogram-transformer":
-        return 400
-    if model_type == "wav2vec2-bert":
-        return 560  # two frames of 400 every 160, stacked to one
-    kernels = config.get("conv_kernel") or (10, 3, 3, 3, 3, 2, 2)
-    strides = config.get("conv_stride") or (5, 2, 2, 2, 2, 2, 2)
-    frames = int(config.get("squeeze_factor") or 1)  # SEW
-    samples = frames
-    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
-        samples = (samples - 1) * stride + kernel
-    return samples
+    if config.get("model_type") == "audio-spectrogram-transformer":
+        return FBANK_FRAME
+    return shortest(config)
 
 
 def _windowing(options: Options, checkpoint: Checkpoint) -> Windowing:
