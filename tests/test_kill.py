@@ -19,7 +19,7 @@ from test_table import by_id, opened
 
 pytestmark = pytest.mark.timeout(1800)  # on two cores that others use as well
 
-CLIPS = 24
+CLIPS = 48
 PATIENCE_S = 400
 
 
@@ -128,7 +128,7 @@ def test_a_driver_killed_again_and_again_loses_nothing_and_leaves_no_process(
 ) -> None:
     """Before it holds the table, while Ray starts, after some labels; at last the whole group."""
     done: set[str] = set()
-    for more, kill in ((1, os.kill), (1, os.kill), (4, os.kill), (6, os.killpg)):
+    for more, kill in ((1, os.kill), (1, os.kill), (3, os.kill), (4, os.killpg)):
         run = start(job)
         run.wait_for(commits(job, job.committed() + more), f"{more} more commits")
         kill(run.process.pid, signal.SIGKILL)
@@ -216,7 +216,7 @@ def test_a_signal_commits_what_is_finished_and_ends_the_run(
     code: int,
     to_group: bool,
 ) -> None:
-    job.sounds(CLIPS, seconds=8.0)
+    job.sounds(CLIPS, seconds=4.0)
     run = start(job)
     run.wait_for(commits(job, 4), "commit 4")
     if to_group:  # as a terminal does
