@@ -61,7 +61,9 @@ def convert_whisper(source: Path, target: Path) -> None:
         WhisperFeatureExtractor,
         WhisperForConditionalGeneration,
     )
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     with (source / "model.bin").open("rb") as file:
         arrays = dict(ctranslate2_arrays(file))
     settings = json.loads((source / "config.json").read_text(encoding="utf-8"))
@@ -220,9 +222,8 @@ def main() -> int:
         print(f"The Parquet files lie in {table.resolve()}. Open them with")
         print(f"  pandas   pd.read_parquet({str(table)!r})")
         print(f"  DuckDB   SELECT * FROM read_parquet('{table}/*.parquet')")
-        print(
-            f"Now copy {config}, name your own folder in it, and: .venv/bin/earmark run YOURS.yaml"
-        )
+        print(f"Now copy {config}, name your own folder and output in it, and")
+        print(f"  EARMARK_DEMO={cache()} .venv/bin/earmark run YOURS.yaml")
     return code
 
 
