@@ -532,3 +532,21 @@ def test_the_console_script_runs_and_exits_with_the_jobs_code(tmp_path: Path) ->
     done = earmark("run", bad)
     assert done.returncode == 2
     assert f"{bad}: taskz: unknown key (did you mean 'tasks'?)" in done.stdout + done.stderr
+
+
+def test_a_run_joins_the_cluster_that_ray_address_names(
+    tmp_path: Path, local_ray: None, classifier: Path
+) -> None:
+    import ray
+
+    job = Job(tmp_path, classifier)
+    job.sounds(3)
+    sessions = {path.name for path in HOME.rglob("session_2*")}
+    address = ray.get_runtime_context().gcs_address
+    result = earmark("run", job.config, env=os.environ | {"RAY_ADDRESS": address})
+    assert result.returncode == 0, result.stdout
+    assert len(job.rows()) == 3
+    assert {path.name for path in HOME.rglob("session_2*")} == sessions, (
+        "it started a Ray of its own"
+    )
+    assert len(ray.nodes()) == 1, "and it left the cluster as it was"
