@@ -22,6 +22,7 @@ from audio_ops.checkpoint import Checkpoint
 from audio_ops.dtype import torch_dtype
 from audio_ops.segment import cut_at_quiet
 from audio_ops.speech import Heard, Piece, Transcript, geometric_mean, join_heard
+from audio_ops.speech.seq2seq import Chosen
 from audio_ops.tasks import Clip, Window
 
 if TYPE_CHECKING:
@@ -320,7 +321,7 @@ class Model:
         from transformers.modeling_outputs import BaseModelOutput
 
         begin = len(prompts[0])
-        chosen = _Chosen()
+        chosen = Chosen(self.model.generation_config)
         processors = LogitsProcessorList()
         if self.timestamps != "none":
             processors.append(
@@ -338,7 +339,7 @@ class Model:
             logits_processor=processors,
         )
         sequences = output.sequences[:, begin:].tolist()
-        log_probabilities = None if beams else chosen.log_probabilities(output.sequences)
+        log_probabilities = None if beams else chosen.log_probabilities(output.sequences, None)
         spoken = []
         for row, sequence in enumerate(sequences):
             ended = self.end in sequence
@@ -490,35 +491,6 @@ class _Growing:
     @property
     def offset_s(self) -> float:
         return self.seek * TOKEN_S / 2
-
-
-class _Chosen:
-    """Put last among the logits processors: keeps the log probability of each chosen token.
-
-    generate's own `output_scores` would keep every step's 50,000 scores.
-    """
-
-    def __init__(self) -> None:
-        self.scores: torch.Tensor | None = None
-        self.steps: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        self._keep(input_ids)
-        self.scores = scores
-        return scores
-
-    def _keep(self, input_ids: torch.Tensor) -> None:
-        if self.scores is not None:
-            scores = self.scores.float()
-            self.steps.append(scores.gather(1, input_ids[:, -1:])[:, 0] - scores.logsumexp(-1))
-
-    def log_probabilities(self, sequences: torch.Tensor) -> list[list[float]]:
-        """Per row, one for each generated token."""
-        import torch
-
-        self._keep(sequences)
-        columns: list[list[float]] = torch.stack(self.steps, 1).tolist()
-        return columns
 
 
 def _first(ids: int | list[int]) -> int:
