@@ -17,6 +17,7 @@ check: $(VENV)/ready
 	$(BIN)/mypy
 
 $(VENV)/ready: pyproject.toml constraints.txt
+	@echo "installing into $(VENV): torch, Ray, transformers and what they need; some minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,test]"
 	@touch $@
