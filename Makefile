@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test chaos check clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m jobs.demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+chaos: $(VENV)/ready
+	$(BIN)/python -m pytest -m chaos
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .
