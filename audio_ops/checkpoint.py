@@ -1,4 +1,5 @@
-"""A model in transformers' format, found and identified before anything heavy is imported."""
+"""A model in transformers' format: found and identified before anything heavy is imported, loaded
+in the actor that needs it."""
 
 from __future__ import annotations
 
@@ -6,7 +7,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from audio_ops.dtype import torch_dtype
+
+if TYPE_CHECKING:
+    from audio_ops.tasks import TaskOptions
 
 # What `from_pretrained` may read. Pickled weights are never loaded, so they are not part of it.
 LOADED_SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".tiktoken", ".jinja", ".py"}
@@ -40,6 +46,21 @@ class Checkpoint:
             return Path(hf_hub_download(self.name, file, revision=self.revision))
         except EntryNotFoundError:
             return None
+
+    def extractor_settings(self) -> dict[str, Any]:
+        """The feature extractor's JSON, wherever transformers would find it.
+
+        Raises ValueError if the checkpoint has none.
+        """
+        # transformers 5 nests it in the processor's file, and prefers that one.
+        nested: dict[str, Any] | None = self.json("processor_config.json").get("feature_extractor")
+        settings = nested or self.json("preprocessor_config.json")
+        if not settings:
+            raise ValueError(
+                "model: expected a feature extractor (preprocessor_config.json or "
+                f"processor_config.json), found none in {self.name}"
+            )
+        return settings
 
     def digest(self) -> str:
         """What the weights and settings are: the hub's commit, or SHA-256 over a folder's files.
@@ -98,3 +119,44 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
     return Checkpoint(model, config.parent.name)  # .../snapshots/<commit>/config.json
+
+
+def load(auto: Any, checkpoint: Checkpoint, options: TaskOptions, **settings: Any) -> Any:
+    """What a transformers class `auto` makes of the checkpoint: a tokenizer, a processor, ..."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    return auto.from_pretrained(
+        checkpoint.name,
+        revision=checkpoint.revision,
+        trust_remote_code=options.trust_remote_code,
+        **settings,
+    )
+
+
+def load_model(
+    auto: Any, checkpoint: Checkpoint, options: TaskOptions, device: str, **settings: Any
+) -> Any:
+    """The checkpoint as a model of the class `auto` on `device`, in `options.dtype`, ready to infer.
+
+    Raises ValueError if it lacks weights: transformers would warn and fill in random ones.
+    """
+    dtype = torch_dtype(options.dtype, device)
+    model, info = load(
+        auto,
+        checkpoint,
+        options,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        **settings,
+    )
+    # Used in training alone, and left out of some checkpoints.
+    missing = sorted(key for key in info["missing_keys"] if not key.endswith("masked_spec_embed"))
+    if missing:
+        raise ValueError(
+            f"model: expected all weights of {type(model).__name__}, found none for "
+            f"{', '.join(missing[:5])} in {checkpoint.name}"
+        )
+    return model.to(device, dtype).eval()

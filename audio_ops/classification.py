@@ -11,18 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from audio_ops.checkpoint import Checkpoint
 from audio_ops.decode import ClipError
 from audio_ops.tasks import Clip, TaskOptions, Window
-
-if TYPE_CHECKING:
-    import torch
 
 Function = Literal["softmax", "sigmoid", "none"]
 Kind = Literal["single_label", "multi_label", "regression"]
@@ -79,49 +75,6 @@ def classification_columns(options: ClassificationOptions) -> dict[str, pa.DataT
         columns["reference_label"] = pa.string()
         columns["reference_error"] = pa.string()
     return columns
-
-
-def extractor_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The feature extractor's JSON, wherever transformers would find it.
-
-    Raises ValueError if the checkpoint has none.
-    """
-    # transformers 5 nests it in the processor's file, and prefers that one.
-    nested: dict[str, Any] | None = checkpoint.json("processor_config.json").get(
-        "feature_extractor"
-    )
-    settings = nested or checkpoint.json("preprocessor_config.json")
-    if not settings:
-        raise ValueError(
-            "model: expected a feature extractor (preprocessor_config.json or "
-            f"processor_config.json), found none in {checkpoint.name}"
-        )
-    return settings
-
-
-def load_whole(
-    auto: Any, checkpoint: Checkpoint, options: TaskOptions, dtype: torch.dtype, device: str
-) -> Any:
-    """The checkpoint loaded by a transformers class `auto`, on `device`, ready to infer.
-
-    Raises ValueError if it lacks weights: transformers would warn and fill in random ones.
-    """
-    model, info = auto.from_pretrained(
-        checkpoint.name,
-        revision=checkpoint.revision,
-        trust_remote_code=options.trust_remote_code,
-        use_safetensors=True,
-        dtype=dtype,
-        output_loading_info=True,
-    )
-    # Used in training alone, and left out of some checkpoints.
-    missing = sorted(key for key in info["missing_keys"] if not key.endswith("masked_spec_embed"))
-    if missing:
-        raise ValueError(
-            f"model: expected all weights of {type(model).__name__}, found none for "
-            f"{', '.join(missing[:5])} in {checkpoint.name}"
-        )
-    return model.to(device).eval()
 
 
 @dataclass(frozen=True)

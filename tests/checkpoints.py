@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 LANGUAGES = ("en", "de", "fr", "ar")
@@ -242,7 +243,6 @@ def tiny_ctc(
     `config` overrides entries of its config. `languages` makes it an MMS: an adapter and a
     vocabulary for each code, of the letters given; the first is the default.
     """
-    import json
 
     import torch
     from safetensors.torch import save_file
@@ -407,15 +407,31 @@ def tiny_moonshine(folder: Path, seed: int = 0) -> Path:
 
 
 def tiny_speech2text(folder: Path, seed: int = 0) -> Path:
-    """A random Speech2Text: real feature extractor, a tokenizer of letters (its own needs sentencepiece)."""
+    """A random Speech2Text: real feature extractor, its own tokenizer over SentencePiece."""
+    import sentencepiece
     import torch
     from transformers import (
         Speech2TextConfig,
         Speech2TextFeatureExtractor,
         Speech2TextForConditionalGeneration,
+        Speech2TextTokenizer,
     )
 
-    size = letter_tokenizer(folder)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    pieces = folder / "sentencepiece.bpe.model"
+    with pieces.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([letters]),
+            model_writer=file,
+            model_type="char",
+            vocab_size=3 + 1 + len(letters),
+            minloglevel=2,
+        )
+    vocabulary = ("<pad>", "<s>", "</s>", "<unk>", "▁", *letters)
+    tokens = {token: index for index, token in enumerate(vocabulary)}
+    (folder / "vocab.json").write_text(json.dumps(tokens), encoding="utf-8")
+    Speech2TextTokenizer(str(folder / "vocab.json"), str(pieces)).save_pretrained(folder)
+    size = len(tokens)
     torch.manual_seed(seed)
     model = Speech2TextForConditionalGeneration(
         Speech2TextConfig(

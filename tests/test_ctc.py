@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import tiny_ctc
+from hearing import RATE, label, labeller, sound
 
-from audio_ops.checkpoint import find_checkpoint
-from audio_ops.label import Label
 from audio_ops.tasks import Clip
 from audio_ops.tasks import automatic_speech_recognition as task
 
-RATE = 16_000
 LAYER: dict[str, Any] = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {  # seeds under which they have much to say
     **{kind: (kind, {"seed": 2}) for kind, family in task.FAMILIES.items() if family == "ctc"},
@@ -55,29 +53,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def mms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     languages = {"eng": "abcdef", "fra": "uvwxyz"}
     return tiny_ctc(tmp_path_factory.mktemp("mms"), "wav2vec2", languages=languages, **LAYER)
-
-
-def sound(seconds: float, hz: float) -> np.ndarray:
-    """A wavering tone that comes and goes, over some noise: float32 `(samples,)`."""
-    at = np.arange(round(seconds * RATE)) / RATE
-    noise = np.random.default_rng(int(hz)).standard_normal(len(at))
-    tone = np.sin(2 * np.pi * hz * at * (1 + 0.3 * np.sin(2 * at))) * (np.sin(5 * at) > 0)
-    return (0.3 * tone + 0.05 * noise).astype(np.float32)
-
-
-def labeller(folder: Path, **options: Any) -> Label:
-    chosen = task.Options(
-        task="automatic-speech-recognition",
-        model=str(folder),
-        **{"dtype": "float32", **options},
-    )
-    checkpoint = find_checkpoint(str(folder))
-    task.check(chosen, checkpoint)
-    return Label("said", chosen, checkpoint, batch_s=1e6)
-
-
-def label(folder: Path, *sounds: np.ndarray, **options: Any) -> list[Any]:
-    return labeller(folder, **options).label([Clip(wave, len(wave) / RATE) for wave in sounds])
 
 
 def pipeline_of(folder: Path) -> Any:

@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import tiny_seamless
+from hearing import RATE, label, labeller, sound
 
-from audio_ops.checkpoint import find_checkpoint
-from audio_ops.label import Label
 from audio_ops.tasks import Clip
-from audio_ops.tasks import automatic_speech_recognition as task
 
-RATE = 16_000
 Made = Callable[[int], Path]
 
 
@@ -33,29 +30,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         return folders[version]
 
     return checkpoint
-
-
-def sound(seconds: float, hz: float) -> np.ndarray:
-    """A wavering tone that comes and goes, over some noise: float32 `(samples,)`."""
-    at = np.arange(round(seconds * RATE)) / RATE
-    noise = np.random.default_rng(int(hz)).standard_normal(len(at))
-    tone = np.sin(2 * np.pi * hz * at * (1 + 0.3 * np.sin(2 * at))) * (np.sin(5 * at) > 0)
-    return (0.3 * tone + 0.05 * noise).astype(np.float32)
-
-
-def labeller(folder: Path, **options: Any) -> Label:
-    chosen = task.Options(
-        task="automatic-speech-recognition",
-        model=str(folder),
-        **{"dtype": "float32", **options},
-    )
-    checkpoint = find_checkpoint(str(folder))
-    task.check(chosen, checkpoint)
-    return Label("said", chosen, checkpoint, batch_s=1e6)
-
-
-def label(folder: Path, *sounds: np.ndarray, **options: Any) -> list[Any]:
-    return labeller(folder, **options).label([Clip(wave, len(wave) / RATE) for wave in sounds])
 
 
 @functools.cache
@@ -161,6 +135,14 @@ def test_long_sound_is_cut_in_pauses_and_said_once(made: Made) -> None:
     cut = round(segments[1]["start_s"] * RATE)
     halves = [generated(made(2), part, tgt_lang="eng")[0] for part in (wave[:cut], wave[cut:])]
     assert found["text"] == " ".join(halves)
+
+
+def test_windows_are_joined_without_a_space_where_none_are_written(tmp_path: Path) -> None:
+    folder = tiny_seamless(tmp_path, 2, languages=("eng", "jpn"))
+    wave = np.concatenate([sound(13.0, 400), np.zeros(RATE, np.float32), sound(17.0, 700)])
+    (found,) = label(folder, wave, tgt_lang="jpn")
+    parts = [segment["text"] for segment in found["segments"]]
+    assert len(parts) == 2 and found["text"] == "".join(parts)
 
 
 def test_windows_of_one_language_share_a_batch(made: Made) -> None:

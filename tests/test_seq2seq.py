@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import tiny_moonshine, tiny_speech2text, tiny_speech_encoder_decoder
+from hearing import RATE, label, labeller, sound
+from safetensors.torch import load_file, save_file
 
-from audio_ops.checkpoint import find_checkpoint
-from audio_ops.label import Label
 from audio_ops.tasks import Clip
-from audio_ops.tasks import automatic_speech_recognition as task
 
-RATE = 16_000
 MODELS: dict[str, Callable[[Path], Path]] = {
     "moonshine": tiny_moonshine,
     "speech_to_text": tiny_speech2text,
@@ -38,29 +37,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         return folders[name]
 
     return checkpoint
-
-
-def sound(seconds: float, hz: float) -> np.ndarray:
-    """A wavering tone that comes and goes, over some noise: float32 `(samples,)`."""
-    at = np.arange(round(seconds * RATE)) / RATE
-    noise = np.random.default_rng(int(hz)).standard_normal(len(at))
-    tone = np.sin(2 * np.pi * hz * at * (1 + 0.3 * np.sin(2 * at))) * (np.sin(5 * at) > 0)
-    return (0.3 * tone + 0.05 * noise).astype(np.float32)
-
-
-def labeller(folder: Path, **options: Any) -> Label:
-    chosen = task.Options(
-        task="automatic-speech-recognition",
-        model=str(folder),
-        **{"dtype": "float32", **options},
-    )
-    checkpoint = find_checkpoint(str(folder))
-    task.check(chosen, checkpoint)
-    return Label("said", chosen, checkpoint, batch_s=1e6)
-
-
-def label(folder: Path, *sounds: np.ndarray, **options: Any) -> list[Any]:
-    return labeller(folder, **options).label([Clip(wave, len(wave) / RATE) for wave in sounds])
 
 
 @functools.cache
@@ -213,3 +189,18 @@ def test_what_the_family_lacks_is_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=expected):
         labeller(made("moonshine"), **options)
+
+
+@pytest.mark.parametrize("name", ["moonshine", "encoder-decoder"])
+def test_a_checkpoint_that_lacks_weights_is_not_loaded(
+    made: Made, tmp_path: Path, name: str
+) -> None:
+    """transformers would fill in random ones, and the texts would be nonsense."""
+    folder = tmp_path / "cut"
+    shutil.copytree(made(name), folder)
+    weights = load_file(folder / "model.safetensors")
+    dropped = next(key for key in weights if "decoder.layers.1.fc1" in key or "mlp.fc1" in key)
+    del weights[dropped]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=f"expected all weights of .* found none for {dropped}"):
+        labeller(folder)

@@ -16,7 +16,11 @@ from typing import TypedDict
 
 from audio_ops.tasks import Window
 
-UNSPACED = {"zh", "yue", "ja", "th", "lo", "my", "km"}  # languages written without spaces
+# Languages written without spaces, as Whisper calls them and as SeamlessM4T and MMS do.
+UNSPACED = {
+    *("zh", "yue", "ja", "th", "lo", "my", "km"),
+    *("cmn", "cmn_Hant", "jpn", "tha", "lao", "mya", "khm"),
+}
 
 
 class Piece(TypedDict):

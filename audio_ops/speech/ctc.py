@@ -24,9 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audio_ops.checkpoint import Checkpoint
-from audio_ops.classification import extractor_settings
-from audio_ops.dtype import torch_dtype
+from audio_ops.checkpoint import Checkpoint, load, load_model
 from audio_ops.speech import Piece, Transcript, geometric_mean
 from audio_ops.tasks import Clip, Window
 from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP, is_masked, shortest
@@ -90,7 +88,7 @@ def _check_language(options: Options, checkpoint: Checkpoint, config: dict[str, 
 
 def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
     """The rate in Hz that the feature extractor expects."""
-    return int(extractor_settings(checkpoint).get("sampling_rate", 16_000))
+    return int(checkpoint.extractor_settings().get("sampling_rate", 16_000))
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ class _Chunks:
 def _samples_per_frame(checkpoint: Checkpoint) -> int:
     config = checkpoint.json("config.json")
     if config["model_type"] == "parakeet_ctc":
-        hop: int = extractor_settings(checkpoint).get("hop_length", 160)
+        hop: int = checkpoint.extractor_settings().get("hop_length", 160)
         return hop * int(config["encoder_config"].get("subsampling_factor", 8))
     if config["model_type"] == "wav2vec2-bert":
         frame = 2 * FBANK_HOP
@@ -176,29 +174,17 @@ class Model:
 
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
         from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
-        from transformers.utils import logging as transformers_logging
 
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        source: dict[str, Any] = {
-            "revision": checkpoint.revision,
-            "trust_remote_code": options.trust_remote_code,
-        }
-        self.extractor = AutoFeatureExtractor.from_pretrained(checkpoint.name, **source)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint.name, **source)
-        self.device, self.dtype = device, torch_dtype(options.dtype, device)
-        model = AutoModelForCTC.from_pretrained(
-            checkpoint.name,
-            dtype=self.dtype,
-            use_safetensors=True,
-            **source,
-        )
+        self.extractor = load(AutoFeatureExtractor, checkpoint, options)
+        self.tokenizer = load(AutoTokenizer, checkpoint, options)
+        self.model = load_model(AutoModelForCTC, checkpoint, options, device)
+        self.device, self.dtype = device, self.model.dtype
         if options.target_lang is not None:
             self.tokenizer.set_target_lang(options.target_lang)
-            model.load_adapter(
+            self.model.load_adapter(
                 options.target_lang, revision=checkpoint.revision, use_safetensors=True
             )
-        self.model = model.to(device, self.dtype).eval()
+            self.model.to(device, self.dtype).eval()
         self.language: str | None = options.target_lang or getattr(
             self.tokenizer, "target_lang", None
         )

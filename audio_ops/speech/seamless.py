@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audio_ops.checkpoint import Checkpoint
+from audio_ops.checkpoint import Checkpoint, load
 from audio_ops.speech import seq2seq
 from audio_ops.speech.seq2seq import TIMESTAMPS as TIMESTAMPS
 from audio_ops.speech.seq2seq import sample_rate as sample_rate
@@ -70,10 +70,10 @@ class Model(seq2seq.Model):
 
         return SeamlessM4Tv2ForSpeechToText if self.version == 2 else SeamlessM4TForSpeechToText
 
-    def _processors(self, name: str, source: dict[str, Any]) -> tuple[Any, Any]:
+    def _processors(self, checkpoint: Checkpoint, options: Options) -> tuple[Any, Any]:
         from transformers import AutoProcessor
 
-        processor = AutoProcessor.from_pretrained(name, **source)
+        processor = load(AutoProcessor, checkpoint, options)
         return processor.feature_extractor, processor.tokenizer
 
     def windows(self, clip: Clip) -> list[Window]:

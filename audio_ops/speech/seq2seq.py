@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audio_ops.checkpoint import Checkpoint
-from audio_ops.classification import extractor_settings
-from audio_ops.dtype import torch_dtype
+from audio_ops.checkpoint import Checkpoint, load, load_model
 from audio_ops.segment import cut_at_quiet
 from audio_ops.speech import Heard, Piece, Transcript, geometric_mean, join_heard
 from audio_ops.tasks import Clip, Window
@@ -53,12 +51,12 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
         raise ValueError(
             f"num_beams: expected 1 beside generate.do_sample, found {options.num_beams}"
         )
-    extractor_settings(checkpoint)
+    checkpoint.extractor_settings()
 
 
 def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
     """The rate in Hz that the feature extractor expects."""
-    return int(extractor_settings(checkpoint).get("sampling_rate", 16_000))
+    return int(checkpoint.extractor_settings().get("sampling_rate", 16_000))
 
 
 class Model:
@@ -72,20 +70,9 @@ class Model:
     language: str | None = None
 
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
-        from transformers.utils import logging
-
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        source: dict[str, Any] = {
-            "revision": checkpoint.revision,
-            "trust_remote_code": options.trust_remote_code,
-        }
-        self.extractor, self.tokenizer = self._processors(checkpoint.name, source)
-        self.device, self.dtype = device, torch_dtype(options.dtype, device)
-        model = self._class().from_pretrained(
-            checkpoint.name, dtype=self.dtype, use_safetensors=True, **source
-        )
-        self.model = model.to(device).eval()
+        self.extractor, self.tokenizer = self._processors(checkpoint, options)
+        self.model = load_model(self._class(), checkpoint, options, device)
+        self.device, self.dtype = device, self.model.dtype
         self.sample_rate = sample_rate(options, checkpoint)
         config = checkpoint.json("config.json")
         self.max_s = MAX_S.get(config["model_type"], 0.0)
@@ -98,13 +85,13 @@ class Model:
 
         return AutoModelForSpeechSeq2Seq
 
-    def _processors(self, name: str, source: dict[str, Any]) -> tuple[Any, Any]:
+    def _processors(self, checkpoint: Checkpoint, options: Options) -> tuple[Any, Any]:
         """The feature extractor and the tokenizer, found as the pipeline finds them."""
         from transformers import AutoFeatureExtractor, AutoTokenizer
 
         return (
-            AutoFeatureExtractor.from_pretrained(name, **source),
-            AutoTokenizer.from_pretrained(name, **source),
+            load(AutoFeatureExtractor, checkpoint, options),
+            load(AutoTokenizer, checkpoint, options),
         )
 
     def _settle(self, options: Options) -> None:

@@ -10,8 +10,6 @@ import pyarrow as pa
 from audio_ops.speech import UNSPACED
 
 ENGLISH = {"en", "eng", "english"}
-# The same languages as SeamlessM4T and MMS call them.
-UNSPACED_CODES = UNSPACED | {"cmn", "jpn", "tha", "lao", "mya", "khm"}
 
 COLUMNS = {
     "wer": pa.float32(),
@@ -79,7 +77,7 @@ class WordErrors:
     def normal(self, text: str, language: str | None) -> str:
         """What is compared of a text in a language, named by its code (`en`, `arb`, `zh-TW`)."""
         code = (language or "").lower().replace("_", "-").split("-")[0]
-        normaliser: Any = self.letters if code in UNSPACED_CODES else self.basic
+        normaliser: Any = self.letters if code in UNSPACED else self.basic
         if code in ENGLISH:
             normaliser = self.english
         return " ".join(normaliser(text).split())

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audio_ops.checkpoint import Checkpoint
-from audio_ops.dtype import torch_dtype
+from audio_ops.checkpoint import Checkpoint, load, load_model
 from audio_ops.segment import cut_at_quiet
 from audio_ops.speech import Heard, Piece, Transcript, geometric_mean, join_heard
 from audio_ops.speech.seq2seq import Chosen
@@ -83,14 +82,8 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
 
 def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
     """16 kHz for every Whisper so far; read from the checkpoint all the same."""
-    rate: int = _extractor_settings(checkpoint).get("sampling_rate", 16_000)
+    rate: int = checkpoint.extractor_settings().get("sampling_rate", 16_000)
     return rate
-
-
-def _extractor_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The feature extractor's JSON, which newer checkpoints keep inside processor_config.json."""
-    settings = checkpoint.json("preprocessor_config.json")
-    return settings or checkpoint.json("processor_config.json").get("feature_extractor", {})
 
 
 class Model:
@@ -104,27 +97,14 @@ class Model:
             WhisperFeatureExtractor,
             WhisperForConditionalGeneration,
         )
-        from transformers.utils import logging
 
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        source: dict[str, Any] = {
-            "revision": checkpoint.revision,
-            "trust_remote_code": options.trust_remote_code,
-        }
-        self.extractor = WhisperFeatureExtractor.from_pretrained(checkpoint.name, **source)
-        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, **source)
-        weights: dict[str, Any] = {
-            "use_safetensors": True,
-            "dtype": torch_dtype(options.dtype, device),
-        }
-        # only eager attention shows its weights, from which the words' times are read
-        if options.timestamps == "word":
-            weights["attn_implementation"] = "eager"
-        self.model: Any = WhisperForConditionalGeneration.from_pretrained(
-            checkpoint.name, **weights, **source
+        self.extractor = load(WhisperFeatureExtractor, checkpoint, options)
+        self.tokenizer = load(AutoTokenizer, checkpoint, options)
+        # Only eager attention shows its weights, from which the words' times are read.
+        attention = {"attn_implementation": "eager"} if options.timestamps == "word" else {}
+        self.model = load_model(
+            WhisperForConditionalGeneration, checkpoint, options, device, **attention
         )
-        self.model.to(device).eval()  # type: ignore[arg-type]
         self.sample_rate: int = self.extractor.sampling_rate
         self.timestamps = options.timestamps
 

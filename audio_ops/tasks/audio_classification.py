@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from audio_ops.checkpoint import Checkpoint
+from audio_ops.checkpoint import Checkpoint, load, load_model
 from audio_ops.classification import (
     Classes,
     ClassificationOptions,
@@ -22,10 +22,7 @@ from audio_ops.classification import (
     Kind,
     Windowing,
     classification_columns,
-    extractor_settings,
-    load_whole,
 )
-from audio_ops.dtype import torch_dtype
 from audio_ops.tasks import Clip, WantsSpeech, Window
 from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP, is_masked, shortest
 
@@ -90,7 +87,7 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
 
 def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
     """The rate in Hz that the feature extractor expects."""
-    return int(extractor_settings(checkpoint).get("sampling_rate", 16_000))
+    return int(checkpoint.extractor_settings().get("sampling_rate", 16_000))
 
 
 def wants_speech(options: Options) -> WantsSpeech:
@@ -112,21 +109,14 @@ class Model:
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
         from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-        self.device = device
-        self.dtype = torch_dtype(options.dtype, device)
-        self.extractor = AutoFeatureExtractor.from_pretrained(
-            checkpoint.name,
-            revision=checkpoint.revision,
-            trust_remote_code=options.trust_remote_code,
-        )
-        self.model = load_whole(
-            AutoModelForAudioClassification, checkpoint, options, self.dtype, device
-        )
+        self.extractor = load(AutoFeatureExtractor, checkpoint, options)
+        self.model = load_model(AutoModelForAudioClassification, checkpoint, options, device)
+        self.device, self.dtype = device, self.model.dtype
 
         config = checkpoint.json("config.json")
         self.sample_rate = sample_rate(options, checkpoint)
         self.windowing = _windowing(options, checkpoint)
-        self.fixed_samples = _fixed_samples(config, extractor_settings(checkpoint))
+        self.fixed_samples = _fixed_samples(config, checkpoint.extractor_settings())
         self.equal_lengths = self.fixed_samples is None and not is_masked(config)
         # The extractor's own default is what the pipeline feeds to one clip; a mask of ones
         # changes nothing there, and batches of unequal length need it.
@@ -224,7 +214,7 @@ def _windowing(options: Options, checkpoint: Checkpoint) -> Windowing:
     """Raises ValueError where the options ask for what the model can't do."""
     config = checkpoint.json("config.json")
     rate = sample_rate(options, checkpoint)
-    fixed = _fixed_samples(config, extractor_settings(checkpoint))
+    fixed = _fixed_samples(config, checkpoint.extractor_settings())
     return Windowing.of(
         options,
         rate,

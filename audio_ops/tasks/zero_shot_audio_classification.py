@@ -14,16 +14,13 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from audio_ops.checkpoint import Checkpoint
+from audio_ops.checkpoint import Checkpoint, load, load_model
 from audio_ops.classification import (
     Classes,
     ClassificationOptions,
     Windowing,
     classification_columns,
-    extractor_settings,
-    load_whole,
 )
-from audio_ops.dtype import torch_dtype
 from audio_ops.tasks import Clip, WantsSpeech, Window
 
 if TYPE_CHECKING:
@@ -80,7 +77,7 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
 
 def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
     """The rate in Hz that the feature extractor expects."""
-    return int(extractor_settings(checkpoint).get("sampling_rate", 48_000))
+    return int(checkpoint.extractor_settings().get("sampling_rate", 48_000))
 
 
 def wants_speech(options: Options) -> WantsSpeech:
@@ -105,16 +102,11 @@ class Model:
         import torch
         from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel
 
-        self.device = device
-        self.dtype = torch_dtype(options.dtype, device)
-        source: dict[str, Any] = {
-            "revision": checkpoint.revision,
-            "trust_remote_code": options.trust_remote_code,
-        }
-        self.extractor = AutoFeatureExtractor.from_pretrained(checkpoint.name, **source)
+        self.extractor = load(AutoFeatureExtractor, checkpoint, options)
         self.log_mel = LogMel(self.extractor, device)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, **source)
-        self.model = load_whole(ClapModel, checkpoint, options, self.dtype, device)
+        tokenizer = load(AutoTokenizer, checkpoint, options)
+        self.model = load_model(ClapModel, checkpoint, options, device)
+        self.device, self.dtype = device, self.model.dtype
 
         texts = [options.hypothesis_template.format(label) for label in options.candidate_labels]
         tokens = tokenizer(texts, return_tensors="pt", padding=True).to(device)
@@ -215,7 +207,7 @@ class LogMel:
 
 def _windowing(options: Options, checkpoint: Checkpoint) -> Windowing:
     """Raises ValueError where the options ask for what the model can't do."""
-    extractor = extractor_settings(checkpoint)
+    extractor = checkpoint.extractor_settings()
     rate = sample_rate(options, checkpoint)
     longest = int(extractor.get("max_length_s", 10) * rate)
     return Windowing.of(options, rate, shortest=1, default=longest, limited=True)

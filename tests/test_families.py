@@ -1,0 +1,143 @@
+"""Every family of models in one run over one folder: what transformers' own pipelines say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from checkpoints import (
+    tiny_clap,
+    tiny_classifier,
+    tiny_ctc,
+    tiny_moonshine,
+    tiny_seamless,
+    tiny_speech2text,
+    tiny_speech_encoder_decoder,
+    tiny_whisper,
+)
+from hearing import RATE, sound
+from runs import Job
+from sounds import encode
+
+ASR = "automatic-speech-recognition"
+WORDS = ["rain", "an engine", "somebody who speaks"]
+CLAP_RATE = 48_000
+
+
+class Family(NamedTuple):
+    """A checkpoint's maker, the task's options in the config, and the pipeline's in a call."""
+
+    make: Callable[[Path], Path]
+    task: str
+    options: dict[str, Any]
+    call: dict[str, Any]
+
+
+def recogniser(
+    make: Callable[[Path], Path], options: dict[str, Any] | None = None, **generate: Any
+) -> Family:
+    return Family(make, ASR, options or {}, {"generate_kwargs": {"num_beams": 1, **generate}})
+
+
+FAMILIES = {
+    "ctc": Family(
+        lambda folder: tiny_ctc(folder, "wav2vec2", seed=2),
+        ASR,
+        {"timestamps": "word"},
+        {"return_timestamps": "word"},
+    ),
+    "whisper": recogniser(tiny_whisper, {"language": "de"}, language="de", task="transcribe"),
+    "moonshine": recogniser(tiny_moonshine),
+    "speech_to_text": recogniser(tiny_speech2text),
+    "encoder_decoder": recogniser(tiny_speech_encoder_decoder),
+    "seamless_v1": recogniser(
+        lambda folder: tiny_seamless(folder, 1), {"tgt_lang": "arb"}, tgt_lang="arb"
+    ),
+    "seamless_v2": recogniser(
+        lambda folder: tiny_seamless(folder, 2), {"tgt_lang": "eng"}, tgt_lang="eng"
+    ),
+    "classifier": Family(
+        lambda folder: tiny_classifier(folder, "hubert"), "audio-classification", {}, {"top_k": 5}
+    ),
+    "clap": Family(
+        tiny_clap,
+        "zero-shot-audio-classification",
+        {"candidate_labels": WORDS},
+        {"candidate_labels": WORDS},
+    ),
+}
+
+
+class Run(NamedTuple):
+    """One run of all families: their checkpoints, the rows by clip, the sounds at the file's rate."""
+
+    models: dict[str, Path]
+    rows: dict[str, dict[str, Any]]
+    sounds: dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Run:
+    folder = tmp_path_factory.mktemp("families")
+    models = {}
+    for name, family in FAMILIES.items():
+        (folder / name).mkdir()
+        models[name] = family.make(folder / name)
+    job = Job(
+        folder,
+        models["classifier"],
+        tasks={
+            name: {
+                "task": family.task,
+                "model": str(models[name]),
+                "dtype": "float32",
+                **family.options,
+            }
+            for name, family in FAMILIES.items()
+        },
+    )
+    sounds = {}
+    for n, (seconds, hz) in enumerate([(1.0, 200), (2.37, 900), (0.41, 3000), (1.7, 300)]):
+        sounds[f"{n}.wav"] = sound(seconds, hz)
+        stored = encode(sounds[f"{n}.wav"][None], RATE, "wav_float")
+        (job.audio / f"{n}.wav").write_bytes(stored)
+    result = job.run()
+    assert result.code == 0, result.text
+    return Run(models, job.by_name(), sounds)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_whole_run_says_what_the_pipeline_says(run: Run, name: str) -> None:
+    import soxr
+    import torch
+    from transformers import pipeline
+
+    family = FAMILIES[name]
+    pipe: Any = pipeline(family.task, model=str(run.models[name]), dtype=torch.float32)
+    said = set()
+    for clip, wave in run.sounds.items():
+        row = run.rows[clip]
+        assert row[f"{name}_error"] is None
+        if name == "clap":
+            wave = soxr.resample(wave, RATE, CLAP_RATE, quality="HQ")
+        expected = pipe(wave.copy(), **family.call)
+        if family.task == ASR:
+            found = row[f"{name}_text"]
+            assert found == expected["text"].strip()
+            assert 0 < row[f"{name}_score"] <= 1
+        else:
+            found = tuple(row[f"{name}_labels"])
+            assert list(found) == [answer["label"] for answer in expected]
+            scores = [answer["score"] for answer in expected]
+            assert row[f"{name}_scores"] == pytest.approx(scores, abs=1e-4)
+            found = (*found, round(scores[0], 3))
+        if name == "ctc":
+            assert [(w["text"], w["start_s"], w["end_s"]) for w in row["ctc_words"]] == [
+                (chunk["text"], *(pytest.approx(float(t), abs=1e-3) for t in chunk["timestamp"]))
+                for chunk in expected["chunks"]
+            ]
+        said.add(found)
+    assert len(said) == len(run.sounds), "the model tells nothing apart"
