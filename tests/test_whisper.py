@@ -13,6 +13,7 @@ import librosa
 import numpy as np
 import pytest
 from checkpoints import tiny_whisper
+from hearing import labeller
 
 from audio_ops.checkpoint import find_checkpoint
 from audio_ops.speech import Heard
@@ -188,6 +189,48 @@ def test_alone_or_in_a_mixed_batch_a_sound_gets_the_same_label(
                 assert (one["start_s"], one["end_s"]) == (other["start_s"], other["end_s"])
 
 
+def test_windows_that_go_on_for_ever_are_the_pipelines(many_tongues: Path) -> None:
+    """They are generated twice: with the others up to what anybody can say, then to their end."""
+    options = {"language": "fr", "max_new_tokens": 200}
+    expected = pipeline_texts(many_tongues, tones(), generate_kwargs=options)
+    labels = hear(whisper(many_tongues, **options), tones())
+    assert max(len(label["text"]) for label in labels) > 100
+    assert [label["text"] for label in labels] == [wanted["text"].strip() for wanted in expected]
+
+
+def test_guarded_windows_say_what_full_ones_say(
+    tiny_en: Path, recorded: dict[str, np.ndarray]
+) -> None:
+    """Three contexts (15, 20 and 25 s, and the whole 30 s of what is longer), mixed and alone."""
+    two = recorded["two_cities"]
+    sounds = [recorded["clone-test"], *(two[: length_s * RATE] for length_s in (12, 19, 28))]
+    clips = [Clip(sound, len(sound) / RATE, speech_probability(sound)) for sound in sounds]
+    guarded = labeller(tiny_en, window="guarded")
+    contexts = [window.group for clip in clips for window in guarded.model.windows(clip)]
+    assert contexts == [15.0, 20.0, 25.0, 30.0]
+    together: list[Any] = guarded.label(clips)
+    for found, clip in zip(together, clips, strict=True):
+        (alone,) = guarded.label([clip])
+        assert isinstance(alone, dict)
+        assert alone["text"] == found["text"]
+        assert alone["score"] == pytest.approx(found["score"], abs=1e-4)
+        assert found["redone"] is False
+    full: list[Any] = labeller(tiny_en).label(clips)
+    assert [words(row["text"]) for row in together] == [words(row["text"]) for row in full]
+
+
+def test_what_a_guarded_window_spoils_is_heard_again_in_full(many_tongues: Path) -> None:
+    """A random Whisper says nothing but loops: all of it has to be done again."""
+    clips = [Clip(sound, len(sound) / RATE) for sound in tones()]
+    guarded: list[Any] = labeller(many_tongues, window="guarded", language="fr").label(clips)
+    full: list[Any] = labeller(many_tongues, language="fr").label(clips)
+    assert [row["redone"] for row in guarded] == [True] * len(clips)
+    for one, other in zip(guarded, full, strict=True):
+        assert one["text"] == other["text"]
+        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+        assert other["redone"] is None
+
+
 def test_random_timestamps_lose_no_text_and_stay_inside_the_sound(tmp_path: Path) -> None:
     model = whisper(tiny_whisper(tmp_path / "odd", timestamps=True), timestamps="word")
     for label, sound in zip(hear(model, tones()), tones(), strict=True):
@@ -291,6 +334,8 @@ def test_a_checkpoint_from_before_languages_runs_with_its_fixed_prompt(tmp_path:
             "timestamps: expected none or segment or word .*'char', which ctc",
         ),
         ({"max_new_tokens": 448}, "max_new_tokens: expected at most 444"),
+        ({"window": "guarded", "num_beams": 2}, "window: expected full beside .* num_beams"),
+        ({"window": "guarded", "timestamps": "word"}, "window: expected full beside timestamps"),
         ({"generate": {"num_beam": 2}}, "generate.num_beam: expected one of"),
         ({"generate": {"num_beams": 2}}, "generate.num_beams: expected the task's own option"),
         ({"generate": {"top_k": "many"}}, "generate.top_k: expected int, found 'many'"),

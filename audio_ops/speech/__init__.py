@@ -43,6 +43,8 @@ class Heard:
     words: list[Piece] = field(default_factory=list)
     language: str | None = None
     no_speech: float | None = None
+    complete: bool = True  # the model came to an end of itself, not to its limit
+    redone: bool | None = None  # heard again in full; None for a model that always does
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Transcript:
     words: list[Piece] = field(default_factory=list)
     language: str | None = None
     no_speech: float | None = None
+    redone: bool | None = None  # some window was heard again in full
 
 
 def geometric_mean(log_probability: float, tokens: int) -> float | None:
@@ -89,6 +92,7 @@ def join_heard(windows: Sequence[Window], heard: Sequence[Heard], sample_rate: i
         words=[_moved(w, o) for p, o in zip(heard, offsets_s, strict=True) for w in p.words],
         language=language,
         no_speech=sum(p * s for p, s in certain) / total_s if total_s else None,
+        redone=any(p.redone for p in heard) if any(p.redone is not None for p in heard) else None,
     )
 
 

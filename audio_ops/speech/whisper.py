@@ -7,13 +7,18 @@ The texts are those of transformers' pipeline on the same checkpoint, with two d
 are meant. The task's token is always part of the prompt; the pipeline leaves it out where neither
 language nor task is given. And with timestamps the sound is followed to its own end, as OpenAI's
 code does, not to the end of the 30 s of padding, where there is nothing but text to be invented.
+
+Whisper hears 30 s, however short the sound is. With `window: guarded` short windows get a shorter
+encoder instead: twice as fast, for the encoder is where the time goes. Now and then it makes
+Whisper loop or break off, which shows in the text's compression, in its probability or in its
+length; such windows are heard again in full. Under 15 s it loops on every second clip.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +26,7 @@ import numpy as np
 from audio_ops.checkpoint import Checkpoint, load, load_model
 from audio_ops.segment import cut_at_quiet
 from audio_ops.speech import Heard, Piece, Transcript, geometric_mean, join_heard
+from audio_ops.speech.evidence import compression_ratio
 from audio_ops.speech.seq2seq import Chosen
 from audio_ops.tasks import Clip, Window
 
@@ -33,6 +39,10 @@ TIMESTAMPS = ("none", "segment", "word")
 TOKEN_S = 0.02  # a timestamp token's step, and a position of the encoder's output
 LEAST_FRAMES = 10  # 0.1 s of sound: no second look at a rest below that
 PIPELINE_NEW_TOKENS = 256  # the pipeline's own limit where a checkpoint sets none
+SHORT_CONTEXTS_S = (15.0, 20.0, 25.0)  # what the encoder hears of a short window, at least
+MARGIN_S = 5.0  # of silence behind the sound
+LOOP, UNSURE = 2.4, 0.37  # compression ratio and score beyond which OpenAI's code tries again
+TOKENS, TOKENS_PER_S = 16, 8.0  # nobody says more: what does is a loop, and is heard on its own
 
 
 def check(options: Options, checkpoint: Checkpoint) -> None:
@@ -62,6 +72,13 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
                 f"language: expected one of {', '.join(sorted(languages))}, "
                 f"found {options.language!r}"
             )
+    if options.window == "guarded" and (
+        options.timestamps != "none" or options.num_beams > 1 or options.generate.get("do_sample")
+    ):
+        raise ValueError(
+            "window: expected full beside timestamps, num_beams or do_sample, for which short "
+            "windows have not been shown to hold, found 'guarded'"
+        )
     needs = {
         "segment": ["no_timestamps_token_id"],
         "word": ["no_timestamps_token_id", "alignment_heads"],
@@ -107,6 +124,7 @@ class Model:
         )
         self.sample_rate: int = self.extractor.sampling_rate
         self.timestamps = options.timestamps
+        self.guarded = options.window == "guarded"
 
         config = self.model.generation_config
         self.end: int = _first(config.eos_token_id)
@@ -174,31 +192,46 @@ class Model:
         cuts = cut_at_quiet(
             length, self.sample_rate, self.extractor.chunk_length, clip.speech, clip.waveform
         )
-        return [Window(start, stop) for start, stop in cuts]
+        return [Window(start, stop, self.padded_s(stop - start)) for start, stop in cuts]
 
     def padded_s(self, samples: int) -> float:
-        return float(self.extractor.chunk_length)
+        """What the encoder hears of a window of so many samples, in seconds."""
+        whole_s = float(self.extractor.chunk_length)
+        needed_s = samples / self.sample_rate + MARGIN_S
+        short_s = (context for context in SHORT_CONTEXTS_S if needed_s <= context < whole_s)
+        return next(short_s, whole_s) if self.guarded else whole_s
 
     def join(self, clip: Clip, windows: Sequence[Window], outputs: Sequence[Heard]) -> Transcript:
         return join_heard(windows, outputs, self.sample_rate)
 
     def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable = None) -> list[Heard]:
+        """Hear windows that share a context of `group` seconds (see `padded_s`)."""
         import torch
 
+        whole_s = float(self.extractor.chunk_length)
         if not self.samples_tokens:
+            context_s = whole_s if group is None else float(group)  # type: ignore[arg-type]
             with torch.inference_mode():
-                return self._heard(waveforms)
+                heard = self._heard(waveforms, context_s)
+                again = [n for n, said in enumerate(heard) if context_s < whole_s and _bad(said)]
+                # In batches that take no more memory than the one before.
+                size = max(1, int(len(waveforms) * context_s / whole_s))
+                for rows in (again[at : at + size] for at in range(0, len(again), size)):
+                    full = self._heard([waveforms[n] for n in rows], whole_s)
+                    for n, said in zip(rows, full, strict=True):
+                        heard[n] = replace(said, redone=True)
+            return heard
         # Drawn tokens would depend on the neighbours in the batch: each window alone, with a seed
         # from its own sound.
-        heard: list[Heard] = []
+        heard = []
         for waveform in waveforms:
             with torch.random.fork_rng(), torch.inference_mode():
                 torch.manual_seed(zlib.crc32(waveform.tobytes()))
-                heard += self._heard([waveform])
+                heard += self._heard([waveform], whole_s)
         return heard
 
-    def _heard(self, waveforms: Sequence[np.ndarray]) -> list[Heard]:
-        """What each window says.
+    def _heard(self, waveforms: Sequence[np.ndarray], context_s: float) -> list[Heard]:
+        """What each window says, padded to `context_s` seconds.
 
         With timestamps Whisper may stop before the sound does, at the end of a sentence: then it
         hears the rest again, from its last timestamp on, until it is through.
@@ -210,13 +243,14 @@ class Model:
         features = self.extractor(
             list(waveforms),
             sampling_rate=self.sample_rate,
+            max_length=round(context_s * self.sample_rate),
             return_tensors="pt",
             device=str(device),
         )["input_features"].to(device, self.model.dtype)
         whole = features.shape[-1]
         frames = [-(-len(waveform) // self.extractor.hop_length) for waveform in waveforms]
         first = self._encoded(features)
-        languages, no_speech = self._language_and_silence(first)
+        languages, no_speech, cache = self._language_and_silence(first)
 
         heard = [
             _Growing(min(count, whole), len(waveform) / self.sample_rate)
@@ -232,7 +266,8 @@ class Model:
                 )
             prompts = [self._prompt(languages[row]) for row in rows]
             left = [heard[row].frames - heard[row].seek for row in rows]
-            for row, spoken in zip(rows, self._generated(states, prompts, left), strict=True):
+            said = self._generated(states, prompts, left, cache if states is first else None)
+            for row, spoken in zip(rows, said, strict=True):
                 self._grow(heard[row], spoken, languages[row])
             rows = [row for row in rows if heard[row].frames - heard[row].seek >= LEAST_FRAMES]
             states = None
@@ -245,20 +280,33 @@ class Model:
                 words=growing.words,
                 language=language,
                 no_speech=silence,
+                redone=False if self.guarded else None,
+                complete=growing.complete,
             )
             for growing, language, silence in zip(heard, languages, no_speech, strict=True)
         ]
 
     def _encoded(self, features: torch.Tensor) -> torch.Tensor:
-        """Log-mel features `(batch, mels, 3000)` -> hidden states `(batch, 1500, width)`.
+        """Log-mel features `(batch, mels, frames)` -> hidden states `(batch, frames / 2, width)`.
 
-        One by one on the CPU: a batch falls out of the caches (0.75 s a window instead of 0.54).
+        `WhisperEncoder.forward`, which takes no less than 3000 frames (30 s). One by one on the
+        CPU: a batch falls out of the caches (0.75 s a window instead of 0.54).
         """
         import torch
+        from torch.nn.functional import gelu
+
+        encoder = self.model.model.encoder
+
+        def encoded(part: torch.Tensor) -> torch.Tensor:
+            states = gelu(encoder.conv2(gelu(encoder.conv1(part)))).permute(0, 2, 1)
+            states = states + encoder.embed_positions.weight[: states.shape[1]]
+            for layer in encoder.layers:
+                states = layer(states, None)
+            hidden: torch.Tensor = encoder.layer_norm(states)
+            return hidden
 
         at_once = features.shape[0] if features.is_cuda else 1
-        encoder = self.model.model.encoder
-        return torch.cat([encoder(part).last_hidden_state for part in features.split(at_once)])
+        return torch.cat([encoded(part) for part in features.split(at_once)])
 
     def _prompt(self, language: str | None) -> list[int]:
         spoken = [self.languages[language]] if language in self.languages else []
@@ -266,32 +314,63 @@ class Model:
 
     def _language_and_silence(
         self, states: torch.Tensor
-    ) -> tuple[list[str | None], list[float | None]]:
+    ) -> tuple[list[str | None], list[float | None], Any]:
         """Each window's language and Whisper's own probability that nobody speaks in it.
 
-        Both are read, as in OpenAI's code, from the first thing that the decoder says.
+        Both are read, as in OpenAI's code, from the first thing that the decoder says. The third
+        is a cache of what its layers make of the sound, with which `generate` goes on, or None.
         """
+        from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
         count = states.shape[0]
         if self.no_speech is None and (self.language or not self.languages):
-            return [self.language] * count, [None] * count
+            return [self.language] * count, [None] * count, None
         start = states.new_full((count, 1), self.start).long()
-        logits = self.model(
-            encoder_outputs=(states,), decoder_input_ids=start, use_cache=False
-        ).logits
-        logits = logits[:, 0].float()
+        goes_on = self.model.generation_config.num_beams == 1 and self.timestamps != "word"
+        first = self.model(encoder_outputs=(states,), decoder_input_ids=start, use_cache=goes_on)
+        cache = None
+        if goes_on:  # what was said so far is no part of it: generate begins with the whole prompt
+            cache = EncoderDecoderCache(DynamicCache(), first.past_key_values.cross_attention_cache)
+        logits = first.logits[:, 0].float()
         silence: list[float | None] = [None] * count
         if self.no_speech is not None:
             silence = logits.softmax(-1)[:, self.no_speech].tolist()
         if self.language or not self.languages:
-            return [self.language] * count, silence
+            return [self.language] * count, silence, cache
         codes = list(self.languages)
         best = logits[:, list(self.languages.values())].argmax(-1).tolist()
-        return [codes[index] for index in best], silence
+        return [codes[index] for index in best], silence, cache
 
     def _generated(
-        self, states: torch.Tensor, prompts: list[list[int]], frames: list[int]
+        self, states: torch.Tensor, prompts: list[list[int]], frames: list[int], cache: Any
     ) -> list[_Spoken]:
-        """Continue each prompt; `frames` are the 10 ms frames of sound in each window."""
+        """Continue each prompt; `frames` are the 10 ms frames of sound in each window.
+
+        A batch runs until its last row has ended, and one that loops goes on to the limit. So what
+        has not ended after as many tokens as anybody says in that time goes on without the rest.
+        """
+        config = self.model.generation_config
+        limit: int = config.max_new_tokens
+        bound = TOKENS + int(TOKENS_PER_S * max(frames) / 100)
+        if config.num_beams > 1 or config.do_sample or bound >= limit:
+            return self._said(states, prompts, frames, limit, cache)
+        spoken = self._said(states, prompts, frames, bound, cache)
+        late = [row for row, said in enumerate(spoken) if not said.ended]
+        if late:
+            rest = [prompts[row] for row in late], [frames[row] for row in late]
+            for row, said in zip(late, self._said(states[late], *rest, limit, None), strict=True):
+                spoken[row] = said
+        return spoken
+
+    def _said(
+        self,
+        states: torch.Tensor,
+        prompts: list[list[int]],
+        frames: list[int],
+        max_new_tokens: int,
+        cache: Any,
+    ) -> list[_Spoken]:
+        """The same, for at most `max_new_tokens`."""
         import torch
         from transformers import (
             GenerationMixin,
@@ -317,6 +396,8 @@ class Model:
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             decoder_input_ids=torch.tensor(prompts, device=states.device),
             logits_processor=processors,
+            max_new_tokens=max_new_tokens,
+            past_key_values=cache,
         )
         sequences = output.sequences[:, begin:].tolist()
         log_probabilities = None if beams else chosen.log_probabilities(output.sequences, None)
@@ -333,7 +414,7 @@ class Model:
             times = None
             if self.timestamps == "word":
                 times = self._token_times(output, row, begin, length, frames[row])
-            spoken.append(_Spoken(tokens, each, times))
+            spoken.append(_Spoken(tokens, each, times, ended))
         return spoken
 
     def _token_times(
@@ -404,6 +485,7 @@ class Model:
         whole = len(tokens) == len(spoken.tokens)
         growing.log_probabilities += spoken.log_probabilities[: None if whole else len(tokens)]
         growing.seek += moved
+        growing.complete = growing.complete and spoken.ended
 
     def _words(
         self, growing: _Growing, spoken: _Spoken, numbers: list[int], language: str | None
@@ -450,6 +532,7 @@ class _Spoken:
     tokens: list[int]
     log_probabilities: list[float]
     times: list[float] | None  # when each token ends, in seconds
+    ended: bool = True  # and was not cut off
 
     def score(self, numbers: Sequence[int]) -> float:
         total = sum(self.log_probabilities[n] for n in numbers)
@@ -463,6 +546,7 @@ class _Growing:
     frames: int
     length_s: float
     seek: int = 0  # frames heard
+    complete: bool = True  # Whisper came to an end of itself
     tokens: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
     segments: list[Piece] = field(default_factory=list)
@@ -475,3 +559,13 @@ class _Growing:
 
 def _first(ids: int | list[int]) -> int:
     return ids[0] if isinstance(ids, list) else ids
+
+
+def _bad(heard: Heard) -> bool:
+    """Whether a short context may have spoilt this text."""
+    score = geometric_mean(heard.log_probability, heard.tokens)
+    return (
+        not heard.complete
+        or compression_ratio(heard.text) > LOOP
+        or (score is not None and score < UNSURE)
+    )

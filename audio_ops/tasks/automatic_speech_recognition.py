@@ -40,6 +40,7 @@ FAMILIES = {
 FAMILY_OPTIONS = {
     "language": ["whisper"],
     "translate": ["whisper"],
+    "window": ["whisper"],
     "num_beams": ["whisper", "seq2seq", "seamless"],
     "max_new_tokens": ["whisper", "seq2seq", "seamless"],
     "generate": ["whisper", "seq2seq", "seamless"],
@@ -89,7 +90,9 @@ class Options(TaskOptions):
     """What speech recognition takes.
 
     `language` is a code as the checkpoint has it ("de"); None detects it. `translate` is into
-    English. `generate` holds further settings of transformers' generate by name.
+    English. `generate` holds further settings of transformers' generate by name. `window: guarded`
+    gives short clips a shorter encoder than Whisper's 30 s, and hears again in full what comes out
+    badly (`redone`); `full` is what Whisper was trained on.
 
     CTC models: sound over `chunk_length_s` (default 30) is heard in windows that overlap by
     `stride_length_s` (default a sixth of that) on each side. `target_lang` is an adapter of MMS.
@@ -107,6 +110,7 @@ class Options(TaskOptions):
     language: str | None = None
     translate: bool = False
     timestamps: Literal["none", "segment", "word", "char"] = "none"
+    window: Literal["full", "guarded"] = "full"
     num_beams: int = Field(1, ge=1)
     max_new_tokens: int | None = Field(None, ge=1)
     generate: dict[str, Any] = Field(default_factory=dict)
@@ -201,6 +205,7 @@ def columns(options: Options) -> dict[str, pa.DataType]:
         "language": pa.string(),
         "segments": pieces,
         **({"words": pieces} if options.timestamps in ("word", "char") else {}),
+        **({"redone": pa.bool_()} if options.window == "guarded" else {}),
         **(wer.COLUMNS if options.reference is not None else {}),
         "speech_ratio": pa.float32(),
         "no_speech": pa.float32(),
@@ -247,6 +252,7 @@ class Model:
             "language": said.language,
             "segments": [] if dropped else said.segments,
             "words": [] if dropped else said.words,
+            "redone": said.redone,
             **against,
             **self._judged(clip, text, said.language),
         }
