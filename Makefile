@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test chaos check clean
+.PHONY: demo test chaos check submit clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m jobs.demo
@@ -13,6 +13,11 @@ test: $(VENV)/ready
 
 chaos: $(VENV)/ready
 	$(BIN)/python -m pytest -m chaos
+
+# To the job server of RAY_API_SERVER_ADDRESS, or the one on this machine's port 8265 (`ray dashboard`).
+submit: $(VENV)/ready
+	$(BIN)/ray job submit --working-dir . --runtime-env-json '{"excludes": ["tests", "demo"]}' \
+		-- python -m jobs.label $(CONFIG) $(ARGS)
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ as far as the headers and the decoder tell.
 
 from __future__ import annotations
 
+import errno
 import re
 import struct
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ KINDS = {
     "not_finite": "NaN, Inf or as good as Inf among the samples",
     "too_long": "over audio.max_clip_s",
     "too_short": "less sound than one frame of the model",
-    "too_large": "over a limit on bytes",
+    "too_large": "over a limit on bytes or samples, or a few bytes that unpack to very many",
     "out_of_memory": "the model ran out of memory with this clip alone",
     "model": "the model failed on this clip",
     "when": "the task's `when` has no value for this clip, such as a text cast to a number",
@@ -44,16 +45,21 @@ KINDS = {
 
 MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz
 MAX_CHANNELS = 64
+MAX_SAMPLES = 6_000_000_000  # of all channels together: 4 h at 48 kHz, 8 channels
 BLOCK_SAMPLES = 1 << 18  # of all channels together, in one block
+_MAX_MESSAGE = 500  # characters
 _LOUDEST = 1e12  # beyond it the mean of channels might become Inf; full scale is 1
 _HEAD = 1 << 16  # bytes looked at to recognise a format
 _MAX_CHUNKS = 10_000  # a header with more is hostile, or a fragmented MP4
 
 
 class ClipError(Exception):
-    """A clip that can't be labelled. `kind` is one of KINDS, `message` is for people."""
+    """A clip that can't be labelled. `kind` is one of KINDS, `message` is for people: what a file
+    says of itself is quoted in it, but not at any length."""
 
     def __init__(self, kind: str, message: str) -> None:
+        if len(message) > _MAX_MESSAGE:
+            message = f"{message[: _MAX_MESSAGE - 4]} ..."
         super().__init__(kind, message)  # both, so that it pickles
         self.kind, self.message = kind, message
 
@@ -101,16 +107,17 @@ def open_sound(file: BinaryIO, start_s: float = 0.0) -> Sound:
         if sound is None:
             sound = _open_ffmpeg(source, container)
             sound = replace(sound, blocks=_from(sound, start_s)) if start_s else sound
-    if not MIN_RATE <= sound.sample_rate <= MAX_RATE:
-        raise ClipError(
-            "unsupported",
-            f"sample rate: expected {MIN_RATE} to {MAX_RATE} Hz, found {sound.sample_rate}",
-        )
-    if not 1 <= sound.channels <= MAX_CHANNELS:
-        raise ClipError(
-            "unsupported", f"channels: expected 1 to {MAX_CHANNELS}, found {sound.channels}"
-        )
+    _check(sound.sample_rate, sound.channels)
     return sound
+
+
+def _check(sample_rate: int, channels: int) -> None:
+    """Raise ClipError for a rate in Hz, or a number of channels, that no recording has."""
+    if not MIN_RATE <= sample_rate <= MAX_RATE:
+        expected = f"{MIN_RATE} to {MAX_RATE} Hz"
+        raise ClipError("unsupported", f"sample rate: expected {expected}, found {sample_rate}")
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise ClipError("unsupported", f"channels: expected 1 to {MAX_CHANNELS}, found {channels}")
 
 
 class _Source:
@@ -139,7 +146,8 @@ class _Source:
         except (ValueError, OverflowError):  # before the start or beyond any file: a lying header
             return -1
         except BaseException as exc:
-            self._failure = self._failure or exc
+            if getattr(exc, "errno", None) != errno.EINVAL:  # beyond any file, on a local disk
+                self._failure = self._failure or exc
             return -1
 
     def tell(self) -> int:
@@ -148,8 +156,7 @@ class _Source:
     def at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes at `offset`; a decoder that is reading does not notice."""
         here = self.tell()
-        self.seek(offset)
-        found = self.read(size)
+        found = self.read(size) if self.seek(offset) >= 0 else b""
         self.seek(here)
         return found
 
@@ -457,10 +464,18 @@ def _duration_claimed(
             seconds = int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
         elif has_duration and len(opened.streams) == 1 and opened.duration:
             seconds = opened.duration / av.time_base
-    if container == "ogg":  # in a chain the duration is that of one link
-        last = source.at(max(0, source.length - 65_536), 65_536)
-        if last[last.rfind(b"OggS") :][14:18] != source.at(14, 4):
+    if container == "ogg":
+        tail = source.at(max(0, source.length - 65_536), 65_536)
+        last = tail[tail.rfind(b"OggS") :]
+        if last[14:18] != source.at(14, 4):  # in a chain the duration is that of one link
             seconds = None
+        elif len(opened.streams) == 1:  # FFmpeg skips broken pages, and counts from the next one
+            ends = re.findall(rb"OggS\0.(.{8})", source.at(0, _HEAD) + last[:14], re.DOTALL)
+            ends = [int.from_bytes(end, "little", signed=True) for end in ends]  # in samples
+            start = stream.start_time or 0
+            if start >= next((end for end in ends if end > 0), start + 1):
+                raise ClipError("damaged", "the first page with sound is broken")
+            seconds = max(seconds or 0.0, float((ends[-1] - start) * (stream.time_base or 0)))
     if not seconds or seconds <= 0:
         return None, 0.0
     return seconds, 0.0 if container == "flac" else max(0.25, 0.01 * seconds)
@@ -581,6 +596,8 @@ def _open_ffmpeg(source: _Source, container: str) -> Sound:
     codec = stream.codec_context.name if stream.codec_context else "unknown"
     if codec not in _CODECS.split(","):
         raise ClipError("unsupported", f"the codec {codec} is not among those that are read")
+    if stream.channels > MAX_CHANNELS:  # before they are decoded: one sample would be a block
+        _check(MIN_RATE, stream.channels)
     for other in opened.streams:
         if other is not stream:
             other.discard = Discard.all  # saves reading the pictures of a video
@@ -590,6 +607,8 @@ def _open_ffmpeg(source: _Source, container: str) -> Sound:
     duration_s, tolerance_s = _duration_claimed(source, container, opened, stream)
     frames = _frames(opened, stream, container)
     first = next(frames, None)
+    if first is None and duration_s:
+        raise ClipError("damaged", f"header says {duration_s:.2f} s, found no samples")
     if first is None:
         raise ClipError("empty", "no samples")
     name = stream.codec_context.codec.canonical_name
@@ -690,6 +709,8 @@ def _checked(
             where = count + int(np.argmin((np.abs(block) < _LOUDEST).all(axis=0)))
             raise ClipError("not_finite", f"NaN or Inf at {where / sample_rate:.2f} s")
         count += block.shape[1]
+        if count * len(block) > MAX_SAMPLES:
+            raise ClipError("too_large", f"a clip may have {MAX_SAMPLES:,} samples at its own rate")
         yield block
     found_s = count / sample_rate
     if not count and not claimed_s:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,26 @@ if TYPE_CHECKING:
     from audio_ops.when import When
 
 WAVEFORM = re.compile(r"sound_\d+")  # a task named `sound` has columns sound_label, ...
+DEATHS_OF_A_CLIP = 3  # once among others and twice alone, and it gets no further chance
+
+AtHand = Callable[[Sequence[Clip]], AbstractContextManager[Any]]
+
+
+class Ledger(Protocol):
+    """Knows which clips a model was at when its process died; kept where that does not reach.
+
+    A `call` is one table; after a death the same call comes again, to a process that knows nothing.
+    """
+
+    def enter(self, call: str) -> dict[str, int]:
+        """How often the process died at clips of this call, by `clip_id`: at most once for all
+        times that others were at hand as well, and once for each time that the clip was alone."""
+
+    def at(self, call: str, clips: Sequence[str], alone: bool) -> None:
+        """These are at hand from now on. What was at hand alone before has come out alive."""
+
+    def leave(self, call: str) -> None:
+        """The call has all its labels."""
 
 
 class Label:
@@ -32,7 +54,12 @@ class Label:
 
     `batch_s` is the budget of padded audio-seconds for one forward pass. It changes no label, and
     is halved for good when memory runs out.
+
+    With a `ledger` a clip that kills the process costs itself, if what killed it comes again with
+    the same table: see `guarded`. It may be called from several threads.
     """
+
+    ledger: Ledger | None = None
 
     def __init__(
         self,
@@ -43,6 +70,7 @@ class Label:
         batch_s: float,
         threads: int | None = None,
         drop: Sequence[str] = (),
+        ledger: Ledger | None = None,
     ):
         import torch
 
@@ -52,14 +80,18 @@ class Label:
         self.name = name
         self.columns: dict[str, pa.DataType] = task.columns(options)
         self.batch_s = batch_s
+        self.heard_s = self.padded_s = 0.0  # of all windows so far, without and with padding
         self.drop = list(drop)
+        self.ledger = ledger
+        self.turn = _Turn()
         self.when = _when(options.when)
         self.model: Model = task.Model(
             options, checkpoint, "cuda" if torch.cuda.is_available() else "cpu"
         )
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        labels = self.label(self.clips(table))
+        clips = self.clips(table)
+        labels = self.guarded(clips, self.ledger) if self.ledger else self.label(clips)
         for column, type_ in self.columns.items():
             values = [label.get(column) if isinstance(label, dict) else None for label in labels]
             table = table.append_column(f"{self.name}_{column}", pa.array(values, type_))
@@ -93,38 +125,83 @@ class Label:
             )
         return clips
 
-    def label(
-        self, clips: Sequence[Clip | ClipError | None]
+    def guarded(
+        self, clips: Sequence[Clip | ClipError | None], ledger: Ledger
     ) -> list[dict[str, Any] | ClipError | None]:
-        """Columns for each clip, the ClipError of one that failed, or None for None."""
+        """`label`, but with a note of what is at hand before anything is done with it.
+
+        What was at hand at a death is labelled first, each clip alone in the process. One that
+        was alone at two deaths is `crashed`; the loss of a machine takes a clip that far by a
+        chance that can be neglected.
+        """
+        ids = [clip.row["clip_id"] if isinstance(clip, Clip) else "" for clip in clips]
+        call = next(filter(None, ids), "")
+        if not call:
+            return self.label(clips)
+        deaths = ledger.enter(call)
+        alone: dict[int, dict[str, Any] | ClipError | None] = {}
+        if deaths:
+            with self.turn(alone=True):
+                for index, clip in enumerate(clips):
+                    if deaths.get(ids[index], 0) >= DEATHS_OF_A_CLIP:
+                        alone[index] = ClipError("crashed", "the model's process dies of this clip")
+                    elif ids[index] in deaths:
+                        ledger.at(call, [ids[index]], alone=True)
+                        alone[index] = self.label([clip])[0]
+                ledger.at(call, [], alone=False)
+
+        @contextmanager
+        def at_hand(some: Sequence[Clip]) -> Iterator[None]:
+            with self.turn():
+                ledger.at(call, [clip.row["clip_id"] for clip in some], alone=False)
+                yield
+                ledger.at(call, [], alone=False)
+
+        rest = [None if index in alone else clip for index, clip in enumerate(clips)]
+        labels = self.label(rest, at_hand)
+        ledger.leave(call)
+        return [alone.get(index, label) for index, label in enumerate(labels)]
+
+    def label(
+        self, clips: Sequence[Clip | ClipError | None], at_hand: AtHand = nullcontext
+    ) -> list[dict[str, Any] | ClipError | None]:
+        """Columns for each clip, the ClipError of one that failed, or None for None.
+
+        Whatever is done with clips is done within an `at_hand` of them.
+        """
         labels: list[dict[str, Any] | ClipError | None] = [
             clip if isinstance(clip, ClipError) else None for clip in clips
         ]
+        good = [clip for clip in clips if isinstance(clip, Clip)]
         windows: list[tuple[int, Window]] = []
-        for index, clip in enumerate(clips):
-            if isinstance(clip, Clip):
-                try:
-                    windows += [(index, window) for window in self.model.windows(clip)]
-                except ClipError as error:
-                    labels[index] = error
-        outputs = self.outputs([(clips[index], window) for index, window in windows])  # type: ignore[misc]
+        with at_hand(good):
+            for index, clip in enumerate(clips):
+                if isinstance(clip, Clip):
+                    try:
+                        windows += [(index, window) for window in self.model.windows(clip)]
+                    except ClipError as error:
+                        labels[index] = error
+        outputs = self.outputs([(clips[index], window) for index, window in windows], at_hand)  # type: ignore[misc]
         of_clip: dict[int, list[int]] = {}
         for number, (index, _) in enumerate(windows):
             of_clip.setdefault(index, []).append(number)
-        for index, numbers in of_clip.items():
-            results = [outputs[number] for number in numbers]
-            failed = next((result for result in results if isinstance(result, ClipError)), None)
-            try:
-                labels[index] = failed or self.model.join(
-                    clips[index],  # type: ignore[arg-type]
-                    [windows[number][1] for number in numbers],
-                    results,
-                )
-            except ClipError as error:
-                labels[index] = error
+        with at_hand(good):
+            for index, numbers in of_clip.items():
+                results = [outputs[number] for number in numbers]
+                failed = next((result for result in results if isinstance(result, ClipError)), None)
+                try:
+                    labels[index] = failed or self.model.join(
+                        clips[index],  # type: ignore[arg-type]
+                        [windows[number][1] for number in numbers],
+                        results,
+                    )
+                except ClipError as error:
+                    labels[index] = error
         return labels
 
-    def outputs(self, windows: Sequence[tuple[Clip, Window]]) -> list[Any]:
+    def outputs(
+        self, windows: Sequence[tuple[Clip, Window]], at_hand: AtHand = nullcontext
+    ) -> list[Any]:
         """The model's output (or a ClipError) for each window, from padded micro-batches."""
         lengths = [window.stop - window.start for _, window in windows]
         groups: list[Hashable] = [
@@ -137,10 +214,12 @@ class Label:
             waveforms = [
                 windows[n][0].waveform[windows[n][1].start : windows[n][1].stop] for n in batch
             ]
-            for number, output in zip(
-                batch, self.isolated(waveforms, windows[batch[0]][1].group), strict=True
-            ):
+            with at_hand([windows[n][0] for n in batch]):
+                found = self.isolated(waveforms, windows[batch[0]][1].group)
+            for number, output in zip(batch, found, strict=True):
                 outputs[number] = output
+            self.heard_s += sum(lengths[n] for n in batch) / self.model.sample_rate
+            self.padded_s += len(batch) * max(padded_s[n] for n in batch)
         return outputs
 
     def isolated(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Any]:
@@ -150,7 +229,7 @@ class Label:
         except ClipError as error:
             failure = error
         except Exception as error:
-            if _context_is_lost(error):
+            if context_is_lost(error):
                 raise
             if _out_of_memory(error):
                 self.batch_s = max(self.batch_s / 2, 1.0)
@@ -163,6 +242,26 @@ class Label:
         _free_memory()
         half = len(waveforms) // 2
         return self.isolated(waveforms[:half], group) + self.isolated(waveforms[half:], group)
+
+
+class _Turn:
+    """Lets many into a block at once, or one alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0  # -1: one alone
+
+    @contextmanager
+    def __call__(self, alone: bool = False) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._inside if alone else self._inside >= 0)
+            self._inside = -1 if alone else self._inside + 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside = 0 if alone else self._inside - 1
+                self._changed.notify_all()
 
 
 def _when(expression: str | None) -> When | None:
@@ -183,7 +282,7 @@ def _out_of_memory(error: Exception) -> bool:
     )
 
 
-def _context_is_lost(error: Exception) -> bool:
+def context_is_lost(error: Exception) -> bool:
     """A failed kernel leaves the GPU unusable for this process: the actor has to go."""
     import torch
 

@@ -6,7 +6,8 @@ Rows in = rows out, in order: a clip that can't be decoded keeps its row, which 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from audio_ops.wave import Level, Resampler, downmix, resample
 
 Speech = Literal["never", "long", "always"]
 Stretch = tuple[float, float]  # of a file: where it begins, how long it is; seconds
+NONE_LOST: Mapping[str, ClipError] = MappingProxyType({})
 
 SHORT_S = 0.1  # a stretch may miss so much at the end: manifests round
 
@@ -55,7 +57,9 @@ def prepare(
     want_speech: Speech = "never",
     long_s: float = 30.0,
     max_batch_bytes: int = 64 << 20,
-    max_batch_clips: int = 64,
+    max_batch_clips: int = 16,
+    lost: Mapping[str, ClipError] = NONE_LOST,
+    decoded: Callable[[float], None] = lambda _: None,
 ) -> Iterator[pa.Table]:
     """Decode clips, and close their files; yield tables of `prepared_schema(schema, rates)`.
 
@@ -64,6 +68,9 @@ def prepare(
     on. `speech`, uint8 per 32 ms (see voice.py), is made for every clip, for those over `long_s`,
     or never. A table holds up to `max_batch_clips` clips and, unless one clip alone
     has more, `max_batch_bytes` of waveforms.
+
+    A clip that is `lost` (by its `clip_id`: it has ended a process before) is not touched.
+    `decoded` hears how many seconds of the clip at hand are there, again and again.
     """
     target = prepared_schema(schema, rates)
     rows: list[dict[str, Any]] = []
@@ -71,7 +78,12 @@ def prepare(
     for identity, file in clips:
         length_s = identity.pop("duration_s", None)
         stretch = None if length_s is None else (identity["offset_s"], length_s)
-        row = _prepare_row(file, rates, max_clip_s, want_speech, long_s, stretch)
+        if identity.get("clip_id") in lost:
+            row = _error("decode", lost[identity["clip_id"]])
+            if not isinstance(file, ClipError):
+                file.close()
+        else:
+            row = _prepare_row(file, rates, max_clip_s, want_speech, long_s, stretch, decoded)
         row_size = sum(row[f"sound_{rate}"].nbytes for rate in rates if f"sound_{rate}" in row)
         if rows and (len(rows) >= max_batch_clips or size + row_size > max_batch_bytes):
             yield _table(rows, target)
@@ -93,19 +105,22 @@ def _prepare_row(
     want_speech: Speech,
     long_s: float,
     stretch: Stretch | None,
+    decoded: Callable[[float], None],
 ) -> dict[str, Any]:
     """What a clip adds to its identity; columns left out are null."""
     if isinstance(file, ClipError):
         return _error("read", file)
     try:
         with file:
-            row = prepare_clip(file, rates, max_clip_s, stretch)
+            row = prepare_clip(file, rates, max_clip_s, stretch, decoded)
+        if want_speech == "always" or (want_speech == "long" and row["duration_s"] > long_s):
+            rate = SPEECH_RATE if SPEECH_RATE in rates else max(rates)
+            sound = resample(row[f"sound_{rate}"], rate, SPEECH_RATE)
+            row["speech"] = speech_probability(sound).tobytes()
     except ClipError as error:
         return _error("decode", error)
-    if want_speech == "always" or (want_speech == "long" and row["duration_s"] > long_s):
-        rate = SPEECH_RATE if SPEECH_RATE in rates else max(rates)
-        sound = resample(row[f"sound_{rate}"], rate, SPEECH_RATE)
-        row["speech"] = speech_probability(sound).tobytes()
+    except MemoryError:
+        return _error("decode", ClipError("memory", "the sound does not fit into memory"))
     return row
 
 
@@ -114,7 +129,11 @@ def _error(stage: str, error: ClipError) -> dict[str, Any]:
 
 
 def prepare_clip(
-    file: BinaryIO, rates: Sequence[int], max_clip_s: float, stretch: Stretch | None = None
+    file: BinaryIO,
+    rates: Sequence[int],
+    max_clip_s: float,
+    stretch: Stretch | None = None,
+    decoded: Callable[[float], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Decode, downmix and resample a file in a stream, never holding it at its stored rate.
 
@@ -123,36 +142,35 @@ def prepare_clip(
     `max_clip_s` seconds. Of a `stretch` nothing after its end is decoded, and nothing before its
     start if the format can be sought in (WAV, AIFF, AU, CAF).
     """
-    try:
-        start_s, length_s = stretch or (0.0, math.inf)
-        sound = open_sound(file, start_s)
-        if (sound.duration_s or 0) - start_s > max_clip_s < length_s:
-            raise _too_long(f"{sound.duration_s:.2f} s", max_clip_s)
-        resamplers = {rate: Resampler(sound.sample_rate, rate) for rate in rates}
-        sounds = {rate: _Samples(round((sound.duration_s or 0) * rate) + 1) for rate in rates}
-        level, count = Level(), 0
-        for block in _up_to(sound, length_s):
-            count += block.shape[1]
-            if count > max_clip_s * sound.sample_rate:
-                raise _too_long("more", max_clip_s)
-            level.add(block)
-            mono = downmix(block)
-            for rate, resampler in resamplers.items():
-                sounds[rate].add(resampler(mono))
-        missing_s = length_s - count / sound.sample_rate
-        if not count:
-            raise ClipError("truncated", f"the sound ends before {start_s:g} s")
-        if SHORT_S < missing_s < math.inf:
-            raise ClipError(
-                "truncated",
-                f"expected {length_s:g} s from {start_s:g} s on, {missing_s:.2f} s are missing",
-            )
-        nothing = np.empty(0, np.float32)
+    start_s, length_s = stretch or (0.0, math.inf)
+    sound = open_sound(file, start_s)
+    if (sound.duration_s or 0) - start_s > max_clip_s < length_s:
+        raise _too_long(f"{sound.duration_s:.2f} s", max_clip_s)
+    resamplers = {rate: Resampler(sound.sample_rate, rate) for rate in rates}
+    expected_s = min(sound.duration_s or 0, length_s, max_clip_s)
+    sounds = {rate: _Samples(round(expected_s * rate) + 1) for rate in rates}
+    level, count = Level(), 0
+    for block in _up_to(sound, length_s):
+        count += block.shape[1]
+        if count > max_clip_s * sound.sample_rate:
+            raise _too_long("more", max_clip_s)
+        decoded(count / sound.sample_rate)
+        level.add(block)
+        mono = downmix(block)
         for rate, resampler in resamplers.items():
-            sounds[rate].add(resampler(nothing, last=True))
-        waveforms = {f"sound_{rate}": sounds[rate].whole() for rate in rates}
-    except MemoryError as exc:
-        raise ClipError("memory", "the sound does not fit into memory") from exc
+            sounds[rate].add(resampler(mono))
+    missing_s = length_s - count / sound.sample_rate
+    if not count:
+        raise ClipError("truncated", f"the sound ends before {start_s:g} s")
+    if SHORT_S < missing_s < math.inf:
+        raise ClipError(
+            "truncated",
+            f"expected {length_s:g} s from {start_s:g} s on, {missing_s:.2f} s are missing",
+        )
+    nothing = np.empty(0, np.float32)
+    for rate, resampler in resamplers.items():
+        sounds[rate].add(resampler(nothing, last=True))
+    waveforms = {f"sound_{rate}": sounds[rate].whole() for rate in rates}
     return {
         "duration_s": count / sound.sample_rate,
         "sample_rate": sound.sample_rate,

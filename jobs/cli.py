@@ -13,6 +13,8 @@ usage: earmark COMMAND ...
         label the audio that a config names (earmark run --help)
   evaluate TABLE [--by COLUMN ...]
         compare a table's labels with its references (earmark evaluate --help)
+  verify TABLE
+        check that a table is whole, reading only (earmark verify --help)
 """
 
 
@@ -26,6 +28,10 @@ def main() -> None:
         from jobs.evaluate import main as evaluate
 
         exit_with(evaluate(rest))
+    if command == "verify":
+        from jobs.verify import main as verify
+
+        exit_with(verify(rest))
     known = command in ("-h", "--help", "help")
     print(USAGE, file=sys.stdout if known else sys.stderr, end="")
     sys.exit(0 if known else BAD_CONFIG)

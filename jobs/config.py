@@ -12,12 +12,21 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from audio_ops.checkpoint import Checkpoint
 from audio_ops.prepare import SOUND
 from audio_ops.tasks import TaskOptions, load_task, task_names
 from jobs.sources import PLACE, NoSuchColumn, load_source, source_names
+from jobs.sources._paths import holds_credentials
 
 AUDIO_EXTENSIONS = (
     *("wav", "wave", "w64", "rf64", "bwf", "flac", "aif", "aiff", "aifc", "au", "snd", "caf"),
@@ -28,7 +37,14 @@ SECRET_KEY = re.compile(
     r"secret|token|passw|passphrase|credential|^key$|access_key|account_key|connection_string|sas",
     re.I,
 )
-PASSWORD_IN_URL = re.compile(r"://[^/@]*:[^/@]+@")
+UNSAFE_LOADING = (  # switches with which Ray and torch unpickle what stands in data
+    "RAY_DATA_AUTOLOAD_PYEXTENSIONTYPE",
+    "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR",
+    "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
+    "RAY_DATA_ARROW_EXTENSION_SERIALIZATION_CLOUDPICKLE",
+    "RAY_DATA_WEBDATASET_ALLOW_UNSAFE_DESERIALIZATION",
+    "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD",
+)
 RESERVED = re.compile(r"_.*|sound_\d+|speech|supersedes|known")
 ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -66,7 +82,10 @@ class Input(Section):
     audio_root: str | None = None
     """The folder that paths in a manifest or a Parquet file are relative to. Besides the folder of
     the manifest itself it is the only one that they may lead into."""
-    storage_options: dict[str, Any] = {}
+    max_clip_bytes: Annotated[int, Field(gt=0)] = 512 << 20
+    """Of a clip in a tar, with its sidecars, or in a Parquet file, which is held in memory whole;
+    a larger one becomes an error row (`too_large`). Files of their own are read in a stream."""
+    storage_options: Annotated[dict[str, Any], Field(repr=False)] = {}
     """Passed to fsspec, e.g. `endpoint_url`, `anon`."""
 
     @property
@@ -91,6 +110,11 @@ class Audio(Section):
 
     max_clip_s: Annotated[float, Field(gt=0)] = 4 * 3600.0
     """Longer recordings become an error row (`too_long`)."""
+    decode_timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    """A clip may take so long, and as long again as it sounds; else it is an error row (`timeout`)."""
+    decode_memory_mb: Annotated[int, Field(ge=64)] = 6144
+    """What decoding may take besides what it starts with; more is an error row (`memory`). Four
+    hours at 16 kHz take 1,000. Only Linux keeps to it."""
 
 
 class Output(Section):
@@ -99,20 +123,44 @@ class Output(Section):
     path: str
     keep: tuple[str, ...] = ()
     """Columns of the source that each row carries along."""
-    storage_options: dict[str, Any] | None = None
+    storage_options: Annotated[dict[str, Any] | None, Field(repr=False)] = None
     """As for the input, and the input's own if left out."""
+
+
+class Range(Section):
+    """A pool of actors that grows and shrinks with the work and with the cluster."""
+
+    min: Annotated[int, Field(ge=1)] = 1
+    max: Annotated[int, Field(ge=1)]
+
+    @field_validator("max")
+    @classmethod
+    def _not_below_min(cls, max: int, info: ValidationInfo) -> int:
+        if max < info.data.get("min", 1):
+            raise ValueError(f"expected at least min ({info.data['min']}), found {max}")
+        return max
 
 
 class TaskResources(Section):
     """What one task's actors get. Whatever is left out is worked out from the cluster."""
 
-    actors: Annotated[int, Field(ge=1)] | None = None
+    actors: Range | None = None
+    """How many, or `{min: 1, max: 8}`."""
     num_cpus: Annotated[float, Field(gt=0)] | None = None
     """CPUs per actor."""
     num_gpus: Annotated[float, Field(ge=0)] | None = None
     """GPUs per actor; may be a fraction."""
     batch_s: Annotated[float, Field(gt=0)] | None = None
     """Padded seconds of audio in one forward pass."""
+
+    @field_validator("actors", mode="before")
+    @classmethod
+    def _number_or_range(cls, actors: Any) -> Any:
+        if isinstance(actors, int) and not isinstance(actors, bool):
+            return {"min": actors, "max": actors}
+        if actors is not None and not isinstance(actors, dict):
+            raise ValueError(f"expected a number or {{min: 1, max: 8}}, found {_shown(actors)}")
+        return actors
 
 
 class Resources(Section):
@@ -124,6 +172,26 @@ class Resources(Section):
     clips_per_block: Annotated[int, Field(ge=1)] | None = None
     """How many clips travel together, and so how often something can be committed."""
     commit_every_s: Annotated[float, Field(ge=0)] = 5.0
+    stalled_after_s: Annotated[float, Field(gt=0)] = 2 * 3600.0
+    """A run in which no stage takes or hands on a block for so long ends with exit code 1 and says
+    what it waits for. Longer than the longest clip takes to be labelled."""
+
+
+class Drift(Section):
+    """How far the labels of a run may be from those of the table's earlier runs: beyond one of
+    these bounds the exit code is 4. What has none (the default) is told in the summary alone."""
+
+    min_clips: Annotated[int, Field(ge=1)] = 200
+    """With fewer, of this run or of the earlier ones, nothing is said."""
+    max_label_distance: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Total variation distance of a classification's labels: 0 the same, 1 none in common."""
+    max_score: Annotated[float, Field(ge=0)] | None = None
+    """Change of the mean score, up or down."""
+    max_error_rate: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Rise of the share of clips that fail: 0.1 is from 2 % to 12 %."""
+    max_words_per_s: Annotated[float, Field(ge=0)] | None = None
+    """Change of the words per second of a recognition, up or down, in parts of what they were:
+    0.3 is 30 %."""
 
 
 class Config(Section):
@@ -134,6 +202,7 @@ class Config(Section):
     tasks: dict[str, SerializeAsAny[TaskOptions]]
     output: Output
     resources: Resources = Resources()
+    drift: Drift = Drift()
     max_error_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Exit code 3 if more than this share of a run's clips fail."""
 
@@ -167,6 +236,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         _override(raw, override)
     problems = list(_literal_secrets(raw))
     raw = _with_environment(raw, "", problems)
+    problems += [*_urls_with_credentials(raw), *_unsafe_loading()]
     config, found = _validate(raw)
     problems += found
     if config is None or problems:
@@ -331,13 +401,6 @@ def _literal_secrets(raw: dict[str, Any]) -> Iterator[str]:
     """A config file is copied, mailed and committed: credentials may only be named in it."""
     for section in ("input", "output"):
         options = raw.get(section, {}) if isinstance(raw.get(section), dict) else {}
-        paths = options.get("path")
-        for path in paths if isinstance(paths, list) else [paths]:
-            if PASSWORD_IN_URL.search(str(path)):
-                yield (
-                    f"{section}.path: expected a URL without credentials, which belong into "
-                    f"{section}.storage_options, found a password in it"
-                )
         stack: list[tuple[tuple[str, ...], Any]] = [
             ((section, "storage_options"), options.get("storage_options"))
         ]
@@ -350,6 +413,35 @@ def _literal_secrets(raw: dict[str, Any]) -> Iterator[str]:
                     f"{'.'.join(keys)}: expected a variable of the environment such as "
                     f"${{{keys[-1].upper()}}}, found the secret itself"
                 )
+
+
+def _urls_with_credentials(raw: dict[str, Any]) -> Iterator[str]:
+    """Paths stand in rows and messages, so credentials in them may not come from outside either."""
+    sections = {name: value for name, value in raw.items() if isinstance(value, dict)}
+    named = {
+        "input.path": sections.get("input", {}).get("path"),
+        "input.audio_root": sections.get("input", {}).get("audio_root"),
+        "output.path": sections.get("output", {}).get("path"),
+    }
+    for task, options in sections.get("tasks", {}).items():
+        named[f"tasks.{task}.model"] = options.get("model") if isinstance(options, dict) else None
+    for key, paths in named.items():
+        for path in paths if isinstance(paths, list) else [paths]:
+            if holds_credentials(str(path)):
+                section = "output" if key == "output.path" else "input"
+                yield (
+                    f"{key}: expected a URL without credentials, which belong into "
+                    f"{section}.storage_options, found a password, a signature or a token in it"
+                )
+
+
+def _unsafe_loading() -> Iterator[str]:
+    for name in UNSAFE_LOADING:
+        if os.environ.get(name, "").lower() not in ("", "0", "false"):
+            yield (
+                f"{name}: expected it not to be set in the environment, for it lets data run code: "
+                f"unset it"
+            )
 
 
 def _with_environment(value: Any, key: str, problems: list[str]) -> Any:
@@ -462,6 +554,8 @@ def _fields(model: type[BaseModel], where: Sequence[str]) -> list[str]:
         annotation: Any = field.annotation if field else model
         if annotation == dict[str, TaskResources]:
             annotation = TaskResources
+        elif annotation == Range | None:
+            annotation = Range
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             model = annotation
     return list(model.model_fields)

@@ -11,6 +11,16 @@ from types import TracebackType
 LOG_EVERY_S = 10.0
 
 
+def printable(text: str) -> str:
+    """Text in which nothing but letters reaches a terminal: a file's name may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
 class Console:
     """Speaks to the real stdout, while all that libraries print goes to a log file.
 
@@ -53,16 +63,16 @@ class Console:
         self._out.close()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """A line, or several, that stay."""
         self._close_line()
-        self._out.write(f"{text}\n")
+        self._out.write("\n".join(printable(line) for line in text.split("\n")) + "\n")
         self._out.flush()
 
     def progress(self, text: str) -> None:
         """How far it is: replaces the last such line on a terminal, is rare in a log."""
         if self._terminal:
             columns = os.get_terminal_size(self._out.fileno()).columns or 80
-            self._out.write(f"\r\x1b[2K{text[: columns - 1]}")
+            self._out.write(f"\r\x1b[2K{printable(text)[: columns - 1]}")
             self._out.flush()
             self._line_is_open = True
         elif time.monotonic() - self._last_progress_s >= LOG_EVERY_S:

@@ -279,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
-        table = Table(args.table, _options(args.storage_options))
+        table = Table(args.table, storage_options(args.storage_options))
         tasks = table.settings().get("tasks")
         if tasks is None:
             raise ValueError(f"expected a table that Earmark made, found none at {table.path}")
@@ -294,7 +294,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _options(given: Sequence[str]) -> dict[str, Any]:
+def storage_options(given: Sequence[str]) -> dict[str, Any]:
+    """What `--storage-option a.b=value` says. Raises ValueError."""
     options: dict[str, Any] = {}
     for option in given:
         key, equals, value = option.partition("=")

@@ -6,7 +6,9 @@ earmark run CONFIG            the same as  python -m jobs.label CONFIG
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import re
 import signal
 import sys
 import time
@@ -25,17 +27,18 @@ from audio_ops.checkpoint import Checkpoint
 from audio_ops.tasks import load_task
 from jobs.config import Config, ConfigError, find_models, find_source, load_config
 from jobs.console import Console
-from jobs.evaluate import evaluate, lines
 from jobs.plan import COMMITTED, Plan, difference, fingerprint, plan, plan_shards, settings
 from jobs.progress import Progress
-from jobs.resources import CannotRun, share_out
+from jobs.resources import CannotRun, Shares, nodes_now, nodes_to_come, share_out
 from jobs.sources import load_source
-from jobs.table import Table, TableInUse, TableMismatch, table_schema, write_rows
+from jobs.stream import Stalled, Stream
+from jobs.summary import Summary
+from jobs.table import Table, TableInUse, TableMismatch, table_schema
 
 if TYPE_CHECKING:
     import ray.data
 
-OK, FAILED, BAD_CONFIG, TOO_MANY_ERRORS, IN_USE = 0, 1, 2, 3, 75
+OK, FAILED, BAD_CONFIG, IN_USE = 0, 1, 2, 75  # and 3, 4 of `Progress.finish`
 CRASHES_BEFORE_GIVING_UP = 3
 
 
@@ -45,68 +48,97 @@ def run(
     *,
     relabel: bool = False,
     retry_errors: bool = False,
+    max_runtime_s: float | None = None,
+    summary_file: str | None = None,
 ) -> int:
-    """Label what is new; returns the exit code."""
-    started = time.monotonic()
+    """Label what is new; returns the exit code. However it ends, `summary_file` says how."""
     run_id = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-    with Console(run_id) as console, Stop() as stop:
+    with Console(run_id) as console, Stop(max_runtime_s) as stop:
+        summary = Summary(run_id, config_path, console.log)
         try:
-            config = load_config(config_path, overrides)
-            checkpoints = find_models(config, config_path)
-            config, kept = find_source(config, config_path, console.say)
-            source = load_source(config.input.format)
-            schema = table_schema(config.tasks, kept)
-            table = Table(config.output.path, config.output_options)
-            labels = settings(config, checkpoints)
-            refuse_other_labels(table, schema, labels, relabel)
-            console.progress("looking for clips")
-            try:
-                found = source.find(config.input, console.say, kept)
-            except FileNotFoundError as error:
-                raise ConfigError(f"{config_path}: input.path: {error}") from None
-            todo = left_to_do(source, found, table, labels, retry_errors)
-            if not len(todo.todo) and table.is_tidy():
-                console.say(nothing_to_do(todo, config, time.monotonic() - started))
-                return OK
-            table.acquire(run_id, schema, labels)
-            try:  # what another run committed between our first look and now is done, too
-                todo = left_to_do(source, found, table, labels, retry_errors)
-                progress = Progress(console, todo, started)
-                if len(todo.todo):
-                    with running_ray(console, stop):
-                        written = pipeline(
-                            config,
-                            checkpoints,
-                            kept,
-                            todo,
-                            table,
-                            schema,
-                            run_id,
-                            fingerprint(labels),
-                        )
-                        commit_as_it_comes(
-                            table, written, progress, stop, config.resources.commit_every_s
-                        )
-                console.progress("compacting the table")
-                table.tidy()
-                if not stop.signal:
-                    compare_with_references(table, run_id, console)
-            finally:
-                table.release()
-            return progress.finish(stop.signal, config, console.log)
+            code = label_what_is_new(
+                config_path, overrides, relabel, retry_errors, summary, console, stop
+            )
+            summary.end(code, stop.why)
         except (ConfigError, CannotRun, TableMismatch) as error:
             console.say(f"error: {error}")
-            return BAD_CONFIG
+            summary.end(BAD_CONFIG, "refused", error)
         except TableInUse as error:
             console.say(f"error: {error}")
-            return IN_USE
+            summary.end(IN_USE, "in_use", error)
+        except Stalled as error:
+            console.say(f"error: {error}\nthe same command goes on with what is left")
+            summary.end(FAILED, "stalled", error)
         except SystemExit:  # what Ray makes of a SIGTERM while it starts
             console.say("stopped before anything was labelled")
-            return 128 + signal.SIGTERM
+            summary.end(128 + signal.SIGTERM, "SIGTERM")
         except Exception as error:
             traceback.print_exc()
-            console.say(f"error: {type(error).__name__}: {first_line(error)}\nlog: {console.log}")
-            return FAILED
+            console.say(f"error: {what_happened(error)}\nlog: {console.log}")
+            summary.end(FAILED, "failed", error)
+        try:
+            summary.write(summary_file)
+        except Exception as error:
+            traceback.print_exc()
+            console.say(f"error: no summary was written: {type(error).__name__}: {error}")
+            return summary.code or FAILED
+        return summary.code
+
+
+def label_what_is_new(
+    config_path: str,
+    overrides: Sequence[str],
+    relabel: bool,
+    retry_errors: bool,
+    summary: Summary,
+    console: Console,
+    stop: Stop,
+) -> int:
+    """A run from its config to its last commit; returns the exit code of one that came so far."""
+    started = time.monotonic()
+    config = load_config(config_path, overrides)
+    checkpoints = find_models(config, config_path)
+    config, kept = find_source(config, config_path, console.say)
+    source = load_source(config.input.format)
+    schema = table_schema(config.tasks, kept)
+    table = Table(config.output.path, config.output_options)
+    labels = settings(config, checkpoints)
+    summary.of(table, fingerprint(labels))
+    refuse_other_labels(table, schema, labels, relabel)
+    console.progress("looking for clips")
+    try:
+        found = source.find(config.input, console.say, kept)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{config_path}: input.path: {error}") from None
+    summary.plan = left_to_do(source, found, table, labels, retry_errors)
+    if not len(summary.plan.todo) and table.is_tidy():
+        console.say(nothing_to_do(summary.plan, config, time.monotonic() - started))
+        return OK
+    table.acquire(summary.run_id, schema, labels)
+    try:  # what another run committed between our first look and now is done, too
+        todo = left_to_do(source, found, table, labels, retry_errors)
+        progress = summary.progress = Progress(console, todo, started)
+        if len(todo.todo):
+            with running_ray(config, console, stop):
+                shares, written = pipeline(
+                    config,
+                    checkpoints,
+                    kept,
+                    todo,
+                    table,
+                    schema,
+                    summary.run_id,
+                    fingerprint(labels),
+                )
+                commit_as_it_comes(
+                    table, written, progress, stop, config.resources.commit_every_s, shares
+                )
+        console.progress("compacting the table")
+        table.tidy()
+    finally:
+        summary.look_at(table, config, console)
+        table.release()
+    return progress.finish(stop, config, console.log, drifted=bool(summary.document["drift"]))
 
 
 def pipeline(
@@ -118,17 +150,19 @@ def pipeline(
     schema: pa.Schema,
     run_id: str,
     run_fingerprint: str,
-) -> ray.data.Dataset:
+) -> tuple[Shares, ray.data.Dataset]:
     """The whole walk of a clip. What comes out is a row of `table.WRITTEN` per data file."""
     import ray
     from ray.data import ActorPoolStrategy
 
-    from jobs.models import LabelHere
-    from jobs.read import read
+    from jobs.metrics import LabelHere, read, write_rows
+    from jobs.models import start_ledger
 
     work = blocks(todo.todo, config)
     sharded = load_source(config.input.format).SHARDED  # then there will be more of them
-    shares = share_out(config, ray.cluster_resources(), *([] if sharded else [len(work)]))
+    shares = share_out(
+        config, nodes_now(), 1 << 30 if sharded else len(work), may_come=nodes_to_come()
+    )
     rates = {
         name: load_task(options.task).sample_rate(options, checkpoints[name])
         for name, options in config.tasks.items()
@@ -138,8 +172,8 @@ def pipeline(
         read,  # type: ignore[arg-type]  # Ray's hint knows no fn_kwargs
         fn_kwargs={
             "input": config.input,
+            "audio": config.audio,
             "rates": sorted(set(rates.values())),
-            "max_clip_s": config.audio.max_clip_s,
             "want_speech": most_wanted_speech(config),
             "kept": kept,
         },
@@ -147,11 +181,13 @@ def pipeline(
         max_retries=CRASHES_BEFORE_GIVING_UP,
         **arrow,
     )
+    ledger = start_ledger()
     later = list(config.tasks)
     for name, options in config.tasks.items():
         later.remove(name)
         share = shares.tasks[name]
-        clips = clips.map_batches(
+        # Not `map_batches`, which on GPUs wants a number of rows. LabelHere batches by seconds.
+        clips = clips.map_batches_internal(
             LabelHere,
             fn_constructor_kwargs={
                 "name": name,
@@ -160,15 +196,20 @@ def pipeline(
                 "batch_s": share.batch_s,
                 "threads": share.threads,
                 "drop": columns_done_with(rates, name, later),
+                "ledger": ledger,
             },
-            compute=ActorPoolStrategy(size=share.actors, max_concurrent_calls_per_actor=2),
+            compute=ActorPoolStrategy(
+                min_size=share.actors,
+                max_size=share.most_actors,
+                max_concurrent_calls_per_actor=2,
+            ),
             num_cpus=share.num_cpus,
             num_gpus=share.num_gpus,
-            max_restarts=CRASHES_BEFORE_GIVING_UP,
-            max_task_retries=CRASHES_BEFORE_GIVING_UP,
+            max_restarts=-1,  # `LabelHere` gives up by itself
+            max_task_retries=-1,
             **arrow,
         )
-    return clips.map_batches(
+    written = clips.map_batches(
         write_rows,  # type: ignore[arg-type]
         fn_kwargs={
             "schema": schema,
@@ -182,17 +223,24 @@ def pipeline(
         max_retries=CRASHES_BEFORE_GIVING_UP,
         **arrow,
     )
+    return shares, written
 
 
 def commit_as_it_comes(
-    table: Table, written: ray.data.Dataset, progress: Progress, stop: Stop, every_s: float
+    table: Table,
+    written: ray.data.Dataset,
+    progress: Progress,
+    stop: Stop,
+    every_s: float,
+    shares: Shares,
 ) -> None:
-    """Commit data files while the run goes on, until it ends or a signal comes."""
-    from jobs.stream import Stream
+    """Commit data files while the run goes on, until it ends, a signal comes or its time is over.
 
+    Raises Stalled, after a last commit, if the run has made no progress for too long.
+    """
     files: list[dict[str, Any]] = []
     last = time.monotonic()
-    with Stream(written) as stream:
+    with Stream(written, shares) as stream:
         for file in stream:  # None every half second in which nothing came
             if file is not None:
                 progress.check(file)
@@ -204,21 +252,13 @@ def commit_as_it_comes(
                 progress.committed(files)
                 files, last = [], time.monotonic()
                 every_s = max(every_s, 5 * (last - before))
-            progress.show()
-            if stop.signal:
+            progress.show(stream.waits_for())
+            if stop.now():
                 break
         if files:
             table.commit(files)
             progress.committed(files)
-
-
-def compare_with_references(table: Table, run_id: str, console: Console) -> None:
-    """Say how good the labels of the whole table are, and store it, if any task has references."""
-    console.progress("comparing with the references")
-    report = evaluate(table)
-    if report["tasks"]:
-        table.keep_report({"run_id": run_id, **report})
-        console.say("\n".join(lines(report)))
+        stream.raise_error()
 
 
 def left_to_do(
@@ -238,7 +278,7 @@ def left_to_do(
 
 
 @contextmanager
-def running_ray(console: Console, stop: Stop) -> Iterator[None]:
+def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS, or start one on this machine and end it afterwards."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -259,6 +299,7 @@ def running_ray(console: Console, stop: Stop) -> Iterator[None]:
     context.enable_progress_bars = False
     context.max_errored_blocks = 0  # a block is many clips: never skip one
     context.max_consecutive_actor_init_deaths = CRASHES_BEFORE_GIVING_UP
+    context.execution_no_progress_timeout_s = config.resources.stalled_after_s
     console.progress("loading the models")
     try:
         yield
@@ -326,15 +367,25 @@ def nothing_to_do(todo: Plan, config: Config, seconds: float) -> str:
     )
 
 
-def first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), "")
+def what_happened(error: BaseException) -> str:
+    """An error's type and the first line of its message; of one in a worker, of the worker's own.
+
+    Ray gives that as text: a traceback, and behind it those of what was raised from it.
+    """
+    lines = [line for line in str(error).partition("\n\nThe above")[0].splitlines() if line.strip()]
+    if lines and "ray::" in lines[0]:
+        return lines[-1]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 class Stop:
-    """SIGINT and SIGTERM end the run after what is finished is committed; a second one at once."""
+    """SIGINT, SIGTERM and a run's time limit end it after what is finished is committed; a second
+    signal ends it at once. `why` is the signal's name, `max_runtime`, or nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_runtime_s: float | None = None) -> None:
         self.signal = 0
+        self.why = ""
+        self.until = time.monotonic() + (max_runtime_s or math.inf)
 
     def __enter__(self) -> Stop:
         self.before = {s: signal.signal(s, self._on) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -353,6 +404,13 @@ class Stop:
         if self.signal:
             os._exit(128 + number)
         self.signal = number
+        self.why = signal.Signals(number).name
+
+    def now(self) -> bool:
+        """Whether to stop."""
+        if not self.why and time.monotonic() >= self.until:
+            self.why = "max_runtime"
+        return bool(self.why)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -376,8 +434,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--retry-errors", action="store_true", help="label clips again that failed before"
     )
-    args = parser.parse_args(argv)
-    return run(args.config, args.overrides, relabel=args.relabel, retry_errors=args.retry_errors)
+    parser.add_argument(
+        "--max-runtime",
+        metavar="6h",
+        type=seconds,
+        dest="max_runtime_s",
+        help="end after so long (6h, 90m, 3600) with what is finished committed and exit code 0",
+    )
+    parser.add_argument(
+        "--summary",
+        metavar="FILE",
+        dest="summary_file",
+        help="write what the run came to into a JSON file, however it ends",
+    )
+    args = vars(parser.parse_args(argv))
+    return run(args.pop("config"), args.pop("overrides"), **args)
+
+
+def seconds(text: str) -> float:
+    """`6h`, `90m`, `1h30m` or `3600` as seconds."""
+    match = re.fullmatch(r"(?:([0-9.]+)h)?(?:([0-9.]+)m)?(?:([0-9.]+)s?)?", text)
+    try:
+        hours, minutes, rest = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    except ValueError:  # 1.2.3
+        hours = minutes = rest = 0
+    if not hours + minutes + rest:
+        raise argparse.ArgumentTypeError(f"expected 6h, 90m or 3600 (seconds), found {text!r}")
+    return 3600 * hours + 60 * minutes + rest
 
 
 def exit_with(code: int) -> None:

@@ -7,13 +7,20 @@ import hashlib
 import os
 import posixpath
 import tempfile
-from collections.abc import Callable, Mapping
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from audio_ops.checkpoint import LOADED_SUFFIXES, Checkpoint, find_checkpoint
-from audio_ops.label import Label
+from audio_ops.label import Label, context_is_lost
+
+BIRTHS_IN_A_ROW = 10  # of a model's process without a label, until the run is given up
+LOST_CONTEXT = 72  # exit code of a process whose GPU is of no use to it any more
 
 
 @dataclass(frozen=True)
@@ -29,10 +36,100 @@ class StoredCheckpoint(Checkpoint):
 
 
 class LabelHere(Label):
-    """`Label` on whatever node it is built: the model is fetched if the node has not got it."""
+    """`Label` in a Ray actor on whatever node: the model is fetched if the node has not got it.
 
-    def __init__(self, *, checkpoint: Checkpoint, **settings: Any):
-        super().__init__(checkpoint=here(checkpoint), **settings)
+    `ledger` is the actor of `start_ledger`. Raises RuntimeError if this actor's process was born
+    too often without labelling anything: then it is the model, and not a clip.
+    """
+
+    def __init__(self, *, name: str, checkpoint: Checkpoint, ledger: Any, **settings: Any):
+        import ray
+
+        notes = _Ledger(ledger, ray.get_runtime_context().get_actor_id() or "", name)
+        births = notes.born()
+        if births > BIRTHS_IN_A_ROW:
+            raise RuntimeError(
+                f"tasks.{name}: the model's process died {births - 1} times in a row without "
+                "labelling a clip; what it said last is in Ray's logs (worker-*.err)"
+            )
+        super().__init__(name, checkpoint=here(checkpoint), ledger=notes, **settings)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        try:
+            return super().__call__(table)
+        except Exception as error:
+            if not context_is_lost(error):
+                raise
+            traceback.print_exc()
+            os._exit(LOST_CONTEXT)  # Ray sends the table again, to a new process
+
+
+class Ledger:
+    """`audio_ops.label.Ledger` for all actors of a run, in an actor of its own."""
+
+    def __init__(self) -> None:
+        self.at_hand: dict[str, tuple[Sequence[str], bool]] = {}  # by call
+        self.deaths: dict[str, dict[str, int]] = {}  # by call and clip
+        self.births: Counter[str] = Counter()  # by actor, since it last labelled something
+
+    def born(self, actor: str) -> int:
+        self.births[actor] += 1
+        return self.births[actor]
+
+    def enter(self, call: str) -> dict[str, int]:
+        clips, alone = self.at_hand.pop(call, ((), False))
+        deaths = self.deaths.setdefault(call, {})
+        for clip in clips:
+            deaths[clip] = deaths.get(clip, 0) + 1 if alone else max(deaths.get(clip, 0), 1)
+        return deaths
+
+    def at(self, actor: str, call: str, clips: Sequence[str], alone: bool) -> None:
+        _, was_alone = self.at_hand.get(call, ((), False))
+        if was_alone:
+            self.births[actor] = 0
+        self.at_hand[call] = clips, alone
+
+    def leave(self, actor: str, call: str) -> None:
+        self.births[actor] = 0
+        self.at_hand.pop(call, None)
+        self.deaths.pop(call, None)
+
+
+def start_ledger() -> Any:
+    """A Ray actor of `Ledger` beside the driver, so that what ends models' nodes spares it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    beside = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(Ledger).options(scheduling_strategy=here, **beside).remote()
+
+
+class _Ledger:
+    """One task's way to the ledger, from one actor."""
+
+    def __init__(self, ledger: Any, actor: str, task: str):
+        self.ledger, self.actor, self.task = ledger, actor, task
+
+    def born(self) -> int:
+        return _answer(self.ledger.born.remote(self.actor))
+
+    def enter(self, call: str) -> dict[str, int]:
+        return _answer(self.ledger.enter.remote(f"{self.task} {call}"))
+
+    def at(self, call: str, clips: Sequence[str], alone: bool) -> None:
+        noted = self.ledger.at.remote(self.actor, f"{self.task} {call}", clips, alone)
+        if clips:  # a death may follow, and must find it noted
+            _answer(noted)
+
+    def leave(self, call: str) -> None:
+        self.ledger.leave.remote(self.actor, f"{self.task} {call}")
+
+
+def _answer(reference: Any) -> Any:
+    import ray
+
+    return ray.get(reference)
 
 
 def find_model(model: str, revision: str | None, options: Mapping[str, Any]) -> Checkpoint:

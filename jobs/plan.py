@@ -145,7 +145,7 @@ def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str,
     """All that could change a label, as plain JSON. Batch sizes, pools and paths are not in it."""
     return {
         "label_version": LABEL_VERSION,
-        "audio": config.audio.model_dump(mode="json"),
+        "audio": config.audio.model_dump(mode="json", include={"max_clip_s"}),
         "keep": sorted(config.output.keep),
         "tasks": {
             name: options.model_dump(mode="json", exclude={"model", "revision"})

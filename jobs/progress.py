@@ -6,11 +6,16 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.config import Config
-from jobs.console import Console
+from jobs.console import Console, printable
 from jobs.plan import Plan
+
+if TYPE_CHECKING:
+    from jobs.label import Stop
+
+TOO_MANY_ERRORS, DRIFTED = 3, 4
 
 
 class Progress:
@@ -62,7 +67,8 @@ class Progress:
             self.audio_s += file["audio_s"] or 0.0
             for error in file["errors"] or ():
                 self.kinds[error["kind"]] += 1
-                self.examples.setdefault(error["kind"], f"{error['source']}: {error['message']}")
+                example = printable(f"{error['source']}: {error['message']}")
+                self.examples.setdefault(error["kind"], example)
 
     @property
     def labelled(self) -> int:
@@ -72,9 +78,12 @@ class Progress:
     def failed(self) -> int:
         return self.statuses["error"] + self.statuses["partial"]
 
-    def show(self) -> None:
-        """The line that lives."""
+    def show(self, waits_for: str = "") -> None:
+        """The line that lives, or what the run waits for."""
         elapsed_s = time.monotonic() - self.started
+        if waits_for:
+            self.console.progress(f"waiting for nodes: {waits_for} · {_clock(elapsed_s)}")
+            return
         if not self.labelled:
             self.console.progress(
                 f"{self.to_do:,} {'shards' if self.sharded else 'clips'} to do · "
@@ -94,7 +103,7 @@ class Progress:
             parts.append(f"{_clock(elapsed_s / ready * (self.to_do - ready))} left")
         self.console.progress(" · ".join(parts))
 
-    def finish(self, stopped_by: int, config: Config, log: Path) -> int:
+    def finish(self, stop: Stop, config: Config, log: Path, *, drifted: bool) -> int:
         """Say what came of it; returns the exit code. Raises AssertionError if a clip is missing."""
         found, done, ok = self.found, self.done, self.statuses["ok"]
         elapsed_s = time.monotonic() - self.started
@@ -107,24 +116,27 @@ class Progress:
         for kind, count in self.kinds.most_common():
             say(f"  {count:,} × {kind}, e.g. {self.examples[kind]}")
         ends = f"table: {config.output.path}\nlog: {log}"
-        if stopped_by:
-            say(f"stopped: the same command goes on with what is left\n{ends}")
-            return 128 + stopped_by
-        missing = self.to_do - self.shards if self.sharded else len(self.waiting)
-        assert found == done + ok + self.failed and not missing, (
-            f"expected {found} clips, found {done} already done + {ok} labelled + "
-            f"{self.failed} failed, and {missing} of {self.to_do} not heard of"
-        )
-        say(
-            f"{found:,} found = {done:,} already done + {ok:,} labelled + {self.failed:,} failed\n{ends}"
-        )
+        if stop.why:
+            say(f"stopped ({stop.why}): the same command goes on with what is left\n{ends}")
+        if stop.signal:
+            return 128 + stop.signal
+        if not stop.why:
+            missing = self.to_do - self.shards if self.sharded else len(self.waiting)
+            assert found == done + ok + self.failed and not missing, (
+                f"expected {found} clips, found {done} already done + {ok} labelled + "
+                f"{self.failed} failed, and {missing} of {self.to_do} not heard of"
+            )
+            say(
+                f"{found:,} found = {done:,} already done + {ok:,} labelled + "
+                f"{self.failed:,} failed\n{ends}"
+            )
         if self.labelled and self.failed / self.labelled > config.max_error_fraction:
             say(
                 f"error: {self.failed:,} of {self.labelled:,} clips failed, more than "
                 f"max_error_fraction ({config.max_error_fraction:.0%})"
             )
-            return 3
-        return 0
+            return TOO_MANY_ERRORS
+        return DRIFTED if drifted else 0
 
 
 def _clock(seconds: float) -> str:

@@ -8,7 +8,7 @@ A part is therefore kept back for the stages that read, decode and write.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from jobs.config import Config
 
 ACTOR_BYTES = 3 << 30  # torch, a model of some hundred million parameters and a batch
 WINDOW_S = 30.0  # Whisper's, and the longest that the other models are given
+NODES_LOOKED_AT = 64  # of a group that may grow without bound
+
+Nodes = Sequence[Mapping[str, float]]
 
 
 class CannotRun(Exception):
@@ -24,9 +27,11 @@ class CannotRun(Exception):
 
 @dataclass(frozen=True)
 class TaskShare:
-    """One task's actors: how many, the claim of each, torch's threads, seconds of audio a batch."""
+    """One task's actors: how many at least and at most, the claim of each, torch's threads, seconds
+    of audio a batch."""
 
     actors: int
+    most_actors: int
     num_cpus: float
     num_gpus: float
     threads: int
@@ -42,72 +47,158 @@ class Shares:
     tasks: dict[str, TaskShare]
 
 
-def share_out(config: Config, available: Mapping[str, float], blocks: int = 1 << 30) -> Shares:
-    """Divide the cluster's resources (`ray.cluster_resources()`) among the stages.
+def share_out(config: Config, nodes: Nodes, blocks: int = 1 << 30, may_come: Nodes = ()) -> Shares:
+    """Divide what the cluster's nodes have (see `nodes_now`) among the stages.
 
     Without GPUs a task gets an actor of one thread per CPU: decoding text step by step is many
     small operations, over which a second thread gains little, and waits for ever if another
     process has its core. Fewer, wider ones where memory is short or there are fewer `blocks`.
+    An actor has one node: claims that nobody asked for shrink until all have room.
 
-    Raises CannotRun, saying what is missing, if the config's own figures do not fit.
+    Raises CannotRun, saying what is missing, if the config's own figures do not fit, on the nodes
+    that an autoscaler `may_come` with neither.
     """
-    cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
+    room = [*nodes, *may_come]
+    shares = _divide(config, nodes, blocks, 1.0)
+    missing = lacking(shares, room)
+    part = 1.0
+    while missing and part > 0.05:
+        part *= 0.9
+        smaller = _divide(config, nodes, blocks, part)
+        if not lacking(smaller, room):
+            return smaller
+    if missing:
+        raise CannotRun(
+            f"resources: {'; '.join(missing)}: lower `resources` or start a larger cluster"
+        )
+    return shares
+
+
+def _divide(config: Config, nodes: Nodes, blocks: int, part: float) -> Shares:
+    """Shares of the nodes' sum, of which a default claim of CPUs is cut to `part`."""
+    cpus, gpus = _sum(nodes, "CPU"), _sum(nodes, "GPU")
     asked = config.resources
     small = cpus < 8
     prepare_cpus = asked.prepare_cpus or (0.25 if small else 1.0)
     write_cpus = min(prepare_cpus, 0.25)
     kept_back = max(prepare_cpus + write_cpus, cpus / 8 if not gpus else cpus / 2)
-    for_models = cpus - kept_back
-    tasks: dict[str, TaskShare] = {}
+    share = (cpus - kept_back) / len(config.tasks)
+    room = (_sum(nodes, "memory") or 1 << 60) / ACTOR_BYTES / len(config.tasks)
     gpus_each = gpus / len(config.tasks)
+    tasks: dict[str, TaskShare] = {}
     for name in config.tasks:
         wish = asked.tasks.get(name)
+        pool = wish and wish.actors
+        each = wish and wish.num_cpus
         num_gpus = _first(wish and wish.num_gpus, _part_of_a_gpu(gpus, len(config.tasks)))
         if num_gpus:
-            actors = _first(wish and wish.actors, max(1, int(gpus_each / num_gpus)))
-            num_cpus = _first(
-                wish and wish.num_cpus, _floor(min(1.0, for_models / len(config.tasks) / actors))
-            )
+            actors = max(1, int(gpus_each / num_gpus))
         else:
-            share = for_models / len(config.tasks)
-            room = available.get("memory", 1 << 60) / ACTOR_BYTES / len(config.tasks)
-            each = wish and wish.num_cpus
             most = share / each if each else cpus / len(config.tasks) if small else share
-            actors = _first(wish and wish.actors, max(1, int(min(most, room, blocks))))
-            num_cpus = _first(wish and wish.num_cpus, _floor(share / actors))
+            actors = max(1, int(min(most, room, blocks)))
+        if pool:  # of a pool that may grow, each actor claims what it would if all had come
+            actors = max(pool.min, min(pool.max, actors))
+        num_cpus = share / actors
+        num_cpus = each or _floor(part * (min(1.0, num_cpus) if num_gpus else num_cpus))
         tasks[name] = TaskShare(
-            actors,
+            pool.min if pool else actors,
+            pool.max if pool else actors,
             num_cpus,
             num_gpus,
             threads=max(1, round(num_cpus) if num_gpus or not small else round(cpus / actors)),
             batch_s=_first(wish and wish.batch_s, WINDOW_S * (64 if num_gpus else 16)),
         )
-    shares = Shares(prepare_cpus, write_cpus, tasks)
-    _check(shares, cpus, gpus)
-    return shares
+    return Shares(prepare_cpus, write_cpus, tasks)
 
 
-def _check(shares: Shares, cpus: float, gpus: float) -> None:
-    wanted_cpus = sum(t.actors * t.num_cpus for t in shares.tasks.values())
-    wanted_gpus = sum(t.actors * t.num_gpus for t in shares.tasks.values())
+def nodes_now() -> list[dict[str, float]]:
+    """What each living node of the cluster has: `CPU`, `GPU`, `memory` (bytes), ..."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def nodes_to_come() -> list[dict[str, float]]:
+    """What nodes an autoscaler may add, as far as it has told the cluster."""
+    import ray._private.state as state
+
+    config = state.state.get_cluster_config()
+    groups = config.node_group_configs if config else ()
+    nodes = []
+    for group in groups:
+        bounded = 0 <= group.max_count <= NODES_LOOKED_AT  # -1: it may grow without bound
+        nodes += [dict(group.resources)] * (group.max_count if bounded else NODES_LOOKED_AT)
+    return nodes
+
+
+def lacking(shares: Shares, nodes: Nodes, *, one_each: bool = False) -> list[str]:
+    """What the nodes lack to hold every task's actors and beside them a worker that reads.
+
+    With `one_each` a single actor of each task is enough: a run whose nodes went goes on with that.
+    """
+    cpus, gpus = _sum(nodes, "CPU"), _sum(nodes, "GPU")
+    tasks = shares.tasks.items()
+    actors = {name: 1 if one_each else task.actors for name, task in tasks}
+    wanted_cpus = sum(actors[name] * task.num_cpus for name, task in tasks)
+    wanted_gpus = sum(actors[name] * task.num_gpus for name, task in tasks)
+    reading = max(shares.prepare_cpus, shares.write_cpus)
     missing = []
     if wanted_gpus > gpus:
         missing.append(f"the models ask for {wanted_gpus:g} GPUs, the cluster has {gpus:g}")
-    elif not _fit(shares, gpus):
+    if wanted_cpus + reading > cpus + 1e-6:
         missing.append(
-            f"the models ask for {wanted_gpus:g} GPUs in parts that do not fit on {gpus:g}, as no "
-            "actor can have some of one and some of another"
-        )
-    rest = max(shares.prepare_cpus, shares.write_cpus)
-    if wanted_cpus + rest > cpus + 1e-6:
-        missing.append(
-            f"the models ask for {wanted_cpus:g} CPUs and reading for {rest:g}, "
+            f"the models ask for {wanted_cpus:g} CPUs and reading for {reading:g}, "
             f"the cluster has {cpus:g}"
         )
     if missing:
-        raise CannotRun(
-            f"resources: {'; '.join(missing)}: lower `resources` or start a larger cluster"
-        )
+        return missing
+    needs = [(task.num_gpus, task.num_cpus) for name, task in tasks for _ in range(actors[name])]
+    unplaced = _place([*needs, (0.0, reading)], nodes)
+    if unplaced is None:
+        return []
+    num_gpus, num_cpus = unplaced
+    if num_gpus and len(nodes) == 1:
+        return [
+            f"the models ask for {wanted_gpus:g} GPUs in parts that do not fit on {gpus:g}, as no "
+            "actor can have some of one and some of another"
+        ]
+    largest = max(node.get("CPU", 0.0) for node in nodes)
+    return [
+        f"the models' actors do not fit on the cluster's {len(nodes)} nodes, as each has one node: "
+        f"no room is left for one of {num_cpus:g} CPUs"
+        f"{f' and {num_gpus:g} GPUs' if num_gpus else ''}, the largest node has {largest:g} CPUs"
+    ]
+
+
+def _place(needs: Sequence[tuple[float, float]], nodes: Nodes) -> tuple[float, float] | None:
+    """The first (GPUs, CPUs) that finds no node when the largest go first, or None."""
+    cpus = [node.get("CPU", 0.0) for node in nodes]
+    gpus = [[1.0] * int(node.get("GPU", 0.0)) for node in nodes]
+    order = sorted(
+        range(len(nodes)), key=lambda node: len(gpus[node])
+    )  # GPUs for those who need them
+    for need in sorted(needs, reverse=True):
+        for node in order:
+            rest = _take(need[0], gpus[node])
+            if rest is not None and cpus[node] >= need[1] - 1e-6:
+                gpus[node] = rest
+                cpus[node] -= need[1]
+                break
+        else:
+            return need
+    return None
+
+
+def _take(need: float, gpus: Sequence[float]) -> list[float] | None:
+    """What is left of a node's GPUs, of which a part comes out of one, or None if there is no room."""
+    rest = list(gpus)
+    for _ in range(math.ceil(need)):
+        part = min(1.0, need)
+        gpu = next((n for n, free in enumerate(rest) if free >= part - 1e-6), None)
+        if gpu is None:
+            return None
+        rest[gpu] -= part
+    return rest
 
 
 def _part_of_a_gpu(gpus: float, tasks: int) -> float:
@@ -117,19 +208,8 @@ def _part_of_a_gpu(gpus: float, tasks: int) -> float:
     return _floor(1 / math.ceil(tasks / max(1, int(gpus))))
 
 
-def _fit(shares: Shares, gpus: float) -> bool:
-    """Whether the actors have room, each on one GPU or on whole ones."""
-    free = [1.0] * int(gpus)
-    needs = [task.num_gpus for task in shares.tasks.values() for _ in range(task.actors)]
-    for need in sorted(needs, reverse=True):
-        for _ in range(max(1, math.ceil(need))):
-            part = min(1.0, need)
-            gpu = next((n for n, rest in enumerate(free) if rest >= part - 1e-6), None)
-            if need and gpu is None:
-                return False
-            if gpu is not None:
-                free[gpu] -= part
-    return True
+def _sum(nodes: Nodes, resource: str) -> float:
+    return sum(node.get(resource, 0.0) for node in nodes)
 
 
 def _first(wish: Any, default: Any) -> Any:

@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 import queue
+import re
 import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from jobs.resources import Shares, lacking, nodes_now
 
 if TYPE_CHECKING:
     import ray.data
 
 WAIT_S = 0.5
+LOOK_FOR_NODES_EVERY_S = 15.0
+
+
+class Stalled(Exception):
+    """No stage has taken or handed on a block for `resources.stalled_after_s`. Exit code 1."""
 
 
 class Stream:
     """Rows of a Ray dataset as dicts, and None whenever none came for half a second.
 
     The dataset is pulled in a thread of its own, so that the caller stays free to commit, to show
-    progress and to hear signals while a slow block is being labelled.
+    progress and to hear signals while a slow block is being labelled. An error of the dataset ends
+    the rows; `raise_error` has it, when what came before is safe.
     """
 
-    def __init__(self, dataset: ray.data.Dataset):
+    def __init__(self, dataset: ray.data.Dataset, shares: Shares):
         self._rows: queue.Queue[Any] = queue.Queue(maxsize=1024)
         self._thread = threading.Thread(target=self._pull, args=(dataset,), daemon=True)
+        self._shares = shares
+        self._error: BaseException | None = None
+        self._waits_for = ""
+        self._looked = time.monotonic()
 
     def __enter__(self) -> Stream:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to wait for: the thread ends with Ray, or with the process."""
+        """End the dataset where it is: its thread must not outlive Ray, which it would start anew."""
+        from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+        for thread in threading.enumerate():
+            if isinstance(thread, StreamingExecutor):
+                thread.shutdown(force=True)
 
     def __iter__(self) -> Iterator[dict[str, Any] | None]:
         while True:
@@ -41,8 +60,30 @@ class Stream:
             if item is None:
                 return
             if isinstance(item, BaseException):
-                raise item
+                self._error = item
+                return
             yield item
+
+    def waits_for(self) -> str:
+        """What the cluster's nodes lack to run every stage, some of them having gone, or nothing."""
+        if time.monotonic() - self._looked > LOOK_FOR_NODES_EVERY_S:
+            self._waits_for = "; ".join(lacking(self._shares, nodes_now(), one_each=True))
+            self._looked = time.monotonic()
+        return self._waits_for
+
+    def raise_error(self) -> None:
+        """Raise what ended the dataset, if it did not come to its end: Stalled, or Ray's error."""
+        from ray.data.exceptions import ExecutionTimeoutError
+
+        if isinstance(self._error, ExecutionTimeoutError):
+            stages = re.findall(r"^  - (.+)", str(self._error), re.M)  # ray's own account of them
+            missing = lacking(self._shares, nodes_now(), one_each=True)
+            raise Stalled(
+                "no stage made progress for so long as resources.stalled_after_s allows:\n  "
+                + "\n  ".join([*stages, *missing])
+            ) from self._error
+        if self._error is not None:
+            raise self._error
 
     def _pull(self, dataset: ray.data.Dataset) -> None:
         try:

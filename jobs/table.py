@@ -14,31 +14,43 @@ import os
 import posixpath
 import re
 import socket
+import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Field, Transaction, WriterProperties
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from audio_ops.prepare import ERROR, SOUND
 from audio_ops.tasks import TaskOptions, load_task
+from jobs.plan import fingerprint as fingerprint_of
 from jobs.read import END_OF_SHARD
 from jobs.sources import PLACE
+
+T = TypeVar("T")
 
 APP = "earmark"
 HEARTBEAT_S = 10.0
 HOLDER_IS_DEAD_S = 60.0
 RENEWED_BY_DELTA = ("iam-role", "container-role", "assume-role-with-web-identity")
 MOMENT_S = 1.0  # at most, between taking the table and saying who did
+# Where a store fails, beyond what its client does by itself (delta-rs does not ask again when an
+# answer's body breaks off, nor for a commit whose connection did).
+TRY_AGAIN_AFTER_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+# Data files, also halves of them: ours begin with a dot, those of delta-rs end in #1.
+DATA_FILE = re.compile(r"\.?part-.*\.parquet(#\d+)?")
 COMPRESSION = WriterProperties(compression="ZSTD")
 
 IDENTITY = pa.schema([("clip_id", pa.string()), *PLACE])
@@ -103,7 +115,7 @@ def write_rows(
     """Write labelled clips as one data file under a new name; returns its row of `WRITTEN`.
 
     Plain readers of the folder never see half a file: it gets its name when it is whole. Where
-    there are no clips there is no file, and its path is null.
+    there are no clips there is no file, and its path is null. Raises OSError with the path.
     """
     table, shards = _without_ends(table)
     if not len(table):
@@ -128,10 +140,7 @@ def write_rows(
     pq.write_table(data, sink, compression="zstd")
     content = sink.getvalue()
     if "file" in fs.protocol:
-        hidden = f"{root}/.{name}"
-        with open(hidden, "wb") as file:
-            file.write(content)
-        os.replace(hidden, f"{root}/{name}")
+        _write_whole(f"{root}/{name}", content, f"{root}/.{name}")
     else:
         fs.pipe_file(f"{root}/{name}", content.to_pybytes())
     failed = [
@@ -161,6 +170,18 @@ def write_rows(
         ],
         schema=WRITTEN,
     )
+
+
+def _write_whole(path: str, content: Any, unfinished: str) -> None:
+    """Write a local file that readers see whole or not at all. Raises OSError with the path."""
+    try:
+        with open(unfinished, "wb") as file:
+            file.write(content)
+        os.replace(unfinished, path)
+    except OSError as error:  # of a full disk Python does not say which file it was
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished)
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 def _without_ends(table: pa.Table) -> tuple[pa.Table, list[dict[str, Any]]]:
@@ -231,10 +252,30 @@ class Table:
         self._released = threading.Event()
         self.delta: DeltaTable | None = None
         with contextlib.suppress(TableNotFoundError):
-            self.delta = DeltaTable(self.path, storage_options=self.options)
+            self._open()
         self.settings_seen = self.settings()
 
     # -- reading ---------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self.delta = self._asking(lambda: DeltaTable(self.path, storage_options=self.options))
+
+    def _refresh(self) -> DeltaTable:
+        """The newest version, which also becomes `delta`."""
+        assert self.delta is not None
+        self._asking(self.delta.update_incremental)
+        return self.delta
+
+    def _asking(self, read: Callable[[], T]) -> T:
+        """What `read` gives, asked again where a store does not answer as it should."""
+        for wait_s in () if self.local else TRY_AGAIN_AFTER_S:
+            try:
+                return read()
+            except (FileNotFoundError, PermissionError):
+                raise
+            except OSError:
+                time.sleep(wait_s)
+        return read()
 
     def settings(self) -> dict[str, Any]:
         """What the table's labels were made with, {} before the first run."""
@@ -245,7 +286,13 @@ class Table:
         """The committed rows' columns."""
         if self.delta is None:
             return pa.table({name: pa.array([], pa.string()) for name in columns})
-        return self.delta.to_pyarrow_table(columns=list(columns))
+        while True:
+            version = self.delta.version()
+            try:
+                return self._asking(partial(self.delta.to_pyarrow_table, columns=list(columns)))
+            except FileNotFoundError:  # if not damaged, then compacted by another run just now
+                if self._refresh().version() == version:
+                    raise
 
     def sizes(self) -> dict[tuple[str, str], int]:
         """How many clips each shard holds, by (source, version), where a run has read it whole.
@@ -277,7 +324,7 @@ class Table:
 
     def is_tidy(self) -> bool:
         """Whether a plain reader of the folder's Parquet files sees the committed rows."""
-        return self.delta is None or not self._leftovers()
+        return self.delta is None or not self._leftovers(self._names())
 
     def _names(self) -> set[str]:
         """What lies in the table's folder."""
@@ -288,12 +335,11 @@ class Table:
         except FileNotFoundError:
             return set()
 
-    def _leftovers(self) -> list[str]:
-        """Data files, whole or not, that the log does not name (any more)."""
+    def _leftovers(self, names: set[str]) -> list[str]:
+        """Those of `names` that are data files, whole or not, and not in the log (any more)."""
         assert self.delta is not None
         committed = {posixpath.basename(uri) for uri in self.delta.file_uris()}
-        ours = {name for name in self._names() if re.fullmatch(r"\.?part-.*\.parquet", name)}
-        return sorted(ours - committed)
+        return sorted(set(filter(DATA_FILE.fullmatch, names)) - committed)
 
     def columns_that_differ(self, schema: pa.Schema) -> list[str]:
         """`column: expected ..., found ...` for each column that the table has otherwise or lacks.
@@ -319,7 +365,7 @@ class Table:
         other tasks than the one before; a column whose type would change is a TableMismatch.
         """
         holder = self.holder()
-        if holder and _is_alive(holder):
+        if holder and is_alive(holder):
             raise TableInUse(_in_use(holder))
         self.run_id = run_id
         me = {
@@ -327,6 +373,7 @@ class Table:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "fingerprint": fingerprint_of(settings),
         }
         if self.delta is None:
             names = self._names()
@@ -336,29 +383,15 @@ class Table:
                     f"output.path: expected a table, an empty folder or nothing at {self.path}, "
                     f"found {', '.join(strangers[:3])}{', ...' if strangers[3:] else ''}"
                 )
-            if self.local:
-                os.makedirs(self.root, exist_ok=True)
-            try:
-                self.delta = DeltaTable.create(
-                    self.path,
-                    schema,
-                    name=APP,
-                    description=json.dumps(settings),
-                    storage_options=self.options,
-                )
-            except DeltaError:  # somebody else created it in this moment
-                self.delta = DeltaTable(self.path, storage_options=self.options)
-        self.delta.update_incremental()
-        self.commit_number = self.delta.transaction_version(APP) or 0
+            self._create(schema, settings)
+            self._open()
+        self.commit_number = self._refresh().transaction_version(APP) or 0
         holder = self._newest_holder()  # who came between our first look and this version
-        if holder and _is_alive(holder):
+        if holder and is_alive(holder):
             raise TableInUse(_in_use(holder))
         if self.settings() not in (self.settings_seen, settings):
             raise TableInUse(f"another run has just made {self.path} with other settings")
-        try:
-            self._transact([], "hold", me)
-        except CommitFailedError:  # two that create a table at once may both get through with it
-            raise TableInUse(_in_use(self.holder() or {})) from None
+        self._transact([], "hold", me)
         self._released.clear()
         self._beat = threading.Thread(target=self._keep_alive, args=(me,), daemon=True)
         self._beat.start()
@@ -370,6 +403,28 @@ class Table:
         except BaseException:
             self.release()
             raise
+
+    def _create(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
+        """Write the log's first version, unless there is one by now.
+
+        Of two `DeltaTable.create` at once both may succeed, the second as version 1 with other
+        settings. Here the store decides.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            DeltaTable.create(scratch, schema, name=APP, description=json.dumps(settings))
+            [version] = Path(scratch, "_delta_log").glob("*.json")
+            content = version.read_bytes().replace(Path(scratch).as_uri().encode(), b"")
+        path = f"{self.root}/_delta_log/{version.name}"
+        with contextlib.suppress(FileExistsError):
+            if self.local:
+                unfinished = f"{path}.{uuid.uuid4().hex}"
+                self._put(unfinished, content)
+                try:
+                    os.link(unfinished, path)
+                finally:
+                    os.unlink(unfinished)
+            else:
+                self.fs.pipe_file(path, content, mode="create")
 
     def _adapt(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
         assert self.delta is not None
@@ -385,33 +440,65 @@ class Table:
                 f"the table at {self.path} has other types in {', '.join(changed)}: "
                 "give the task another name, or the output another path"
             )
+        alter = self.delta.alter
         if new:
-            self.delta.alter.add_columns(new)
-        self.delta.alter.set_table_description(json.dumps(settings))
-        self.delta.update_incremental()
+            self._insist(
+                lambda: alter.add_columns(new), lambda: not self.columns_that_differ(schema)
+            )
+        self._insist(
+            lambda: alter.set_table_description(json.dumps(settings)),
+            lambda: self.settings() == settings,
+        )
+        self._refresh()
 
     def release(self) -> None:
-        """Let the table go. Harmless if it was never held."""
+        """Let the table go. Harmless if it was never held, and if that can't be written."""
         if self._beat is None:
             return
         self._released.set()
         self._beat.join()
         self._beat = None
-        holder = self.holder()
-        if holder and holder.get("run_id") == self.run_id:
-            self.fs.rm_file(f"{self.root}/_earmark/holder.json")
+        with contextlib.suppress(Exception):  # what broke the run may break this, and is worth more
+            holder = self.holder()
+            if holder and holder["run_id"] == self.run_id:
+                self.fs.rm_file(f"{self.root}/_earmark/holder.json")
+            else:
+                self._remove_lost()
+
+    def _remove_lost(self) -> None:
+        """Remove what this run wrote and can't commit any more, for another has taken the table.
+
+        Only then: a commit that seems to have failed may still reach a store, until the next run
+        has taken its number.
+        """
+        assert self.delta is not None
+        mine = {name for name in self._names() if f"part-{self.run_id}-" in name}
+        try:
+            self._own()
+        except TableInUse:
+            for name in self._leftovers(mine):
+                self.fs.rm_file(f"{self.root}/{name}")
 
     def holder(self) -> dict[str, Any] | None:
-        """Who holds the table, if anybody says so."""
+        """Who holds the table, if anybody says so in a way that can be understood."""
         try:
-            return json.loads(self.fs.cat_file(f"{self.root}/_earmark/holder.json"))
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+            holder = json.loads(self.fs.cat_file(f"{self.root}/_earmark/holder.json"))
+            kinds: dict[str, Any] = {
+                "run_id": str,
+                "host": str,
+                "since": str,
+                "pid": int,
+                "heartbeat": (int, float),
+            }
+            known = all(isinstance(holder[name], kind) for name, kind in kinds.items())
+            return holder if known and holder["pid"] > 0 else None
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return None
 
     def _newest_holder(self) -> dict[str, Any] | None:
         """The holder, who gets a moment to say so if taking the table is the last thing done to it."""
         assert self.delta is not None
-        last = self.delta.history(1)[0]
+        last, *_ = self._asking(partial(self.delta.history, 1))  # more, if one comes meanwhile
         is_hold = json.loads(last.get("earmark", "{}")).get("what") == "hold"
         while (
             not (holder := self.holder())
@@ -429,18 +516,16 @@ class Table:
         """Write a small file that readers see whole or not at all."""
         if self.local:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(f"{path}.{self.run_id}", "wb") as file:
-                file.write(content)
-            os.replace(f"{path}.{self.run_id}", path)
+            _write_whole(path, content, f"{path}.{self.run_id}")
         else:
             self.fs.pipe_file(path, content)
 
     def _keep_alive(self, me: Mapping[str, Any]) -> None:
         while not self._released.wait(HEARTBEAT_S):
-            holder = self.holder()
-            if holder and holder.get("run_id") != self.run_id:
-                return  # taken over: the next commit will say so
-            with contextlib.suppress(OSError):  # the next beat tries again; no commit needs it
+            with contextlib.suppress(Exception):  # the next beat tries again; no commit needs it
+                holder = self.holder()
+                if holder and holder["run_id"] != self.run_id:
+                    return  # taken over: the next commit will say so
                 self._write_holder(me)
 
     # -- writing ---------------------------------------------------------------------------
@@ -456,7 +541,8 @@ class Table:
         written = [file for file in written if file["path"]]
         new = [file for file in written if not any(file["supersedes"])]
         if new:
-            self._transact([_add(file) for file in new], "label")
+            rows = sum(len(file["clip_ids"]) for file in new)
+            self._transact([_add(file) for file in new], "label", {"rows": rows})
         replacing = [file for file in written if any(file["supersedes"])]
         if replacing:
             self._replace(replacing)
@@ -467,8 +553,12 @@ class Table:
         assert self.delta is not None
         tables = []
         for file in written:
-            with self.fs.open(f"{self.root}/{file['path']}", "rb") as opened:
-                rows = pq.read_table(opened)
+            try:
+                with self.fs.open(f"{self.root}/{file['path']}", "rb") as opened:
+                    rows = pq.read_table(opened)
+            except FileNotFoundError:  # to a run that has taken over it was a leftover
+                self._own()
+                raise
             tables.append(
                 rows.append_column("supersedes", pa.array(file["supersedes"], pa.string()))
             )
@@ -479,20 +569,37 @@ class Table:
             for field in self.delta.schema().fields
         }
         self._own()
-        (
-            self.delta.merge(
-                rows,
-                "t.clip_id = s.supersedes",
-                source_alias="s",
-                target_alias="t",
-                writer_properties=COMPRESSION,
-                commit_properties=self._properties("relabel"),
+        note = {
+            "rows": len(rows),
+            "replaced": self._asking(lambda: self._count_by_run(rows["supersedes"])),
+        }
+
+        def merge(properties: CommitProperties) -> None:
+            assert self.delta is not None
+            (
+                self.delta.merge(
+                    rows,
+                    "t.clip_id = s.supersedes",
+                    source_alias="s",
+                    target_alias="t",
+                    writer_properties=COMPRESSION,
+                    commit_properties=properties,
+                )
+                .when_matched_update(columns)
+                .when_not_matched_insert(columns)
+                .execute()
             )
-            .when_matched_update(columns)
-            .when_not_matched_insert(columns)
-            .execute()
-        )
-        self.commit_number += 1
+
+        self._numbered(merge, "relabel", note)
+
+    def _count_by_run(self, ids: pa.ChunkedArray) -> Counter[str]:
+        """How many rows of each run have one of these clip_ids."""
+        assert self.delta is not None
+        found: Counter[str] = Counter()
+        for batch in self.delta.to_pyarrow_dataset().to_batches(columns=["clip_id", "run_id"]):
+            is_one = pc.is_in(batch["clip_id"], ids.combine_chunks())
+            found.update(batch.filter(is_one)["run_id"].to_pylist())
+        return found
 
     def tidy(self) -> None:
         """Compact small files, and remove every data file that the log does not name."""
@@ -501,11 +608,16 @@ class Table:
         if len(self.delta.file_uris()) > 1:
             # Carries no commit number (delta-rs drops it here); the log's own conflict check is
             # enough, for compaction moves rows and changes none.
-            self.delta.optimize.compact(writer_properties=COMPRESSION)
-        self._own()
+            optimize = self.delta.optimize
+            self._insist(lambda: optimize.compact(writer_properties=COMPRESSION), lambda: False)
         # Not `vacuum`: it spares hidden files, and with `full=True` takes whatever else lies here.
-        for name in self._leftovers():
-            self.fs.rm_file(f"{self.root}/{name}")
+        # Listed while the table is certainly ours: if this process sleeps from here on, and
+        # another run takes over, none of that run's files are among these.
+        names = self._names()
+        self._own()
+        for name in self._leftovers(names):
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(f"{self.root}/{name}")
 
     def _transact(
         self,
@@ -513,35 +625,62 @@ class Table:
         what: str,
         note: Mapping[str, Any] | None = None,
     ) -> None:
-        assert self.delta is not None
-        if self.commit_number:
-            self._own()
-        try:
+        def commit(properties: CommitProperties) -> None:
+            assert self.delta is not None
             self.delta.create_write_transaction(
-                actions,
-                "append",
-                self.delta.schema(),
-                commit_properties=self._properties(what, note),
+                actions, "append", self.delta.schema(), commit_properties=properties
             )
-        except CommitFailedError:
-            self._own()
-            raise
+
+        self._own()
+        self._numbered(commit, what, note)
+
+    def _numbered(
+        self,
+        commit: Callable[[CommitProperties], object],
+        what: str,
+        note: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make the commit with the next number. Raises TableInUse if another run has made it."""
+        assert self.delta is not None
+        commit_id = uuid.uuid4().hex
+        properties = self._properties({"what": what, "commit": commit_id, **(note or {})})
+        self._insist(lambda: commit(properties), lambda: self._in_log(commit_id))
         self.commit_number += 1
-        self.delta.update_incremental()
+        self._refresh()
+
+    def _insist(self, step: Callable[[], object], is_done: Callable[[], bool]) -> None:
+        """Do a step on the log, again where the store fails. Raises TableInUse, or OSError.
+
+        A store may do what it was asked and its answer get lost: the client asks again, and is
+        told that somebody was faster. So whatever the answer, the log is looked at.
+        """
+        for wait_s in (*(() if self.local else TRY_AGAIN_AFTER_S), None):
+            try:
+                step()
+                return
+            except (DeltaError, OSError) as error:
+                self._refresh()
+                if is_done():
+                    return
+                self._own()
+                if wait_s is None:
+                    raise OSError(f"can't write to {self.path}: {_causes(error)}") from error
+                time.sleep(wait_s)
+
+    def _in_log(self, commit_id: str) -> bool:
+        history = self._asking(lambda: self._refresh().history(10))
+        notes = [json.loads(entry.get("earmark", "{}")) for entry in history]
+        return any(note.get("commit") == commit_id for note in notes)
 
     def _own(self) -> None:
         """Move to the newest version; raise TableInUse if somebody else has committed."""
-        assert self.delta is not None
-        self.delta.update_incremental()
-        if (self.delta.transaction_version(APP) or 0) != self.commit_number:
+        if (self._refresh().transaction_version(APP) or 0) != self.commit_number:
             raise TableInUse(f"{self.path} was taken over: {_in_use(self.holder() or {})}")
 
-    def _properties(self, what: str, note: Mapping[str, Any] | None = None) -> CommitProperties:
+    def _properties(self, note: Mapping[str, Any]) -> CommitProperties:
         return CommitProperties(
             app_transactions=[Transaction(APP, self.commit_number + 1)],
-            custom_metadata={
-                "earmark": json.dumps({"what": what, "run_id": self.run_id, **(note or {})})
-            },
+            custom_metadata={"earmark": json.dumps({"run_id": self.run_id, **note})},
         )
 
 
@@ -580,6 +719,12 @@ def delta_options(options: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in named.items() if value}
 
 
+def _causes(error: Exception) -> str:
+    """delta-rs's tree of causes on one line, without its colours."""
+    lines = re.sub(r"\x1b\[\d+m|↳", "", str(error)).splitlines()
+    return ": ".join(line.strip() for line in lines if line.strip())
+
+
 def _add(file: Mapping[str, Any]) -> AddAction:
     statistics = json.dumps({"numRecords": len(file["clip_ids"])})
     return AddAction(
@@ -597,15 +742,15 @@ def _type_name(field: Field | None) -> str:
     return "no such column" if field is None else str(field.type)
 
 
-def _is_alive(holder: Mapping[str, Any]) -> bool:
+def is_alive(holder: Mapping[str, Any]) -> bool:
     """A holder on this host lives if its process does; one elsewhere, if it was heard of lately."""
-    if time.time() - holder.get("heartbeat", 0) > HOLDER_IS_DEAD_S:
+    if time.time() - holder["heartbeat"] > HOLDER_IS_DEAD_S:
         return False
-    if holder.get("host") != socket.gethostname():
+    if holder["host"] != socket.gethostname():
         return True
     try:
         os.kill(holder["pid"], 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass

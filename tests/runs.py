@@ -59,16 +59,14 @@ class Job:
         for n in range(count):
             self.sound(f"clip{n:03}.wav", 150 + 37 * n, seconds)
 
-    def run(self, *overrides: str, relabel: bool = False, retry_errors: bool = False) -> Result:
+    def run(self, *overrides: str, **options: Any) -> Result:
         """The job in this process, on its Ray."""
         with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
             sys.stdout.flush()
             before = os.dup(1)
             os.dup2(said.fileno(), 1)
             try:
-                code = run_job(
-                    str(self.config), overrides, relabel=relabel, retry_errors=retry_errors
-                )
+                code = run_job(str(self.config), overrides, **options)
             finally:
                 os.dup2(before, 1)
                 os.close(before)

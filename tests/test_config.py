@@ -77,6 +77,22 @@ def test_a_config_is_frozen(tmp_path: Path) -> None:
             1,
             "resources.tasks.kind.actor: unknown key (did you mean 'actors'?)",
         ),
+        (
+            "resources.tasks.kind.actors",
+            {"min": 3, "max": 2},
+            "resources.tasks.kind.actors.max: expected at least min (3), found 2",
+        ),
+        (
+            "resources.tasks.kind.actors",
+            "many",
+            "resources.tasks.kind.actors: expected a number or {min: 1, max: 8}, found 'many'",
+        ),
+        (
+            "resources.tasks.kind.actors",
+            {"most": 2, "max": 2},
+            "resources.tasks.kind.actors.most: unknown key, expected one of min, max",
+        ),
+        ("drift.max_label_distance", 2, "drift.max_label_distance: expected less than or equal"),
         ("audio.max_clip_s", "long", "audio.max_clip_s: expected a valid number"),
         ("audio.max_clip_s", "long", "found 'long'"),
         ("audio.max_clip_s", -1, "audio.max_clip_s: expected greater than 0, found -1"),
@@ -259,7 +275,7 @@ def test_a_secret_from_the_environment_is_used_and_never_printed(
     assert SECRET not in complaint(tmp_path, wrong)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_config_that_is_shipped_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jobs.config import ENVIRONMENT
 

@@ -66,7 +66,7 @@ def test_a_decode_worker_imports_neither_torch_nor_transformers(tmp_path: Path) 
     script = """
 import sys
 import pyarrow as pa
-from jobs.config import Input
+from jobs.config import Audio, Input
 from jobs.label import blocks
 from jobs.plan import plan, COMMITTED
 from jobs.read import read
@@ -77,7 +77,7 @@ nobody = pa.table({name: pa.array([], pa.string()) for name in COMMITTED})
 todo = plan(files.find(input, print), nobody, "f", retry_errors=False).todo
 known = {
     "packaging": "files", "input": input, "storage_options": {}, "rates": [16_000, 48_000],
-    "max_clip_s": 100.0, "want_speech": "always", "kept": pa.schema([]),
+    "audio": Audio(max_clip_s=100.0), "want_speech": "always", "kept": pa.schema([]),
 }
 wanted = inspect.signature(read).parameters
 tables = list(read(todo, **{name: known[name] for name in wanted if name in known}))

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -24,15 +24,15 @@ PATIENCE_S = 400
 
 
 class Running:
-    """`earmark run` as a process group of its own, with a Ray of its own."""
+    """`earmark run`, or another program, as a process group of its own, with a Ray of its own."""
 
-    def __init__(self, job: Job, *arguments: str):
+    def __init__(self, job: Job, *arguments: str, program: Sequence[str] = ()):
         self.mark = f"EARMARK_TEST={job.folder}-{time.monotonic_ns()}"
         name, _, value = self.mark.partition("=")
         self.said = job.folder / f"said-{time.monotonic_ns()}"
         with self.said.open("wb") as said:
             self.process = subprocess.Popen(
-                command("run", job.config, *arguments),
+                [*(program or command("run")), str(job.config), *arguments],
                 cwd=ROOT,
                 env=os.environ | {name: value},
                 stdout=said,
@@ -86,8 +86,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Starts runs, and leaves none of their processes behind, whatever the test comes to."""
     runs: list[Running] = []
 
-    def starter(job: Job, *arguments: str) -> Running:
-        runs.append(Running(job, *arguments))
+    def starter(job: Job, *arguments: str, program: Sequence[str] = ()) -> Running:
+        runs.append(Running(job, *arguments, program=program))
         return runs[-1]
 
     yield starter
@@ -126,9 +126,9 @@ def goes_on(job: Job, local_ray: None) -> None:
 def test_a_driver_killed_again_and_again_loses_nothing_and_leaves_no_process(
     job: Job, start: Callable[..., Running], local_ray: None
 ) -> None:
-    """Before it holds the table, while Ray starts, after some labels; at last the whole group."""
+    """While Ray starts, after some labels; at last the whole group."""
     done: set[str] = set()
-    for more, kill in ((1, os.kill), (1, os.kill), (3, os.kill), (4, os.killpg)):
+    for more, kill in ((1, os.kill), (3, os.kill), (4, os.killpg)):
         run = start(job)
         run.wait_for(commits(job, job.committed() + more), f"{more} more commits")
         kill(run.process.pid, signal.SIGKILL)

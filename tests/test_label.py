@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,9 @@ import pytest
 
 from audio_ops.batching import micro_batches
 from audio_ops.decode import ClipError
-from audio_ops.label import Label
+from audio_ops.label import Label, _Turn
 from audio_ops.tasks import Clip, Window
+from jobs.models import Ledger
 
 RATE = 1_000
 
@@ -59,7 +62,8 @@ def labeller(model: Loudest, batch_s: float = 8.0) -> Label:
     """A Label around a model that is not a checkpoint."""
     label = Label.__new__(Label)
     label.name, label.columns, label.drop = "t", {}, []
-    label.batch_s, label.model = batch_s, model
+    label.batch_s, label.model, label.turn = batch_s, model, _Turn()
+    label.heard_s = label.padded_s = 0.0
     return label
 
 
@@ -146,3 +150,128 @@ def test_no_clips_make_no_batches() -> None:
     assert micro_batches([], 60.0) == []
     assert labeller(Loudest()).label([]) == []
     assert labeller(Loudest()).label([None]) == [None]
+
+
+# --- a model whose process dies ------------------------------------------------------------------
+
+
+class Death(BaseException):
+    """Ends the process, as far as a Label can tell: nothing in it catches this."""
+
+
+class Deadly(Loudest):
+    """Dies of a window with an 8 in it, and, if it is told so, of more than `most` at once."""
+
+    def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Any]:
+        self.batches.append(len(waveforms))
+        if any(waveform.max() == 8 for waveform in waveforms) or len(waveforms) > self.most:
+            raise Death
+        return [(group, float(waveform.max())) for waveform in waveforms]
+
+
+class Notes:
+    """A process's way to the ledger."""
+
+    def __init__(self, ledger: Ledger):
+        self.enter, self.leave = ledger.enter, partial(ledger.leave, "actor")
+        self.at = partial(ledger.at, "actor")
+
+
+def survive(clips: Sequence[Clip], ledger: Ledger, most: int = 1000) -> tuple[list[Any], int]:
+    """A call and its retries, each in a new process; what it gives, and how often it died."""
+    for deaths in range(100):
+        try:
+            return labeller(Deadly(most)).guarded(clips, Notes(ledger)), deaths  # type: ignore[arg-type]
+        except Death:
+            continue
+    raise AssertionError("it died for ever")
+
+
+def named(*values: float) -> list[Clip]:
+    return [clip(value, clip_id=f"{n:032}") for n, value in enumerate(values)]
+
+
+def loudest(labels: Sequence[Any]) -> list[Any]:
+    return [entry.kind if isinstance(entry, ClipError) else entry["loudest"] for entry in labels]
+
+
+def test_a_clip_that_kills_the_process_is_found_within_three_deaths() -> None:
+    ledger = Ledger()
+    labels, deaths = survive(named(1, 2, 3, 8, 5, 6, *[7] * 20), ledger)
+    assert loudest(labels) == [[1], [2], [3], "crashed", [5], [6], *[[7]] * 20]
+    assert deaths == 3
+    assert not ledger.at_hand and not ledger.deaths
+
+
+@pytest.mark.parametrize("values", [(8, 8, 1), (1, 8, *[2] * 30, 8), (8, 8)])
+def test_several_in_one_call_are_all_found(values: tuple[float, ...]) -> None:
+    labels, deaths = survive(named(*values), Ledger())
+    assert loudest(labels) == ["crashed" if value == 8 else [value] for value in values]
+    assert deaths <= 3 * values.count(8)
+
+
+def test_a_batch_that_is_too_much_for_the_machine_costs_no_clip() -> None:
+    """As when the kernel ends the process because memory is short."""
+    labels, deaths = survive(named(*range(1, 8), *[1] * 20), Ledger(), most=4)
+    assert loudest(labels) == [*[[v] for v in range(1, 8)], *[[1]] * 20]
+    assert deaths <= 4  # one for each batch, which are not tried again
+
+
+def test_an_innocent_clip_survives_a_machine_that_is_lost_with_it_alone() -> None:
+    ledger, clips = Ledger(), named(1, 2)
+    for alone in (False, False, True):
+        ledger.at("actor", clips[0].row["clip_id"], [clips[1].row["clip_id"]], alone)
+        ledger.enter(clips[0].row["clip_id"])
+    labels, deaths = survive(clips, ledger)
+    assert (loudest(labels), deaths) == ([[1], [2]], 0)
+
+
+def test_a_long_clip_is_alone_with_all_its_windows() -> None:
+    long = clip(1, 7.0, clip_id="long")
+    long.waveform[6 * RATE] = 8
+    labels, deaths = survive([*named(1, 2), long], Ledger())
+    assert (loudest(labels), deaths) == ([[1], [2], "crashed"], 3)
+
+
+def test_a_call_beside_a_suspect_waits_until_it_is_through() -> None:
+    """Else two calls that die together would each blame its own clip."""
+    inside = threading.Event()
+    go_on = threading.Event()
+    beside: list[str] = []
+
+    class Slow(Deadly):
+        def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Any]:
+            if waveforms[0][0] == 3:
+                inside.set()
+                assert go_on.wait(60)
+                beside.append("suspect is through")
+            else:
+                beside.append("other")
+            return super().__call__(waveforms, group)
+
+    ledger = Ledger()
+    ledger.at("actor", "suspect", ["suspect"], alone=False)
+    label = labeller(Slow())
+    first = threading.Thread(
+        target=label.guarded, args=([clip(3, clip_id="suspect")], Notes(ledger))
+    )
+    second = threading.Thread(target=label.guarded, args=([clip(1, clip_id="b")], Notes(ledger)))
+    first.start()
+    assert inside.wait(60)
+    second.start()
+    second.join(0.3)
+    assert second.is_alive() and not beside
+    go_on.set()
+    first.join()
+    second.join()
+    assert beside == ["suspect is through", "other"]
+
+
+def test_births_count_until_something_is_labelled() -> None:
+    ledger = Ledger()
+    assert [ledger.born("a") for _ in range(3)] == [1, 2, 3]
+    ledger.at("a", "call", ["x"], True)
+    ledger.at("a", "call", ["y"], True)  # so x is labelled
+    assert ledger.born("a") == 1
+    ledger.leave("a", "call")
+    assert (ledger.born("a"), ledger.born("b")) == (1, 1)

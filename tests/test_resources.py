@@ -13,7 +13,7 @@ import yaml
 from runs import ROOT, Job
 
 from jobs.config import Config, load_config
-from jobs.resources import CannotRun, Shares, share_out
+from jobs.resources import CannotRun, Shares, lacking, share_out
 
 
 def config(folder: Path, count: int = 1, **resources: Any) -> Config:
@@ -44,7 +44,7 @@ def claimed(shares: Shares) -> tuple[float, float]:
 def test_reading_and_writing_always_find_a_cpu_beside_the_models(
     tmp_path: Path, cpus: int, tasks: int, gpus: int
 ) -> None:
-    shares = share_out(config(tmp_path, tasks), {"CPU": cpus, "GPU": gpus})
+    shares = share_out(config(tmp_path, tasks), [{"CPU": cpus, "GPU": gpus}])
     held_cpus, held_gpus = claimed(shares)
     assert held_cpus + shares.prepare_cpus + shares.write_cpus <= cpus + 1e-6
     assert held_gpus <= gpus + 1e-6
@@ -55,36 +55,36 @@ def test_reading_and_writing_always_find_a_cpu_beside_the_models(
 
 @pytest.mark.parametrize("cpus", [1, 2, 4])
 def test_a_small_machine_gives_its_model_an_actor_per_cpu(tmp_path: Path, cpus: int) -> None:
-    [task] = share_out(config(tmp_path), {"CPU": cpus}).tasks.values()
+    [task] = share_out(config(tmp_path), [{"CPU": cpus}]).tasks.values()
     assert (task.actors, task.threads) == (cpus, 1)
 
 
 def test_actors_are_no_more_than_blocks_and_then_have_all_threads(tmp_path: Path) -> None:
-    [task] = share_out(config(tmp_path), {"CPU": 4}, 1).tasks.values()
+    [task] = share_out(config(tmp_path), [{"CPU": 4}], 1).tasks.values()
     assert (task.actors, task.threads) == (1, 4)
 
 
 def test_actors_are_no_more_than_memory_has_room_for(tmp_path: Path) -> None:
-    [task] = share_out(config(tmp_path), {"CPU": 64, "memory": 32 << 30}).tasks.values()
+    [task] = share_out(config(tmp_path), [{"CPU": 64, "memory": 32 << 30}]).tasks.values()
     assert 8 <= task.actors <= 11
     assert 4 <= task.threads <= 8
     assert task.actors * task.threads <= 64
 
 
 def test_each_gpu_gets_an_actor(tmp_path: Path) -> None:
-    shares = share_out(config(tmp_path), {"CPU": 64, "GPU": 8})
+    shares = share_out(config(tmp_path), [{"CPU": 64, "GPU": 8}])
     [task] = shares.tasks.values()
     assert (task.actors, task.num_gpus) == (8, 1)
 
 
 def test_tasks_share_a_gpu_that_is_alone(tmp_path: Path) -> None:
-    shares = share_out(config(tmp_path, 2), {"CPU": 8, "GPU": 1})
+    shares = share_out(config(tmp_path, 2), [{"CPU": 8, "GPU": 1}])
     assert [(task.actors, task.num_gpus) for task in shares.tasks.values()] == [(1, 0.5)] * 2
 
 
 def test_the_configs_own_figures_are_taken(tmp_path: Path) -> None:
     wish = {"actors": 3, "num_cpus": 0.5, "batch_s": 12}
-    shares = share_out(config(tmp_path, tasks={"task0": wish}, prepare_cpus=0.5), {"CPU": 4})
+    shares = share_out(config(tmp_path, tasks={"task0": wish}, prepare_cpus=0.5), [{"CPU": 4}])
     [task] = shares.tasks.values()
     assert (task.actors, task.num_cpus, task.batch_s, shares.prepare_cpus) == (3, 0.5, 12, 0.5)
 
@@ -104,9 +104,81 @@ def test_what_cannot_be_had_is_refused_and_named(
     tmp_path: Path, available: dict[str, float], resources: dict[str, Any], missing: str
 ) -> None:
     with pytest.raises(CannotRun) as caught:
-        share_out(config(tmp_path, **resources), available)
+        share_out(config(tmp_path, **resources), [available])
     assert missing in str(caught.value)
     assert "resources" in str(caught.value)
+
+
+CLUSTERS = [
+    [{"CPU": 2}] * 4,
+    [{"CPU": 1}] * 9,
+    [{"CPU": 16}, {"CPU": 2}, {"CPU": 2}],
+    [{"CPU": 4}, *[{"CPU": 8, "GPU": 1}] * 3],
+    [{"CPU": 2}, {"CPU": 2, "GPU": 4}],
+    [{"CPU": 64}] * 20,
+    [{"CPU": 16}, *[{"CPU": 4, "GPU": 1}] * 8],
+]
+
+
+@pytest.mark.parametrize("blocks", [1, 1 << 30])
+@pytest.mark.parametrize("tasks", [1, 2, 3])
+@pytest.mark.parametrize("nodes", CLUSTERS)
+def test_every_actor_finds_a_node_and_reading_too(
+    tmp_path: Path, nodes: list[dict[str, float]], tasks: int, blocks: int
+) -> None:
+    """By a placement of its own: the actors one by one onto the emptiest node that has room."""
+    shares = share_out(config(tmp_path, tasks), nodes, blocks)
+    free = [[node["CPU"], node.get("GPU", 0)] for node in nodes]
+    needs = [
+        (task.num_gpus, task.num_cpus) for task in shares.tasks.values() for _ in range(task.actors)
+    ]
+    for num_gpus, num_cpus in sorted(needs, reverse=True):
+        fitting = [n for n in free if n[0] >= num_cpus - 1e-6 and n[1] >= num_gpus - 1e-6]
+        assert fitting, (shares, free)
+        node = min(fitting) if num_gpus else min(fitting, key=lambda n: (n[1], n[0]))
+        node[0] -= num_cpus
+        node[1] -= num_gpus
+    assert max(cpus for cpus, _ in free) >= shares.prepare_cpus - 1e-6
+
+
+@pytest.mark.parametrize(
+    ("nodes", "wish", "missing"),
+    [
+        ([{"CPU": 2}] * 4, {"num_cpus": 4}, "4 CPUs, the largest node has 2 CPUs"),
+        ([{"CPU": 8, "GPU": 1}] * 2, {"num_gpus": 2}, "8 CPUs"),
+        ([{"CPU": 8}, {"CPU": 1, "GPU": 1}], {"num_gpus": 1, "num_cpus": 2}, "and 1 GPUs"),
+    ],
+)
+def test_an_actor_too_large_for_every_node_is_refused_and_named(
+    tmp_path: Path, nodes: list[dict[str, float]], wish: dict[str, float], missing: str
+) -> None:
+    with pytest.raises(CannotRun) as caught:
+        share_out(config(tmp_path, tasks={"task0": wish}), nodes)
+    assert f"do not fit on the cluster's {len(nodes)} nodes" in str(caught.value)
+    assert missing in str(caught.value)
+
+
+def test_an_actor_may_wait_for_a_node_that_an_autoscaler_can_add(tmp_path: Path) -> None:
+    wish = {"num_gpus": 1, "actors": {"min": 1, "max": 8}}
+    asks = config(tmp_path, tasks={"task0": wish})
+    with pytest.raises(CannotRun):
+        share_out(asks, [{"CPU": 8}])
+    [task] = share_out(asks, [{"CPU": 8}], may_come=[{"CPU": 8, "GPU": 1}] * 8).tasks.values()
+    assert (task.actors, task.most_actors, task.num_gpus) == (1, 8, 1)
+
+
+def test_a_pool_that_may_grow_leaves_room_to_do_so(tmp_path: Path) -> None:
+    wish = {"actors": {"min": 1, "max": 4}}
+    [task] = share_out(config(tmp_path, tasks={"task0": wish}), [{"CPU": 2}]).tasks.values()
+    assert (task.actors, task.most_actors) == (1, 4)
+    assert 2 * task.num_cpus <= 2
+
+
+def test_a_run_whose_nodes_went_lacks_what_no_node_has(tmp_path: Path) -> None:
+    shares = share_out(config(tmp_path, 2), [{"CPU": 4}, {"CPU": 8, "GPU": 4}])
+    assert lacking(shares, [{"CPU": 4}, {"CPU": 8, "GPU": 2}], one_each=True) == []
+    [missing] = lacking(shares, [{"CPU": 4}], one_each=True)
+    assert "GPUs, the cluster has 0" in missing
 
 
 def test_two_gpus_on_a_machine_with_none_fail_at_once_with_exit_2(

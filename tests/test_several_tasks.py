@@ -188,8 +188,9 @@ def test_references_are_carried_along_unasked(three: Three) -> None:
 
 def test_the_run_ends_with_the_report_and_stores_it(three: Three) -> None:
     [stored] = (three.job.table / "_runs").iterdir()
-    report = json.loads(stored.read_text(encoding="utf-8"))
-    assert {row["run_id"] for row in three.rows.values()} == {report["run_id"]} == {stored.stem}
+    summary = json.loads(stored.read_text(encoding="utf-8"))
+    assert {row["run_id"] for row in three.rows.values()} == {summary["run_id"]} == {stored.stem}
+    report = summary["references"]
     assert set(report["tasks"]) == {"kind", "scene", "words"}
     words, kind = report["tasks"]["words"], report["tasks"]["kind"]
     compared = [row for row in three.rows.values() if row["words_wer"] is not None]
@@ -226,7 +227,7 @@ def test_actors_that_share_gpus_all_have_room(
     """No actor can have some of one GPU and some of another: two thirds each hang on two GPUs."""
     task = {"task": "audio-classification", "model": str(classifier)}
     job = Job(tmp_path, classifier, tasks={f"t{n}": task for n in range(tasks)})
-    shares = share_out(load_config(job.config), {"CPU": 32, "GPU": gpus}).tasks.values()
+    shares = share_out(load_config(job.config), [{"CPU": 32, "GPU": gpus}]).tasks.values()
     part = next(iter(shares)).num_gpus
     assert {share.num_gpus for share in shares} == {part}
     assert sum(share.actors for share in shares) <= gpus * int(1 / part)
@@ -241,5 +242,5 @@ def test_parts_of_gpus_that_do_not_fit_are_refused(tmp_path: Path, classifier: P
         resources={"tasks": {name: {"num_gpus": 0.6} for name in "abc"}},
     )
     with pytest.raises(CannotRun, match="in parts that do not fit on 2"):
-        share_out(load_config(job.config), {"CPU": 32, "GPU": 2})
-    assert share_out(load_config(job.config), {"CPU": 32, "GPU": 3})
+        share_out(load_config(job.config), [{"CPU": 32, "GPU": 2}])
+    assert share_out(load_config(job.config), [{"CPU": 32, "GPU": 3}])

@@ -561,6 +561,13 @@ def test_common_voice_csv_and_own_names_are_understood(recordings: Path) -> None
     assert [row["Text"] for row, _ in walked] == ['two\nlines, "quoted"', "plain"]
 
 
+def test_offset_and_duration_may_have_other_names(recordings: Path) -> None:
+    write_lines(recordings / "own.csv", ["file,from,for", "clips/0.wav,0.1,0.05"])
+    columns = {"audio": "file", "offset": "from", "duration": "for"}
+    [(row, _)] = walk(manifest(recordings / "own.csv", columns=columns))
+    assert (row["offset_s"], row["duration_s"]) == (0.1, 0.05)
+
+
 def test_each_bad_line_is_its_own_error(recordings: Path) -> None:
     good = [json.dumps({"audio_filepath": f"clips/{n}.wav", "text": "x"}) for n in range(2)]
     bad = [

@@ -252,7 +252,7 @@ class Model:
             "language": said.language,
             "segments": [] if dropped else said.segments,
             "words": [] if dropped else said.words,
-            "redone": said.redone,
+            **({"redone": said.redone} if self.options.window == "guarded" else {}),
             **against,
             **self._judged(clip, text, said.language),
         }

@@ -5,15 +5,21 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from audio_ops.decode import ClipError
 
+_CREDENTIALS = re.compile(
+    r"(?i)://[^/@]*:[^/@]+@|[?&](sig|signature|x-[a-z]+-(signature|credential|security-token)|"
+    r"[a-z_]*token|googleaccessid|awsaccesskeyid)="
+)
 MISSING = "missing"
 NOT_A_FILE = "not a regular file"
 
@@ -162,21 +168,59 @@ def local_path(source: str) -> str:
 def resolve(reference: str, base: str, roots: Sequence[str]) -> str:
     """The path or URL that a reference in somebody's metadata leads to, relative to `base`.
 
-    Whoever wrote the metadata must not choose what is read: outside of `roots` (folders) it is a
-    ClipError. The comparison is by name; links inside of a root are followed.
+    Whoever wrote the metadata must not choose what is read: what leads outside of `roots`
+    (folders), by its name or through a link, is a ClipError. So is a URL with credentials, which
+    its row would keep.
     """
     target = reference if "://" in reference or reference.startswith("/") else f"{base}/{reference}"
+    if holds_credentials(target):
+        raise ClipError("unreadable", "the reference is a URL with credentials in it")
+    if "\0" in target:
+        raise ClipError("unreadable", f"{reference!r} has a NUL in it, which no path can")
     if is_local(target):
         target = os.path.abspath(local_path(target))
+        real = _real(target)
+        is_inside = any(_is_below(real, _real(root)) for root in roots if is_local(root))
     elif ".." in unquote(target).split("/"):
         raise ClipError("unreadable", f"{reference!r} leads upwards, which a URL may not")
-    if not any(f"{target}/".startswith(f"{root.rstrip('/')}/") for root in roots):
+    else:
+        is_inside = True
+    if not is_inside or not any(_is_below(target, root) for root in roots):
         raise ClipError(
             "unreadable",
             f"{reference!r} is not in {' or '.join(roots)}: if it is to be read, "
             "set input.audio_root to a folder that holds it",
         )
     return target
+
+
+def holds_credentials(url: str) -> bool:
+    """True for a URL with a password, or with a signature or a token in its query."""
+    return bool(_CREDENTIALS.search(url))
+
+
+def _is_below(path: str, root: str) -> bool:
+    return f"{path}/".startswith(f"{root.rstrip('/')}/")
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _real(path: str) -> str:
+    """The same without links."""
+    folder, name = os.path.split(path)
+    path = os.path.join(_real_folder(folder), name)
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
+def parse_json(text: str) -> Any:
+    """`json.loads`, but half a surrogate pair, which no column can hold, is a ValueError as well."""
+    value = json.loads(text)
+    if "\\ud" in text or "\\uD" in text:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def as_text(value: Any) -> str | None:

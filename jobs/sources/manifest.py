@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from jobs.sources._paths import (
     local_file,
     look,
     open_file,
+    parse_json,
     resolve,
     store,
     stored_file,
@@ -40,6 +40,9 @@ from jobs.sources._paths import (
 SHARDED = False
 OPTIONS = ("columns.audio", "columns.offset", "columns.duration", "audio_root")
 PATH_COLUMNS = ("audio_filepath", "path", "audio", "audio_path", "file_name", "file", "wav")
+MAX_LINE = 1 << 20  # characters, in all the lines of one entry
+MAX_SECONDS = 1e9
+MAX_BAD_LINES = 1000  # one after another: then it is no manifest, and not a row for each
 LOOKUPS_AT_ONCE = 16
 LOOKUPS_BEFORE_LISTING = 3
 
@@ -161,9 +164,9 @@ def _seconds(values: dict[str, Any], name: str | None, default: str) -> float | 
         return None
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last for an integer of 400 digits
         seconds = math.nan
-    if not 0 <= seconds < math.inf:
+    if not 0 <= seconds <= MAX_SECONDS:
         raise ClipError("damaged", f"{name or default}: expected seconds, found {value!r}")
     return seconds
 
@@ -187,22 +190,45 @@ def _entries(found: Found, input: Input) -> Iterator[Entry]:
     with io.TextIOWrapper(opened, "utf-8-sig", errors="surrogateescape", newline="\n") as text:
         lines = _lines(text)
         suffix = found.source.lower().rpartition(".")[2]
-        yield from _json_entries(lines) if suffix in ("jsonl", "json") else _table(lines, suffix)
+        bad = 0
+        for entry in _json_entries(lines) if suffix in ("jsonl", "json") else _table(lines, suffix):
+            bad = bad + 1 if isinstance(entry.values, ClipError) else 0
+            if bad == MAX_BAD_LINES:
+                rest = f"{bad:,} bad lines up to line {entry.line}: the rest is not read"
+                entry = entry._replace(values=ClipError("damaged", rest))
+            yield entry
+            if bad == MAX_BAD_LINES:
+                return
 
 
 def _lines(text: io.TextIOWrapper) -> Iterator[tuple[int, str]]:
-    """Lines without their ends. Only a line feed ends one: a text may hold all other kinds."""
-    for number, line in enumerate(text, 1):
-        yield number, line.rstrip("\r\n")
+    """Lines without their ends. Only a line feed ends one: a text may hold all other kinds.
+
+    What is longer than MAX_LINE comes cut to one character more than that.
+    """
+    number = 0
+    while line := text.readline(MAX_LINE + 1):
+        number += 1
+        rest = line
+        while len(rest) > MAX_LINE and not rest.endswith("\n"):
+            rest = text.readline(MAX_LINE + 1)
+        yield number, line if len(line) > MAX_LINE else line.rstrip("\r\n")
+
+
+def _too_long(number: int) -> ClipError:
+    return ClipError("damaged", f"line {number}: an entry may have {MAX_LINE:,} characters")
 
 
 def _json_entries(lines: Iterator[tuple[int, str]]) -> Iterator[Entry]:
     for number, line in lines:
         if not line.strip():
             continue
+        if len(line) > MAX_LINE:
+            yield Entry(number, _too_long(number))
+            continue
         try:
             line.encode()
-            values = json.loads(line)
+            values = parse_json(line)
         except (ValueError, RecursionError) as error:
             yield Entry(number, ClipError("damaged", f"line {number} is no JSON: {error}"))
             continue
@@ -232,19 +258,32 @@ def _table(lines: Iterator[tuple[int, str]], suffix: str) -> Iterator[Entry]:
 
 def _tsv(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str] | ClipError]]:
     for number, line in lines:
-        if line:
+        if len(line) > MAX_LINE:
+            yield number, _too_long(number)
+        elif line:
             yield number, line.split("\t")
 
 
 def _csv(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str] | ClipError]]:
-    reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
+    size = 0  # of the entry that is being read: an open quote makes it go on and on
+
+    def text() -> Iterator[str]:
+        nonlocal size
+        for _, line in lines:
+            size += len(line)
+            yield '"x"x' if size > MAX_LINE else f"{line}\n"  # an error, in a quote and outside
+
+    reader = csv.reader(text(), strict=True)
     while True:
+        size = 0
         try:
             fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield reader.line_num, ClipError("damaged", f"line {reader.line_num}: {error}")
+            number = reader.line_num
+            problem = ClipError("damaged", f"line {number}: {error}")
+            yield number, problem if size <= MAX_LINE else _too_long(number)
             continue
         if fields:
             yield reader.line_num, fields

@@ -1,0 +1,141 @@
+"""What a run's rows say of each task, and how far that is from what the table's earlier rows say.
+
+Read from the committed rows, of which only those made with the same settings are compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jobs.config import Drift
+from jobs.table import Table
+
+LABELS_KEPT = 20
+
+
+def statistics(table: Table, run_id: str) -> dict[str, dict[str, Any]]:
+    """Figures of each task: `now` of the rows of `run_id`, `before` of all others with the settings
+    that the table has now, and the distance between the two (see `drift`).
+
+    Of any task: `clips`, `failed`, `error_rate`, `mean_score`. Of a classification: `labels`, how
+    many clips have which one on top. Of recognition: `words_per_s` and `suspects`, how many texts
+    are distrusted for which reason. Memory grows with the number of labels, not of rows.
+    """
+    import duckdb
+
+    from jobs.plan import fingerprint
+
+    assert table.delta is not None
+    settings = table.settings()
+    found: dict[str, dict[str, Any]] = {}
+    with duckdb.connect(":memory:") as database:
+        database.register("all_rows", table.delta.to_pyarrow_dataset())
+        names = {name for name, *_ in database.execute("DESCRIBE all_rows").fetchall()}
+        for task in settings.get("tasks", {}):
+            columns = {
+                name: f'"{task}_{name}"'
+                for name in ("label", "score", "text", "suspect", "error")
+                if f"{task}_{name}" in names
+            }
+            database.execute(
+                "CREATE OR REPLACE TEMP VIEW task AS "
+                f"SELECT run_id = '{run_id}' AS mine, duration_s, error_stage, "
+                + ", ".join(f"{column} AS {name}" for name, column in columns.items())
+                + f" FROM all_rows WHERE fingerprint = '{fingerprint(settings)}'"
+            )
+            found[task] = {
+                when: _figures(database, columns, when == "now") for when in ("now", "before")
+            }
+    for task in found.values():
+        task["drift"] = drift(task["now"], task["before"])
+        for figures in (task["now"], task["before"]):
+            if "labels" in figures:
+                figures["labels"] = dict(list(figures["labels"].items())[:LABELS_KEPT])
+    return found
+
+
+def _figures(database: Any, columns: Mapping[str, str], mine: bool) -> dict[str, Any]:
+    wanted = {
+        "clips": "count(*)",
+        "failed": "count(*) FILTER (error IS NOT NULL OR error_stage IN ('read', 'decode'))",
+        "mean_score": "avg(score)",
+    }
+    if "text" in columns:
+        words = "sum(len(regexp_extract_all(text, '\\S+')))"
+        wanted["words_per_s"] = f"{words} / nullif(sum(duration_s) FILTER (text IS NOT NULL), 0)"
+    query = ", ".join(wanted.values())
+    row = database.execute(f"SELECT {query} FROM task WHERE mine = {mine}").fetchone()
+    figures: dict[str, Any] = dict(zip(wanted, row, strict=True))
+    figures["error_rate"] = figures["failed"] / figures["clips"] if figures["clips"] else None
+    if "label" in columns:
+        figures["labels"] = _counts(database, "label", f"mine = {mine}")
+    if "suspect" in columns:
+        figures["suspects"] = _counts(database, "unnest(suspect)", f"mine = {mine}")
+    return figures
+
+
+def _counts(database: Any, value: str, condition: str) -> dict[str, int]:
+    """How many rows have which value, the most frequent first."""
+    rows = database.execute(
+        f"SELECT value, count(*) AS rows FROM (SELECT {value} AS value FROM task WHERE {condition}) "
+        "WHERE value IS NOT NULL GROUP BY value ORDER BY rows DESC, value"
+    ).fetchall()
+    return dict(rows)
+
+
+def drift(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float | None]:
+    """How far a task's figures have moved; null where one side has nothing to compare.
+
+    `label_distance` is the total variation distance of the labels' shares, 0 (the same) to 1 (none
+    in common), less what chance alone makes of so few clips. `score` and `error_rate` are
+    differences, `words_per_s` is one in parts of what it was before: 0.5 is half as many again.
+    """
+    return {
+        "label_distance": _distance(now.get("labels"), before.get("labels")),
+        "score": _difference(now["mean_score"], before["mean_score"]),
+        "error_rate": _difference(now["error_rate"], before["error_rate"]),
+        "words_per_s": _difference(
+            now.get("words_per_s"), before.get("words_per_s"), relative=True
+        ),
+    }
+
+
+def _distance(now: Mapping[str, int] | None, before: Mapping[str, int] | None) -> float | None:
+    if not now or not before:
+        return None
+    n, m = sum(now.values()), sum(before.values())
+    distance = by_chance = 0.0
+    for label in now.keys() | before.keys():
+        left, right = now.get(label, 0), before.get(label, 0)
+        share = (left + right) / (n + m)
+        distance += abs(left / n - right / m) / 2
+        # The mean of |left/n - right/m| for two samples of one population, by a normal curve.
+        by_chance += math.sqrt(2 / math.pi * share * (1 - share) * (1 / n + 1 / m)) / 2
+    return max(0.0, distance - by_chance)
+
+
+def _difference(now: float | None, before: float | None, relative: bool = False) -> float | None:
+    if now is None or before is None or (relative and not before):
+        return None
+    return (now - before) / before if relative else now - before
+
+
+def beyond(tasks: Mapping[str, Mapping[str, Any]], bounds: Drift) -> Iterator[str]:
+    """`task: ...` for each figure that moved further than the config allows.
+
+    Nothing is said of a task that either side has fewer than `min_clips` of. Fewer errors than
+    before are no drift.
+    """
+    for name, task in tasks.items():
+        if min(task["now"]["clips"], task["before"]["clips"]) < bounds.min_clips:
+            continue
+        for figure, moved in task["drift"].items():
+            bound = getattr(bounds, f"max_{figure}")
+            size = moved if figure == "error_rate" or moved is None else abs(moved)
+            if bound is not None and size is not None and size > bound:
+                yield (
+                    f"{name}: {figure} moved by {moved:.3f}, expected at most {bound:g} "
+                    f"(drift.max_{figure})"
+                )

@@ -1,0 +1,139 @@
+"""What a run came to, as one JSON document: in the table's `_runs/`, and where `--summary` says."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+import traceback
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from jobs.config import Config
+from jobs.console import Console
+from jobs.drift import beyond, statistics
+from jobs.evaluate import evaluate, lines
+from jobs.plan import Plan
+from jobs.progress import Progress
+from jobs.table import Table
+
+PACKAGES = ("earmark", "ray", "torch", "transformers", "deltalake", "pyarrow", "av", "soundfile")
+ERROR_LETTERS = 2000
+
+
+class Summary:
+    """Takes down what becomes known while a run goes on, and is written however the run ends.
+
+    `stopped` says why it ended before all was done: null, `max_runtime`, `SIGINT`, `SIGTERM`,
+    `stalled`, `failed`, `refused` (exit code 2) or `in_use`. `clips.left` counts clips, or shards of a
+    packaging whose clips are not known before. What is not known is null.
+    """
+
+    def __init__(self, run_id: str, config_path: str, log: Path):
+        self.started = time.monotonic()
+        self.run_id = run_id
+        self.code = 0
+        self.progress: Progress | None = None
+        self.plan: Plan | None = None
+        self.table: Table | None = None
+        self.document: dict[str, Any] = {
+            "run_id": run_id,
+            "started_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "config": config_path,
+            "log": str(log),
+            "table": None,
+            "fingerprint": None,
+            "tasks": None,
+            "drift": [],
+            "references": None,
+        }
+
+    def of(self, table: Table, fingerprint: str) -> None:
+        """Which table the run is for, and the fingerprint of its settings."""
+        self.document |= {"table": table.path, "fingerprint": fingerprint}
+
+    def look_at(self, table: Table, config: Config, console: Console) -> None:
+        """What the run's committed rows say, of which the console says what is of note.
+
+        Never raises: it is looked at however the run ended, which is what matters.
+        """
+        self.table = table
+        console.progress("looking at the labels")
+        try:
+            if self.progress and self.progress.labelled:
+                tasks = statistics(table, self.run_id)
+                drift = list(beyond(tasks, config.drift))
+                self.document |= {"tasks": tasks, "drift": drift}
+                for line in drift:
+                    console.say(f"drift: {line}")
+            report = evaluate(table)
+            if report["tasks"]:
+                self.document["references"] = report
+                console.say("\n".join(lines(report)))
+        except Exception as error:
+            traceback.print_exc()
+            console.say(f"no statistics of the table: {type(error).__name__}, see the log")
+
+    def end(self, code: int, stopped: str | None, error: BaseException | None = None) -> None:
+        """How the run ended. `error` is shortened: tracebacks stand in the log."""
+        text = str(error)[:ERROR_LETTERS] if error else None
+        self.code = code
+        self.document |= {
+            "exit_code": code,
+            "stopped": stopped or None,
+            "error": f"{type(error).__name__}: {text}" if error else None,
+            "seconds": round(time.monotonic() - self.started, 3),
+            "versions": {name: _version(name) for name in PACKAGES}
+            | {"python": platform.python_version()},
+            **_counts(self.progress, self.plan, time.monotonic() - self.started),
+        }
+
+    def write(self, file: str | None) -> None:
+        """Into the table, if the run had taken it, and into `file`, whole or not at all."""
+        if self.table is not None:
+            self.table.keep_report(self.document)
+        if file:
+            temporary = f"{file}.{self.run_id}"
+            content = json.dumps(self.document, indent=1, default=str, ensure_ascii=False)
+            Path(temporary).write_text(f"{content}\n", encoding="utf-8")
+            os.replace(temporary, file)
+
+
+def _counts(progress: Progress | None, plan: Plan | None, elapsed_s: float) -> dict[str, Any]:
+    names = ("found", "done", "labelled", "ok", "partial", "failed", "left")
+    if progress is None:
+        counts = dict.fromkeys(names) if plan is None else dict.fromkeys(names, 0)
+        if plan is not None:
+            counts |= {"found": plan.found, "done": plan.done, "left": len(plan.todo)}
+        return {"clips": counts, "audio_hours": 0.0, "times_real_time": 0.0, "errors": []}
+    ready = progress.shards if progress.sharded else progress.labelled
+    statuses = progress.statuses
+    return {
+        "clips": {
+            "found": progress.found,
+            "done": progress.done,
+            "labelled": progress.labelled,
+            "ok": statuses["ok"],
+            "partial": statuses["partial"],
+            "failed": statuses["error"],
+            "left": progress.to_do - ready,
+        },
+        "audio_hours": progress.audio_s / 3600,
+        "times_real_time": progress.audio_s / elapsed_s,
+        "errors": [
+            {"kind": kind, "count": count, "example": progress.examples[kind]}
+            for kind, count in progress.kinds.most_common()
+        ],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except (
+        PackageNotFoundError
+    ):  # run from a checkout that is not installed, as by `ray job submit`
+        return None

@@ -1,0 +1,262 @@
+"""A run without Ray and models, in a process of its own that dies where it is told to.
+
+`run` does with the real plan, `write_rows` and `Table` what `jobs/label.py` does. The number of a
+clip, its version and the settings say which label it gets, so that every row that should be there
+is known beforehand.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from deltalake.table import TableAlterer, TableMerger, TableOptimizer
+
+import jobs.table
+from audio_ops.tasks.audio_classification import Options
+from jobs.plan import COMMITTED, Plan, fingerprint, plan
+from jobs.sources import NO_COLUMNS, PLACE
+from jobs.table import RUN, Table, TableInUse, delta_options, table_schema
+from jobs.verify import verify
+
+TASKS = {"kind": Options(task="audio-classification", model="x")}
+SCHEMA = table_schema(TASKS, NO_COLUMNS)
+PATIENCE_S = 300
+IN_USE = 75
+context = multiprocessing.get_context("forkserver")
+
+
+class Signal(NamedTuple):
+    """A signal that a run sends itself before or after the `nth` time that it gets to a point."""
+
+    point: str
+    after: bool = False
+    nth: int = 1
+    number: int = signal.SIGKILL
+
+    def __str__(self) -> str:
+        return f"{'after' if self.after else 'before'} {self.point} {self.nth}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run finds: `clips` clips, of which the first `changed` have been written anew."""
+
+    path: str
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    clips: int = 90
+    changed: int = 0
+    setting: int = 1
+    per_file: int = 10
+    files_per_commit: int = 2
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"label_version": 1, "tasks": {"kind": {"setting": self.setting}}}
+
+    def found(self) -> pa.Table:
+        numbers = range(self.clips)
+        return pa.table(
+            {
+                "source": [f"/audio/{n:06}.wav" for n in numbers],
+                "member": pa.nulls(self.clips, pa.string()),
+                "source_version": ["2-2" if n < self.changed else "1-1" for n in numbers],
+                "offset_s": [0.0] * self.clips,
+            },
+            schema=PLACE,
+        )
+
+    def label(self, source: str, version: str) -> str:
+        return f"{source} of {version} by {self.setting}"
+
+    def expected(self) -> list[tuple[str, str, str]]:
+        """(source, label, fingerprint) of every row that there has to be."""
+        columns = self.found().select(["source", "source_version"]).to_pydict().values()
+        made_with = fingerprint(self.settings)
+        return [(s, self.label(s, v), made_with) for s, v in zip(*columns, strict=True)]
+
+    def rows(self) -> pa.Table:
+        """What a reader of the table sees, by source."""
+        options = delta_options(self.storage_options) if self.storage_options else None
+        return DeltaTable(self.path, storage_options=options).to_pyarrow_table().sort_by("source")
+
+    def plain_rows(self) -> int:
+        """How many rows a plain Parquet reader counts."""
+        import pyarrow.dataset
+
+        fs = Table(self.path, self.storage_options).fs
+        root = self.path.removeprefix("s3://")
+        files = [name for name in fs.ls(root, detail=False, refresh=True) if _is_plain(name)]
+        count: int = pyarrow.dataset.dataset(files, filesystem=fs, format="parquet").count_rows()
+        return count
+
+
+def _is_plain(path: str) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    return not name.startswith((".", "_"))
+
+
+def run(work: Work, send: Signal | None = None, gate: Any = None) -> int:
+    """A run, as `jobs.label.run` goes about it; returns the exit code.
+
+    At the gate runs wait for each other, so that they try to take the table at once.
+    """
+    table = Table(work.path, work.storage_options)
+    if send:
+        rig(table, send)
+    if gate:
+        gate.wait(PATIENCE_S)
+    todo = _left(table, work)
+    if not len(todo.todo) and table.is_tidy():
+        return 0
+    run_id = f"{time.time_ns()}-{uuid.uuid4().hex[:6]}"
+    try:
+        table.acquire(run_id, SCHEMA, work.settings)
+        try:
+            todo = _left(table, work)
+            files: list[dict[str, Any]] = []
+            for start in range(0, len(todo.todo), work.per_file):
+                labelled = _label(todo.todo.slice(start, work.per_file), work)
+                files += _write(labelled, table, work, run_id).to_pylist()
+                if len(files) == work.files_per_commit:
+                    table.commit(files)
+                    files = []
+            if files:
+                table.commit(files)
+            table.tidy()
+        finally:
+            table.release()
+    except TableInUse:
+        return IN_USE
+    return 0
+
+
+def _left(table: Table, work: Work) -> Plan:
+    made_with = fingerprint(work.settings)
+    return plan(work.found(), table.rows(COMMITTED), made_with, retry_errors=False)
+
+
+def _label(todo: pa.Table, work: Work) -> pa.Table:
+    """What comes out of the last model."""
+    columns = todo.select(["source", "source_version"]).to_pydict().values()
+    labels = [work.label(source, version) for source, version in zip(*columns, strict=True)]
+    given = {name: todo[name] for name in ("clip_id", *PLACE.names, "supersedes")}
+    given |= {
+        "kind_label": pa.array(labels),
+        "duration_s": pa.array([0.5] * len(todo)),
+    }
+    fields = [f for f in SCHEMA if f.name not in ("status", *RUN.names)]
+    fields.append(pa.field("supersedes", pa.string()))
+    empty = {f.name: pa.nulls(len(todo), f.type) for f in fields}
+    return pa.table({**empty, **given}, schema=pa.schema(fields))
+
+
+def _write(labelled: pa.Table, table: Table, work: Work, run_id: str) -> pa.Table:
+    return jobs.table.write_rows(
+        labelled,
+        schema=SCHEMA,
+        tasks=list(TASKS),
+        path=work.path,
+        storage_options=work.storage_options,
+        run_id=run_id,
+        fingerprint=fingerprint(work.settings),
+    )
+
+
+# Where a run can be made to die: what it calls there, and which of the calls are meant.
+POINTS: dict[str, tuple[Callable[[Table], Any], str, Callable[..., Any]]] = {
+    "creating": (lambda _: Table, "_create", lambda *_: True),
+    "taking": (lambda _: Table, "_transact", lambda _, actions, what, *__: what == "hold"),
+    "saying who": (lambda _: Table, "_write_holder", lambda *_: True),
+    "changing settings": (lambda _: TableAlterer, "set_table_description", lambda *_: True),
+    "writing": (lambda _: jobs.table, "write_rows", lambda *_, **__: True),
+    "naming": (lambda _: os, "replace", lambda _, path: "part-" in path),  # on a local disk alone
+    "commit": (lambda _: DeltaTable, "create_write_transaction", lambda _, actions, *__: actions),
+    "merge": (lambda _: TableMerger, "execute", lambda *_: True),
+    "compaction": (lambda _: TableOptimizer, "compact", lambda *_: True),
+    "listing": (lambda _: Table, "_names", lambda *_: True),
+    "removal": (lambda table: table.fs, "rm_file", lambda path: "part-" in path),
+    "letting go": (lambda table: table.fs, "rm_file", lambda path: path.endswith("holder.json")),
+}
+
+
+def rig(table: Table, send: Signal) -> None:
+    """Make this process send itself the signal at that point. For good: it is made to die."""
+    place, name, is_meant = POINTS[send.point]
+    real = getattr(place(table), name)
+    calls = 0
+
+    def rigged(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        meant = bool(is_meant(*args))
+        calls += meant
+        is_now = meant and calls == send.nth
+        if is_now and not send.after:
+            os.kill(os.getpid(), send.number)
+        result = real(*args, **kwargs)
+        if is_now and send.after:
+            os.kill(os.getpid(), send.number)
+        return result
+
+    setattr(place(table), name, rigged)
+
+
+def _child(work: Work, send: Signal | None, gate: Any) -> None:
+    os._exit(run(work, send, gate))
+
+
+def start(work: Work, send: Signal | None = None, gate: Any = None) -> ForkServerProcess:
+    """The same in a process of its own, whose `exitcode` is the run's or less than 0."""
+    if not os.environ.get("PYTHONPATH"):  # the server that the processes are forked from needs it
+        os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    context.set_forkserver_preload(["faults", "s3fs"])
+    process = context.Process(target=_child, args=(work, send, gate), daemon=True)
+    process.start()
+    return process
+
+
+def end(process: ForkServerProcess) -> int:
+    """Wait for the end of a run; returns how it ended."""
+    process.join(PATIENCE_S)
+    if process.exitcode is None:
+        process.kill()
+        raise AssertionError(f"waited {PATIENCE_S} s for the end of a run")
+    return process.exitcode
+
+
+def assert_unchanged(before: pa.Table, after: pa.Table) -> None:
+    """What a reader has seen of a row stays as it was, to the last value.
+
+    Of rows that another has taken the place of since there is nothing to say but that it has.
+    """
+    assert len(set(after["source"].to_pylist())) == len(after)
+    assert not set(before["source"].to_pylist()) - set(after["source"].to_pylist())
+    still = before.filter(pc.is_in(_row_ids(before), _row_ids(after)))
+    kept = after.filter(pc.is_in(_row_ids(after), _row_ids(before)))
+    assert still.equals(kept)
+
+
+def _row_ids(rows: pa.Table) -> pa.Array:
+    joined = pc.binary_join_element_wise(rows["clip_id"], rows["fingerprint"], "-")
+    return joined.combine_chunks()
+
+
+def assert_exact(work: Work) -> None:
+    """Every row that should be there once and no other, by both readers; and the table is whole."""
+    rows = work.rows().select(["source", "kind_label", "fingerprint"]).to_pydict().values()
+    assert list(zip(*rows, strict=True)) == work.expected()
+    assert work.plain_rows() == work.clips
+    report = verify(Table(work.path, work.storage_options))
+    assert report.is_whole, (report.wrong, report.leftovers)
+    assert report.rows == work.clips

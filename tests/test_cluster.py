@@ -1,0 +1,199 @@
+"""Runs on a real Ray of several nodes, which come and go while the run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import ROOT, Job, Result, command
+
+from jobs.resources import NODES_LOOKED_AT, nodes_to_come
+
+pytestmark = pytest.mark.timeout(900)
+
+CLIPS = 40
+PATIENCE_S = 300
+
+
+class Running:
+    """`earmark run` as a process on a cluster."""
+
+    def __init__(self, job: Job, address: str, *arguments: str):
+        self.said = job.folder / "said"
+        with self.said.open("wb") as said:
+            self.process = subprocess.Popen(
+                command("run", job.config, *arguments),
+                cwd=ROOT,
+                env=os.environ | {"RAY_ADDRESS": address},
+                stdout=said,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_for(self, reached: Callable[[], object], what: str) -> None:
+        until = time.monotonic() + PATIENCE_S
+        while not reached():
+            assert self.process.poll() is None, f"ended before {what}: {self.text()}"
+            assert time.monotonic() < until, f"waited for {what}: {self.text()}"
+            time.sleep(0.05)
+
+    def text(self) -> str:
+        return self.said.read_text(errors="replace")
+
+    def end(self) -> Result:
+        try:
+            self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"waited for its end: {self.text()}")
+        return Result(self.process.returncode, self.text())
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A head of one CPU, on which the driver runs; ends with all its nodes."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def start(cluster: Any) -> Iterator[Callable[..., Running]]:
+    runs: list[Running] = []
+
+    def starter(job: Job, *arguments: str) -> Running:
+        runs.append(Running(job, cluster.address, *arguments))
+        return runs[-1]
+
+    yield starter
+    for run in runs:
+        run.process.kill()
+        run.process.wait()
+
+
+@pytest.fixture
+def job(tmp_path: Path, classifier: Path) -> Job:
+    """Many blocks of one clip, each committed as it comes."""
+    job = Job(
+        tmp_path,
+        classifier,
+        resources={
+            "clips_per_block": 1,
+            "commit_every_s": 0,
+            "tasks": {"kind": {"actors": {"min": 1, "max": 4}}},
+        },
+    )
+    job.sounds(CLIPS, seconds=20.0)
+    return job
+
+
+def actors(node: Any) -> int:
+    """How many model actors live on a node."""
+    found = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            line = (folder / "cmdline").read_bytes()
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            raylets = [p.process.pid for p in node.all_processes.get("raylet", ())]
+            found += b"LabelHere" in line and int(parent) in raylets
+    return found
+
+
+def drain(cluster: Any, node: Any) -> None:
+    """Announce that a node goes in a second, as a cloud does of a spot machine."""
+    announcement = {
+        "address": cluster.address,
+        "node-id": node.node_id,
+        "reason": "DRAIN_NODE_REASON_PREEMPTION",
+        "reason-message": "spot",
+        "deadline-remaining-seconds": 1,
+    }
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
+    options = [f"--{name}={value}" for name, value in announcement.items()]
+    subprocess.run([*ray, *options], check=True, capture_output=True)
+
+
+@pytest.mark.chaos
+def test_a_run_grows_onto_new_nodes_and_outlives_those_that_die(
+    job: Job, cluster: Any, start: Callable[..., Running]
+) -> None:
+    clips = 100
+    job.sounds(clips, seconds=20.0)
+    windows = {"window_s": 0.2, "hop_s": 0.02}  # many, so that the model is what is waited for
+    job.write(tasks={"kind": job.sections["tasks"]["kind"] | windows})
+    run = start(job)  # on the head alone, which has room for one actor
+    run.wait_for(lambda: job.committed() >= 5, "the first labels")
+    nodes = [cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)]
+    run.wait_for(lambda: any(map(actors, nodes)), "an actor on a new node")
+    nodes.sort(key=actors)
+    cluster.remove_node(nodes.pop(), allow_graceful=False)
+    before = job.committed()
+    run.wait_for(lambda: job.committed() >= before + 5, "labels after the death of a node")
+    drain(cluster, nodes[0])
+    cluster.remove_node(nodes[0], allow_graceful=False)
+    result = run.end()
+    assert result.code == 0, result.text
+    assert f"{clips} found = 0 already done + {clips} labelled + 0 failed" in result.text
+    rows = job.by_name()
+    assert set(rows) == {f"clip{n:03}.wav" for n in range(clips)}
+    assert {row["status"] for row in rows.values()} == {"ok"}
+
+
+def test_a_run_that_lost_its_only_gpu_says_so_and_ends(
+    job: Job, cluster: Any, start: Callable[..., Running]
+) -> None:
+    gpu = cluster.add_node(num_cpus=1, num_gpus=1)
+    wish = {"actors": 1, "num_gpus": 1, "num_cpus": 0.5}
+    job.write(
+        resources=job.sections["resources"] | {"tasks": {"kind": wish}, "stalled_after_s": 30}
+    )
+    run = start(job)
+    run.wait_for(lambda: job.committed() >= 5, "the first labels")
+    cluster.remove_node(gpu, allow_graceful=False)
+    result = run.end()
+    assert result.code == 1, result.text
+    assert "waiting for nodes: the models ask for 1 GPUs, the cluster has 0" in result.text
+    assert "resources.stalled_after_s" in result.text
+    assert "MapBatches(LabelHere)" in result.text  # the stage that stands still
+    assert 1 <= len(job.rows()) < CLIPS  # what was finished is committed
+    [summary] = (job.table / "_runs").iterdir()
+    summed = json.loads(summary.read_text())
+    assert (summed["stopped"], summed["exit_code"]) == ("stalled", 1)
+    assert summed["clips"]["labelled"] == len(job.rows())
+
+
+def test_what_an_autoscaler_can_add_is_known(local_ray: None) -> None:
+    """As Ray's autoscaler tells the cluster's store."""
+    from ray._private.worker import global_worker
+    from ray._raylet import (
+        GCS_AUTOSCALER_CLUSTER_CONFIG_KEY as KEY,
+    )
+    from ray._raylet import (
+        GCS_AUTOSCALER_STATE_NAMESPACE as NAMESPACE,
+    )
+    from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
+
+    assert nodes_to_come() == []
+    groups = [
+        NodeGroupConfig(name="gpu", max_count=3, resources={"CPU": 8, "GPU": 1}),
+        NodeGroupConfig(name="none", max_count=0, resources={"CPU": 64}),
+        NodeGroupConfig(name="any", max_count=-1, resources={"CPU": 2}),
+    ]
+    told = ClusterConfig(node_group_configs=groups).SerializeToString()
+    store = global_worker.gcs_client
+    store.internal_kv_put(KEY.encode(), told, True, NAMESPACE.encode())
+    try:
+        assert nodes_to_come() == [{"CPU": 8, "GPU": 1}] * 3 + [{"CPU": 2}] * NODES_LOOKED_AT
+    finally:
+        store.internal_kv_del(KEY.encode(), False, NAMESPACE.encode())
+    assert nodes_to_come() == []

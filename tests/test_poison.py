@@ -1,0 +1,344 @@
+"""A clip that kills, hangs or bloats the process that works on it costs its own row."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from poison import constant, poisoned, wav
+from runs import ROOT, Job, command
+
+from jobs import child
+from jobs.config import Audio, Input
+from jobs.plan import COMMITTED, plan, plan_shards
+from jobs.read import END_OF_SHARD, prepared, read
+from jobs.sources import load_source
+
+PATIENCE_S = 120
+AUDIO = Audio(decode_timeout_s=PATIENCE_S, decode_memory_mb=512)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder that poisons every process that is started from now on."""
+    folder = poisoned(tmp_path / "site")
+    forget_children()
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    yield folder
+    forget_children()
+
+
+def forget_children() -> None:
+    while child._idle:
+        child._idle.pop().end()
+
+
+def planned(input: Input) -> pa.Table:
+    """All that there is, as a plan."""
+    source = load_source(input.format)
+    nobody = pa.table({name: pa.array([], pa.string()) for name in COMMITTED})
+    nobody = nobody.set_column(
+        nobody.column_names.index("offset_s"), "offset_s", pa.array([], pa.float64())
+    )
+    found = source.find(input, print)
+    if source.SHARDED:
+        return plan_shards(found, nobody, {}, "f", retry_errors=False).todo
+    return plan(found, nobody, "f", retry_errors=False).todo
+
+
+def folder(path: Path, sounds: list[bytes]) -> Input:
+    path.mkdir()
+    for number, sound in enumerate(sounds):
+        (path / f"{number:04}.wav").write_bytes(sound)
+    return Input(path=str(path), format="files")
+
+
+def tar(path: Path, members: dict[str, bytes]) -> Input:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            archive.addfile(header, BytesIO(data))
+    return Input(path=str(path), format="webdataset")
+
+
+def rows(input: Input, audio: Audio = AUDIO, **options: Any) -> list[dict[str, Any]]:
+    """What `read` makes of all that there is."""
+    tables = read(
+        planned(input), input=input, audio=audio, rates=[16_000], want_speech="never", **options
+    )
+    return pa.concat_tables(tables).to_pylist()
+
+
+def in_process(input: Input) -> list[dict[str, Any]]:
+    """The same without a child."""
+    tables = prepared(
+        child.Shared(),
+        plan=planned(input),
+        given=set(),
+        lost={},
+        input=input,
+        max_clip_s=100.0,
+        rates=[16_000],
+        want_speech="never",
+        kept=pa.schema([]),
+    )
+    return pa.concat_tables(tables).to_pylist()
+
+
+def kinds(rows: list[dict[str, Any]]) -> list[str | None]:
+    return [row["error_kind"] for row in rows]
+
+
+def test_a_child_gives_the_same_tables(tmp_path: Path) -> None:
+    sounds = [wav(0.01 * n, 100 + n) for n in range(1, 40)]
+    input = folder(tmp_path / "audio", [*sounds, b"", b"words"])
+    assert rows(input) == in_process(input)
+    shards = tar(tmp_path / "a.tar", {f"{n}.wav": sound for n, sound in enumerate(sounds)})
+    assert rows(shards) == in_process(shards)
+
+
+@pytest.mark.parametrize("harm", ["segfault", "exit", "memory"])
+def test_a_poison_clip_costs_its_own_row(tmp_path: Path, site: Path, harm: str) -> None:
+    sounds = [wav(hz=100 + n, harm=harm if n in (0, 20, 21, 39) else "") for n in range(40)]
+    input = folder(tmp_path / "audio", sounds)
+    found = rows(input)
+    bad = {0, 20, 21, 39}
+    kind = "memory" if harm == "memory" else "crashed"
+    assert kinds(found) == [kind if n in bad else None for n in range(40)]
+    assert {row["error_stage"] for row in found} == {None, "decode"}
+    assert [row["source"] for row in found] == planned(input)["source"].to_pylist()
+    expected = in_process(input)
+    assert all(found[n] == expected[n] for n in range(40) if n not in bad)
+    decoded = len((site / "decoded").read_text().split())
+    assert decoded <= 40 + 4 * 15  # what had not come out at a death is done again
+
+
+def test_a_clip_that_hangs_is_given_up_after_its_time(tmp_path: Path, site: Path) -> None:
+    input = folder(tmp_path / "audio", [wav(), wav(harm="loop"), wav()])
+    found = rows(input, AUDIO.model_copy(update={"decode_timeout_s": 3.0}))
+    assert kinds(found) == [None, "timeout", None]
+    assert found[1]["error_message"] == "took longer than 3 s"
+
+
+def test_nothing_but_poison(tmp_path: Path, site: Path) -> None:
+    found = rows(folder(tmp_path / "audio", [wav(harm="segfault")] * 3))
+    assert kinds(found) == ["crashed"] * 3
+    assert found[0]["error_message"] == "the process that worked on it ended with SIGSEGV"
+
+
+def test_poison_in_a_tar_changes_no_count(tmp_path: Path, site: Path) -> None:
+    names = {f"{n:02}.wav": wav(hz=100 + n, harm="exit" if n in (5, 19) else "") for n in range(20)}
+    input = tar(tmp_path / "a.tar", names)
+    *found, end = rows(input)
+    assert [row["member"] for row in found] == list(names)
+    assert kinds(found) == ["crashed" if n in (5, 19) else None for n in range(20)]
+    assert (end["error_kind"], end["error_message"]) == (END_OF_SHARD, "20 0")
+
+
+def test_a_tar_that_cannot_be_read_alive_is_given_up(tmp_path: Path, site: Path) -> None:
+    """After what came before that, and with a count under which the tar is done."""
+    names = [f"{n:02}.wav" for n in range(20)]
+    names[18] = "segfault@18.wav"
+    input = tar(tmp_path / "a.tar", {name: wav() for name in names})
+    *found, lost, end = rows(input)
+    assert [row["member"] for row in found] == names[:16]  # the last table that came
+    assert (lost["member"], lost["error_stage"], lost["error_kind"]) == (None, "read", "crashed")
+    assert end["error_message"] == "17 0"
+
+
+def test_what_is_killed_by_chance_gets_a_second_chance(tmp_path: Path, site: Path) -> None:
+    input = folder(tmp_path / "audio", [wav(), wav(harm="killed once"), wav(harm="killed"), wav()])
+    assert kinds(rows(input)) == [None, None, "crashed", None]
+
+
+def test_a_bug_is_no_poison(tmp_path: Path, site: Path) -> None:
+    input = folder(tmp_path / "audio", [wav(), wav(harm="bug")])
+    with pytest.raises(RuntimeError, match="Odd: a bug, not a clip") as caught:
+        rows(input)
+    assert "in poisoned" in str(caught.value.__cause__)
+
+
+def test_time_in_which_nobody_asks_for_a_table_is_free(tmp_path: Path) -> None:
+    input = folder(tmp_path / "audio", [wav()] * 60)
+    limits = AUDIO.model_copy(update={"decode_timeout_s": 4.0})
+    tables = read(planned(input), input=input, audio=limits, rates=[16_000], want_speech="never")
+    first = next(tables)
+    time.sleep(5)
+    assert kinds(pa.concat_tables([first, *tables]).to_pylist()) == [None] * 60
+
+
+def test_a_child_that_is_left_in_the_middle_is_not_used_again(tmp_path: Path) -> None:
+    forget_children()
+    input = folder(tmp_path / "audio", [wav(hz=100 + n) for n in range(40)])
+    tables = read(planned(input), input=input, audio=AUDIO, rates=[16_000], want_speech="never")
+    next(tables)
+    tables.close()
+    assert not child._idle
+    assert rows(input) == in_process(input)
+    (one,) = child._idle
+    assert rows(input) == in_process(input)
+    assert child._idle == [one]
+
+
+def test_a_child_that_died_of_idleness_is_replaced(tmp_path: Path) -> None:
+    input = folder(tmp_path / "audio", [wav()])
+    rows(input)
+    child._idle[-1].process.kill()
+    assert kinds(rows(input)) == [None]
+
+
+def test_a_child_that_cannot_start_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)")
+    forget_children()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        rows(folder(tmp_path / "audio", [wav()]))
+
+
+def poisoned_job(folder: Path, model: Path, clips: int, **harms: int) -> tuple[Job, dict[str, str]]:
+    """A job over so many clips with two tasks, of which `kind` dies of what `other` survives.
+
+    Returns it with the harm in each clip that has one, evenly strewn.
+    """
+    job = Job(folder, model, max_error_fraction=0.5)
+    weak = job.sections["tasks"]["kind"]
+    job.write(tasks={"kind": weak, "other": {**weak, "top_k": 2}})
+    strewn = [harm.replace("_", " ") for harm, count in harms.items() for _ in range(count)]
+    at = {n * clips // len(strewn): harm for n, harm in enumerate(strewn)}
+    values = {"model segfault": 0.75, "model exit": 0.5, "model gpu": 0.25}
+    for n in range(clips):
+        harm = at.get(n, "")
+        constant_value = values.get(harm)
+        (job.audio / f"{n:05}.wav").write_bytes(
+            wav(0.05, 100 + n % 1000, harm) if constant_value is None else constant(constant_value)
+        )
+    return job, {f"{n:05}.wav": harm for n, harm in at.items()}
+
+
+def check_rows(job: Job, clips: int, harms: dict[str, str]) -> None:
+    """Every clip has its row, each harmed one its error, and all others both labels."""
+    rows = job.by_name()
+    assert len(rows) == clips
+    for name, row in rows.items():
+        harm = harms.get(name, "")
+        if not harm:
+            assert row["status"] == "ok" and row["kind_label"] and row["other_label"], row
+        elif harm.startswith("model"):
+            assert row["status"] == "partial" and row["other_label"], row
+            assert row["kind_error"].startswith("crashed: "), row
+        else:
+            kind = {"loop": "timeout", "memory": "memory"}.get(harm, "crashed")
+            assert (row["status"], row["error_kind"]) == ("error", kind), row
+
+
+def run_poisoned(job: Job, site: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    settings = [part for override in overrides for part in ("--set", override)]
+    return subprocess.run(
+        command("run", job.config, *settings),
+        env=os.environ | {"PYTHONPATH": str(site)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+
+
+@pytest.mark.timeout(1800)  # on two cores that others use as well
+def test_a_run_outlives_poison_for_its_decoder_and_for_its_model(
+    tmp_path: Path, site: Path, classifier: Path
+) -> None:
+    job, harms = poisoned_job(
+        tmp_path / "job", classifier, 100, segfault=1, loop=1, memory=1, model_exit=1
+    )
+    (job.audio / "00076.wav").write_bytes(constant(0.25))  # beside the last one, in one block
+    harms["00076.wav"] = "model gpu"
+    done = run_poisoned(job, site, "audio.decode_timeout_s=10", "audio.decode_memory_mb=1024")
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_rows(job, 100, harms)
+    until(lambda: not left_over(site))
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_a_model_that_dies_of_everything_ends_the_run(
+    tmp_path: Path, site: Path, classifier: Path
+) -> None:
+    job, _ = poisoned_job(tmp_path / "job", classifier, 40, model_exit=1)
+    (site / "all").touch()
+    done = run_poisoned(job, site, "resources.tasks.kind.actors=1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "tasks.kind: the model's process died 10 times in a row" in done.stdout
+    until(lambda: not left_over(site))
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(7200)
+def test_ten_thousand_clips_and_one_poison(tmp_path: Path, site: Path, classifier: Path) -> None:
+    for harm in ("segfault", "exit", "loop", "memory", "model_segfault"):
+        job, harms = poisoned_job(tmp_path / harm, classifier, 10_000, **{harm: 1})
+        done = run_poisoned(job, site, "audio.decode_timeout_s=10", "audio.decode_memory_mb=1024")
+        assert done.returncode == 0, done.stdout + done.stderr
+        check_rows(job, 10_000, harms)
+
+
+def left_over(site: Path) -> list[int]:
+    """Processes that were started with the poison and still live."""
+    mark = f"PYTHONPATH={site}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if int(folder.name) != os.getpid() and mark in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:  # gone, or another user's
+            continue
+    return found
+
+
+PARENT = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_poison import AUDIO, Input, planned, read
+from jobs import child
+input = Input(path=sys.argv[1], format="files")
+start = child.Child.__init__
+def started(self):
+    start(self)
+    print(self.process.pid, flush=True)
+child.Child.__init__ = started
+list(read(planned(input), input=input, audio=AUDIO, rates=[16_000], want_speech="never"))
+"""
+
+
+def test_a_child_ends_with_its_parent(tmp_path: Path, site: Path) -> None:
+    folder(tmp_path / "audio", [wav(harm="loop")])
+    script = PARENT.format(tests=str(ROOT / "tests"))
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "audio")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout
+        pid = int(parent.stdout.readline())
+        until(lambda: (site / "decoded").exists())
+        parent.kill()
+    until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def until(reached: Any) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
