@@ -264,7 +264,7 @@ def test_a_run_outlives_poison_for_its_decoder_and_for_its_model(
     )
     (job.audio / "00076.wav").write_bytes(constant(0.25))  # beside the last one, in one block
     harms["00076.wav"] = "model gpu"
-    done = run_poisoned(job, site, "audio.decode_timeout_s=10", "audio.decode_memory_mb=1024")
+    done = run_poisoned(job, site, "audio.decode_timeout_s=30", "audio.decode_memory_mb=256")
     assert done.returncode == 0, done.stdout + done.stderr
     check_rows(job, 100, harms)
     until(lambda: not left_over(site))
@@ -288,7 +288,7 @@ def test_a_model_that_dies_of_everything_ends_the_run(
 def test_ten_thousand_clips_and_one_poison(tmp_path: Path, site: Path, classifier: Path) -> None:
     for harm in ("segfault", "exit", "loop", "memory", "model_segfault"):
         job, harms = poisoned_job(tmp_path / harm, classifier, 10_000, **{harm: 1})
-        done = run_poisoned(job, site, "audio.decode_timeout_s=10", "audio.decode_memory_mb=1024")
+        done = run_poisoned(job, site, "audio.decode_timeout_s=30", "audio.decode_memory_mb=256")
         assert done.returncode == 0, done.stdout + done.stderr
         check_rows(job, 10_000, harms)
 
