@@ -288,10 +288,19 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
     console.progress("joining Ray" if address else "starting Ray")
     ours = not ray.is_initialized()
     if ours:
-        # Without "local" Ray would join whatever cluster it finds on this machine.
-        ray.init(
-            address or "local", include_dashboard=None if address else False, log_to_driver=False
-        )
+        for tries_left in (2, 1, 0):
+            try:  # without "local" Ray would join whatever cluster it finds on this machine
+                ray.init(
+                    address or "local",
+                    include_dashboard=None if address else False,
+                    log_to_driver=False,
+                )
+                break
+            except Exception as error:
+                # Ray gives itself 30 s, whatever else the machine is at.
+                if address or not tries_left or "timed out during startup" not in str(error):
+                    raise
+                console.progress("starting Ray again, for it took too long")
         stop.rearm()
     from ray.data import DataContext
 
