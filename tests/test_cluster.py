@@ -149,6 +149,7 @@ def test_a_run_grows_onto_new_nodes_and_outlives_those_that_die(
     assert {row["status"] for row in rows.values()} == {"ok"}
 
 
+@pytest.mark.chaos
 def test_a_run_that_lost_its_only_gpu_says_so_and_ends(
     job: Job, cluster: Any, start: Callable[..., Running]
 ) -> None:

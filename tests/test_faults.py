@@ -231,6 +231,7 @@ def test_five_thousand_requests_to_a_flaky_server(s3: S3, tmp_path: Path) -> Non
 WITHOUT_ROOTS_RIGHTS = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
 
 
+@pytest.mark.chaos
 def test_a_run_whose_workers_may_not_write_says_so_and_the_next_goes_on(
     tmp_path: Path, classifier: Path, local_ray: None
 ) -> None:

@@ -123,6 +123,7 @@ def goes_on(job: Job, local_ray: None) -> None:
     assert "nothing to do" in job.run().text
 
 
+@pytest.mark.chaos
 def test_a_driver_killed_again_and_again_loses_nothing_and_leaves_no_process(
     job: Job, start: Callable[..., Running], local_ray: None
 ) -> None:
