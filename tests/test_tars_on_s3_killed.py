@@ -40,6 +40,7 @@ def committed(s3: S3, table: str) -> pa.Table:  # noqa: F811
     return plain
 
 
+@pytest.mark.chaos
 def test_three_tasks_over_tars_on_s3_survive_a_kill_half_way(
     tmp_path: Path,
     local_ray: None,
