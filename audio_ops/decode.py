@@ -117,7 +117,11 @@ def _check(sample_rate: int, channels: int) -> None:
         expected = f"{MIN_RATE} to {MAX_RATE} Hz"
         raise ClipError("unsupported", f"sample rate: expected {expected}, found {sample_rate}")
     if not 1 <= channels <= MAX_CHANNELS:
-        raise ClipError("unsupported", f"channels: expected 1 to {MAX_CHANNELS}, found {channels}")
+        raise _not_channels(channels)
+
+
+def _not_channels(channels: int) -> ClipError:
+    return ClipError("unsupported", f"channels: expected 1 to {MAX_CHANNELS}, found {channels}")
 
 
 class _Source:
@@ -597,7 +601,7 @@ def _open_ffmpeg(source: _Source, container: str) -> Sound:
     if codec not in _CODECS.split(","):
         raise ClipError("unsupported", f"the codec {codec} is not among those that are read")
     if stream.channels > MAX_CHANNELS:  # before they are decoded: one sample would be a block
-        _check(MIN_RATE, stream.channels)
+        raise _not_channels(stream.channels)
     for other in opened.streams:
         if other is not stream:
             other.discard = Discard.all  # saves reading the pictures of a video

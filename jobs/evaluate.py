@@ -257,11 +257,9 @@ def _shown(value: Any) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 if there is no such table or column."""
-    parser = argparse.ArgumentParser(
-        prog="earmark evaluate",
-        description="Compare a table's labels with its references, for every task that has one.",
+    parser = table_parser(
+        "evaluate", "Compare a table's labels with its references, for every task that has one."
     )
-    parser.add_argument("table", help="the output of a run: a folder or any fsspec URL")
     parser.add_argument(
         "--by",
         metavar="COLUMN",
@@ -269,6 +267,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=[],
         help="also by the values of a column; may be given several times",
     )
+    args = parser.parse_args(argv)
+    try:
+        table = open_table(args)
+        report = evaluate(table, args.by)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not report["tasks"]:
+        tasks = ", ".join(table.settings()["tasks"])
+        print(f"nothing to compare: none of the tasks ({tasks}) has a reference")
+    for line in lines(report):
+        print(line)
+    return 0
+
+
+def table_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """Of an `earmark` command that reads a table: its arguments are what `open_table` takes."""
+    parser = argparse.ArgumentParser(prog=f"earmark {command}", description=description)
+    parser.add_argument("table", help="the output of a run: a folder or any fsspec URL")
     parser.add_argument(
         "--storage-option",
         metavar="a.b=value",
@@ -277,21 +294,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         dest="storage_options",
         help="passed to fsspec, such as endpoint_url=http://...; may be given several times",
     )
-    args = parser.parse_args(argv)
-    try:
-        table = Table(args.table, storage_options(args.storage_options))
-        tasks = table.settings().get("tasks")
-        if tasks is None:
-            raise ValueError(f"expected a table that Earmark made, found none at {table.path}")
-        report = evaluate(table, args.by)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if not report["tasks"]:
-        print(f"nothing to compare: none of the tasks ({', '.join(tasks)}) has a reference")
-    for line in lines(report):
-        print(line)
-    return 0
+    return parser
+
+
+def open_table(args: argparse.Namespace) -> Table:
+    """The table that the command line names. Raises ValueError if there is none."""
+    table = Table(args.table, storage_options(args.storage_options))
+    if "tasks" not in table.settings():
+        raise ValueError(f"expected a table that Earmark made, found none at {table.path}")
+    return table
 
 
 def storage_options(given: Sequence[str]) -> dict[str, Any]:

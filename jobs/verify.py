@@ -5,7 +5,6 @@ earmark verify TABLE
 
 from __future__ import annotations
 
-import argparse
 import json
 import posixpath
 import sys
@@ -21,7 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.exceptions import DeltaError
 
-from jobs.evaluate import storage_options
+from jobs.console import printable
+from jobs.evaluate import open_table, table_parser
 from jobs.plan import clip_ids, fingerprint
 from jobs.table import DATA_FILE, IDENTITY, OUTCOME, RUN, SIZES, Table, is_alive
 
@@ -387,20 +387,9 @@ def lines(report: Report) -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, 1 if something is wrong, 2 if there is no such table."""
-    parser = argparse.ArgumentParser(
-        prog="earmark verify",
-        description="Check that a table is whole: log, data files, rows and counts. Reads only.",
-    )
-    parser.add_argument("table", help="the output of a run: a folder or any fsspec URL")
-    parser.add_argument(
-        "--storage-option",
-        metavar="a.b=value",
-        action="append",
-        default=[],
-        dest="storage_options",
-        help="passed to fsspec, such as endpoint_url=http://...; may be given several times",
-    )
-    args = parser.parse_args(argv)
+    args = table_parser(
+        "verify", "Check that a table is whole: log, data files, rows and counts. Reads only."
+    ).parse_args(argv)
     said_s = time.monotonic()
 
     def progress(text: str) -> None:
@@ -410,10 +399,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(text, file=sys.stderr, flush=True)
 
     try:
-        table = Table(args.table, storage_options(args.storage_options))
-        if "tasks" not in table.settings():
-            raise ValueError(f"expected a table that Earmark made, found none at {table.path}")
-        report = verify(table, progress)
+        report = verify(open_table(args), progress)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -421,5 +407,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"wrong: {args.table}: expected a log that can be read, found: {_first_line(error)}")
         return 1
     for line in lines(report):
-        print(line)
+        print(printable(line))  # what is found in a table may have come from anybody
     return 0 if report.is_whole else 1

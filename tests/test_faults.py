@@ -94,6 +94,19 @@ def test_a_relabelling_that_was_killed_goes_on(place: dict[str, Any], kill: Sign
     killed(replace(work, setting=2), kill)
 
 
+def looked_at(work: Work, seen: Any) -> Any:
+    """The rows by now, if there is a table: none of those `seen` before has changed, and whatever
+    became of the last run, nothing is wrong but what it left behind.
+    """
+    if Table(work.path, work.storage_options).delta is None:
+        return seen
+    rows = work.rows()
+    if seen is not None:
+        assert_unchanged(seen, rows)
+    assert not verify(Table(work.path, work.storage_options)).wrong
+    return rows
+
+
 def killed_at_random(work: Work, kills: int, span_s: float) -> None:
     """Runs are killed one after another, each at most `span_s` after its start, until all is done
     often enough; whenever one comes to its end, the next one labels everything anew."""
@@ -108,12 +121,7 @@ def killed_at_random(work: Work, kills: int, span_s: float) -> None:
             work = replace(work, setting=work.setting + 1)
             continue
         kills -= 1
-        if Table(work.path, work.storage_options).delta is not None:
-            rows = work.rows()
-            if seen is not None:
-                assert_unchanged(seen, rows)
-            seen = rows
-            assert not verify(Table(work.path, work.storage_options)).wrong
+        seen = looked_at(work, seen)
     assert run(work) == 0
     assert_exact(work)
 
@@ -188,12 +196,7 @@ def goes_on_over(flaky_s3: Proxy, s3: S3, bucket: str, requests: int) -> None:  
     seen = None
     while flaky_s3.counts().requests < requests:
         codes.append(end(start(replace(direct, storage_options=flaky_s3.s3.resolved))))
-        if Table(direct.path, s3.resolved).delta is not None:
-            rows = direct.rows()
-            if seen is not None:
-                assert_unchanged(seen, rows)
-            seen = rows
-            assert not verify(Table(direct.path, s3.resolved)).wrong
+        seen = looked_at(direct, seen)
         if codes[-1] == 0:
             assert_exact(direct)
             direct = replace(direct, setting=direct.setting + 1)

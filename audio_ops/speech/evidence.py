@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from audio_ops.tasks.automatic_speech_recognition import Options
 
 STRETCH = 400  # characters, about 30 s of speech
+# Compression ratio and score beyond which OpenAI's code takes a text for spoilt.
+LOOP, UNSURE = 2.4, 0.37
 
 
 def compression_ratio(text: str) -> float:

@@ -26,7 +26,7 @@ import numpy as np
 from audio_ops.checkpoint import Checkpoint, load, load_model
 from audio_ops.segment import cut_at_quiet
 from audio_ops.speech import Heard, Piece, Transcript, geometric_mean, join_heard
-from audio_ops.speech.evidence import compression_ratio
+from audio_ops.speech.evidence import LOOP, UNSURE, compression_ratio
 from audio_ops.speech.seq2seq import Chosen
 from audio_ops.tasks import Clip, Window
 
@@ -41,7 +41,6 @@ LEAST_FRAMES = 10  # 0.1 s of sound: no second look at a rest below that
 PIPELINE_NEW_TOKENS = 256  # the pipeline's own limit where a checkpoint sets none
 SHORT_CONTEXTS_S = (15.0, 20.0, 25.0)  # what the encoder hears of a short window, at least
 MARGIN_S = 5.0  # of silence behind the sound
-LOOP, UNSURE = 2.4, 0.37  # compression ratio and score beyond which OpenAI's code tries again
 TOKENS, TOKENS_PER_S = 16, 8.0  # nobody says more: what does is a loop, and is heard on its own
 
 

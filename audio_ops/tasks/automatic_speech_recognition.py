@@ -13,7 +13,7 @@ from pydantic import Field
 
 from audio_ops.checkpoint import Checkpoint
 from audio_ops.speech import wer
-from audio_ops.speech.evidence import evidence
+from audio_ops.speech.evidence import LOOP, UNSURE, evidence
 from audio_ops.tasks import Clip, TaskOptions, WantsSpeech, Window
 
 # `model_type` in a checkpoint's config.json -> the file in audio_ops/speech that runs it.
@@ -123,8 +123,8 @@ class Options(TaskOptions):
     suspect: Literal["keep", "drop"] = "keep"
     min_speech_ratio: float | None = Field(0.1, ge=0, le=1)
     max_no_speech: float | None = Field(0.6, ge=0, le=1)
-    max_compression_ratio: float | None = Field(2.4, gt=0)
-    min_score: float | None = Field(0.37, ge=0, le=1)
+    max_compression_ratio: float | None = Field(LOOP, gt=0)
+    min_score: float | None = Field(UNSURE, ge=0, le=1)
     max_chars_per_s: float | None = Field(30.0, gt=0)
 
 
