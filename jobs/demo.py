@@ -116,10 +116,9 @@ def convert_whisper(source: Path, target: Path) -> None:
     model.half().save_pretrained(target)
     WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(target)
     shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")
-    (target / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "WhisperTokenizer", "model_max_length": 1024}, indent=2),
-        encoding="utf-8",
-    )
+    tokens = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "<|endoftext|>")
+    settings = {"tokenizer_class": "WhisperTokenizer", "model_max_length": 1024, **tokens}
+    (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
 def ctranslate2_arrays(file: IO[bytes]) -> Iterator[tuple[str, np.ndarray]]:

@@ -27,6 +27,7 @@ from audio_ops.checkpoint import Checkpoint
 from audio_ops.tasks import load_task
 from jobs.config import Config, ConfigError, find_models, find_source, load_config
 from jobs.console import Console
+from jobs.models import all_work, start_ledger
 from jobs.plan import COMMITTED, Plan, difference, fingerprint, plan, plan_shards, settings
 from jobs.progress import Progress
 from jobs.resources import CannotRun, Shares, nodes_now, nodes_to_come, share_out
@@ -120,6 +121,7 @@ def label_what_is_new(
         progress = summary.progress = Progress(console, todo, started)
         if len(todo.todo):
             with running_ray(config, console, stop):
+                ledger = start_ledger()
                 shares, written = pipeline(
                     config,
                     checkpoints,
@@ -129,10 +131,12 @@ def label_what_is_new(
                     schema,
                     summary.run_id,
                     fingerprint(labels),
+                    ledger,
                 )
                 commit_as_it_comes(
                     table, written, progress, stop, config.resources.commit_every_s, shares
                 )
+                summary.worked(all_work(ledger))
         console.progress("compacting the table")
         table.tidy()
     finally:
@@ -150,13 +154,13 @@ def pipeline(
     schema: pa.Schema,
     run_id: str,
     run_fingerprint: str,
+    ledger: Any,
 ) -> tuple[Shares, ray.data.Dataset]:
     """The whole walk of a clip. What comes out is a row of `table.WRITTEN` per data file."""
     import ray
     from ray.data import ActorPoolStrategy
 
     from jobs.metrics import LabelHere, read, write_rows
-    from jobs.models import start_ledger
 
     work = blocks(todo.todo, config)
     sharded = load_source(config.input.format).SHARDED  # then there will be more of them
@@ -181,7 +185,6 @@ def pipeline(
         max_retries=CRASHES_BEFORE_GIVING_UP,
         **arrow,
     )
-    ledger = start_ledger()
     later = list(config.tasks)
     for name, options in config.tasks.items():
         later.remove(name)

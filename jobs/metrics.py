@@ -5,6 +5,7 @@ On Ray's metrics endpoint the names begin with `ray_`, and those of counters end
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter as Counts
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ COUNTERS = {
     "earmark_heard_seconds": ("Seconds of sound that a task's model has heard.", ("stage",)),
     "earmark_padded_seconds": ("The same with the padding of its batches.", ("stage",)),
 }
+COUNTING = threading.Lock()
 SECONDS = "earmark_stage_seconds"
 BUCKETS_S = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]
 
@@ -44,14 +46,19 @@ def read(plan: pa.Table, **settings: Any) -> Iterator[pa.Table]:
 class LabelHere(models.LabelHere):
     """`jobs.models.LabelHere`, counted as a stage with the task's name."""
 
+    counted = 0.0, 0.0
+
     def __call__(self, clips: pa.Table) -> pa.Table:
-        started, heard_s, padded_s = time.monotonic(), self.heard_s, self.padded_s
+        started = time.monotonic()
         labelled = super().__call__(clips)
+        with COUNTING:  # two calls at once must not both count what either of them heard
+            before, self.counted = self.counted, (self.heard_s, self.padded_s)
+            heard_s, padded_s = (now - then for now, then in zip(self.counted, before, strict=True))
         statuses = Counts(_outcome(error) for error in labelled[f"{self.name}_error"].to_pylist())
         _count_clips(self.name, statuses)
         _count("earmark_audio_seconds", _seconds(labelled), stage=self.name)
-        _count("earmark_heard_seconds", self.heard_s - heard_s, stage=self.name)
-        _count("earmark_padded_seconds", self.padded_s - padded_s, stage=self.name)
+        _count("earmark_heard_seconds", heard_s, stage=self.name)
+        _count("earmark_padded_seconds", padded_s, stage=self.name)
         _took(self.name, started)
         return labelled
 

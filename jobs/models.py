@@ -7,12 +7,13 @@ import hashlib
 import os
 import posixpath
 import tempfile
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -53,10 +54,14 @@ class LabelHere(Label):
                 "labelling a clip; what it said last is in Ray's logs (worker-*.err)"
             )
         super().__init__(name, checkpoint=here(checkpoint), ledger=notes, **settings)
+        self.notes = notes
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        since = time.time()
         try:
-            return super().__call__(table)
+            labelled = super().__call__(table)
+            self.notes.worked(Work(since, time.time(), self.heard_s, self.padded_s))
+            return labelled
         except Exception as error:
             if not context_is_lost(error):
                 raise
@@ -64,13 +69,24 @@ class LabelHere(Label):
             os._exit(LOST_CONTEXT)  # Ray sends the table again, to a new process
 
 
+class Work(NamedTuple):
+    """What one actor has done: since when and until when (`time.time`), how many seconds of sound
+    its model was given, and how many with padding."""
+
+    since: float
+    until: float
+    heard_s: float
+    padded_s: float
+
+
 class Ledger:
-    """`audio_ops.label.Ledger` for all actors of a run, in an actor of its own."""
+    """`audio_ops.label.Ledger` for all actors of a run, in an actor of its own; and their work."""
 
     def __init__(self) -> None:
         self.at_hand: dict[str, tuple[Sequence[str], bool]] = {}  # by call
         self.deaths: dict[str, dict[str, int]] = {}  # by call and clip
         self.births: Counter[str] = Counter()  # by actor, since it last labelled something
+        self.work: dict[str, dict[str, Work]] = {}  # by task and actor; of a dead one, its last life
 
     def born(self, actor: str) -> int:
         self.births[actor] += 1
@@ -93,6 +109,14 @@ class Ledger:
         self.births[actor] = 0
         self.at_hand.pop(call, None)
         self.deaths.pop(call, None)
+
+
+    def worked(self, actor: str, task: str, work: Work) -> None:
+        known = self.work.setdefault(task, {})
+        known[actor] = work._replace(since=min(work.since, known.get(actor, work).since))
+
+    def all_work(self) -> dict[str, list[Work]]:
+        return {task: list(actors.values()) for task, actors in self.work.items()}
 
 
 def start_ledger() -> Any:
@@ -124,6 +148,17 @@ class _Ledger:
 
     def leave(self, call: str) -> None:
         self.ledger.leave.remote(self.actor, f"{self.task} {call}")
+
+    def worked(self, work: Work) -> None:
+        self.ledger.worked.remote(self.actor, self.task, work)
+
+
+def all_work(ledger: Any) -> dict[str, list[Work]]:
+    """What each task's actors have done. Raises Ray's GetTimeoutError if nobody knows."""
+    import ray
+
+    work: dict[str, list[Work]] = ray.get(ledger.all_work.remote(), timeout=30)
+    return work
 
 
 def _answer(reference: Any) -> Any:

@@ -7,6 +7,7 @@ import os
 import platform
 import time
 import traceback
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,7 @@ from jobs.config import Config
 from jobs.console import Console
 from jobs.drift import beyond, statistics
 from jobs.evaluate import evaluate, lines
+from jobs.models import Work
 from jobs.plan import Plan
 from jobs.progress import Progress
 from jobs.table import Table
@@ -33,7 +35,7 @@ class Summary:
     """
 
     def __init__(self, run_id: str, config_path: str, log: Path):
-        self.started = time.monotonic()
+        self.started, self.started_at = time.monotonic(), time.time()
         self.run_id = run_id
         self.code = 0
         self.progress: Progress | None = None
@@ -47,6 +49,7 @@ class Summary:
             "table": None,
             "fingerprint": None,
             "tasks": None,
+            "models": None,
             "drift": [],
             "references": None,
         }
@@ -54,6 +57,21 @@ class Summary:
     def of(self, table: Table, fingerprint: str) -> None:
         """Which table the run is for, and the fingerprint of its settings."""
         self.document |= {"table": table.path, "fingerprint": fingerprint}
+
+    def worked(self, work: Mapping[str, Sequence[Work]]) -> None:
+        """What each task's models did: after how many seconds they were ready, the seconds of sound
+        that they were given and how much of that was padding, and from an actor's first clip to its
+        last, how many times real time all actors were together."""
+        self.document["models"] = {
+            task: {
+                "actors": len(actors),
+                "ready_after_s": round(min(one.since for one in actors) - self.started_at, 3),
+                "heard_s": (heard_s := sum(one.heard_s for one in actors)),
+                "padding": 1 - heard_s / (sum(one.padded_s for one in actors) or 1.0),
+                "times_real_time": sum(one.heard_s / (one.until - one.since) for one in actors),
+            }
+            for task, actors in work.items()
+        }
 
     def look_at(self, table: Table, config: Config, console: Console) -> None:
         """What the run's committed rows say, of which the console says what is of note.

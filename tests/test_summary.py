@@ -58,6 +58,11 @@ def test_a_summary_tells_what_the_run_came_to(job: Job, local_ray: None) -> None
     }
     assert now["mean_score"] == pytest.approx(np.mean([row["kind_score"] for row in good]))
     assert now["error_rate"] == pytest.approx(1 / 7)
+    models = summary["models"]["kind"]
+    assert models["heard_s"] == pytest.approx(6 * 0.3)
+    assert models["padding"] == pytest.approx(0)  # all are of one length
+    assert 0 < models["ready_after_s"] < summary["seconds"] and 1 <= models["actors"] <= 2
+    assert models["times_real_time"] > summary["times_real_time"]  # start-up is no part of it
     assert summary["versions"]["ray"] and summary["versions"]["python"]
 
 

