@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import chain
 from typing import Any, BinaryIO
 
@@ -631,11 +632,12 @@ def _frames(
 ) -> Iterator[av.AudioFrame]:
     """Decode packet by packet; a bad one is `truncated` if it is the last, else `damaged`."""
     packets = opened.demux(stream)
-    header = {"mp3": _mpeg_frame, "aac": _adts_frame}.get(container)
+    header: Any = {"mp3": lru_cache(_mpeg_frame), "aac": _adts_frame}.get(container)
+    length = 4 if container == "mp3" else 7
     for packet in packets:
         try:
             frames = packet.decode()
-            head = bytes(memoryview(packet)[:8]) if header and packet.size else b""
+            head = bytes(memoryview(packet)[:length]) if header and packet.size else b""
             found = header(head) if header and head else None
             cut = packet.is_corrupt and container not in _CHUNKS  # PCM ends as it likes
             cut = cut or (found is not None and found.size > packet.size)
@@ -646,7 +648,7 @@ def _frames(
             at = f"at {float(packet.pts * packet.time_base):.2f} s" if packet.pts else "at 0 s"
             if next((later for later in packets if later.size), None):
                 raise ClipError("damaged", f"{problem}, {at}")
-            if header and not header(head := bytes(memoryview(packet)[:8])):
+            if header and not header(bytes(memoryview(packet)[:length])):
                 return  # a tag, or other junk behind the sound
             raise ClipError("truncated", f"the last packet is cut short: {problem}, {at}")
         yield from frames
@@ -671,27 +673,27 @@ def _samples(frame: av.AudioFrame) -> np.ndarray:
 
 def _blocks(frames: Iterator[av.AudioFrame], container: str) -> Iterator[np.ndarray]:
     """Join frames to blocks. Rate, channels and (FLAC counts its samples) position have to go on."""
-    held: list[np.ndarray] = []
-    size = count = 0
+    joined = av.AudioFifo()  # an array for each frame would take as long as decoding
+    count = 0
     kind = None
     for frame in frames:
-        found = f"{frame.sample_rate} Hz, {frame.layout.nb_channels} channels"
-        kind = kind or found
-        at = f"at {count / frame.sample_rate:.2f} s" if frame.sample_rate else "at 0 s"
-        if found != kind:
-            raise ClipError("damaged", f"changes from {kind} to {found} {at}")
-        if container == "flac" and frame.time is not None:
-            gap = round(frame.time * frame.sample_rate) - count
+        found = frame.sample_rate, frame.layout.nb_channels
+        if found != (kind := kind or found):
+            before, now = (f"{rate} Hz, {channels} channels" for rate, channels in (kind, found))
+            at = f"at {count / kind[0]:.2f} s" if kind[0] else "at 0 s"
+            raise ClipError("damaged", f"changes from {before} to {now} {at}")
+        if container == "flac" and frame.pts is not None:
+            gap = round(frame.pts * frame.time_base * frame.sample_rate) - count
             if gap > 0:
+                at = f"at {count / frame.sample_rate:.2f} s"
                 raise ClipError("damaged", f"{gap} samples are missing {at}")
-        held.append(_samples(frame))
         count += frame.samples
-        size += held[-1].size
-        if size >= BLOCK_SAMPLES:
-            yield np.concatenate(held, axis=1)
-            held, size = [], 0
-    if held:
-        yield np.concatenate(held, axis=1)
+        frame.pts = None  # they may overlap
+        joined.write(frame)
+        if joined.samples * found[1] >= BLOCK_SAMPLES:
+            yield _samples(joined.read())
+    if joined.samples:
+        yield _samples(joined.read())
 
 
 def _checked(
