@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test chaos check submit clean
+.PHONY: demo test chaos bench check submit clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m jobs.demo
@@ -13,6 +13,10 @@ test: $(VENV)/ready
 
 chaos: $(VENV)/ready
 	$(BIN)/python -m pytest -m chaos
+
+# All rows take three quarters of an hour; ARGS="whisper --clips 0", for one, take their own time.
+bench: $(VENV)/bench
+	$(BIN)/python -m jobs.bench $(ARGS)
 
 # To the job server of RAY_API_SERVER_ADDRESS, or the one on this machine's port 8265 (`ray dashboard`).
 submit: $(VENV)/ready
@@ -28,6 +32,10 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "installing into $(VENV): torch, Ray, transformers and what they need; some minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,test]"
+	@touch $@
+
+$(VENV)/bench: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
 	@touch $@
 
 clean:

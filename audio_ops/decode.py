@@ -682,18 +682,18 @@ def _blocks(frames: Iterator[av.AudioFrame], container: str) -> Iterator[np.ndar
             before, now = (f"{rate} Hz, {channels} channels" for rate, channels in (kind, found))
             at = f"at {count / kind[0]:.2f} s" if kind[0] else "at 0 s"
             raise ClipError("damaged", f"changes from {before} to {now} {at}")
-        if container == "flac" and frame.pts is not None:
-            gap = round(frame.pts * frame.time_base * frame.sample_rate) - count
+        if container == "flac" and frame.time is not None:
+            gap = round(frame.time * frame.sample_rate) - count
             if gap > 0:
                 at = f"at {count / frame.sample_rate:.2f} s"
                 raise ClipError("damaged", f"{gap} samples are missing {at}")
         count += frame.samples
         frame.pts = None  # they may overlap
         joined.write(frame)
-        if joined.samples * found[1] >= BLOCK_SAMPLES:
-            yield _samples(joined.read())
-    if joined.samples:
-        yield _samples(joined.read())
+        if joined.samples * found[1] >= BLOCK_SAMPLES and (block := joined.read()):
+            yield _samples(block)
+    if block := joined.read():
+        yield _samples(block)
 
 
 def _checked(

@@ -86,7 +86,9 @@ class Ledger:
         self.at_hand: dict[str, tuple[Sequence[str], bool]] = {}  # by call
         self.deaths: dict[str, dict[str, int]] = {}  # by call and clip
         self.births: Counter[str] = Counter()  # by actor, since it last labelled something
-        self.work: dict[str, dict[str, Work]] = {}  # by task and actor; of a dead one, its last life
+        self.work: dict[
+            str, dict[str, Work]
+        ] = {}  # by task and actor; of a dead one, its last life
 
     def born(self, actor: str) -> int:
         self.births[actor] += 1
@@ -109,7 +111,6 @@ class Ledger:
         self.births[actor] = 0
         self.at_hand.pop(call, None)
         self.deaths.pop(call, None)
-
 
     def worked(self, actor: str, task: str, work: Work) -> None:
         known = self.work.setdefault(task, {})

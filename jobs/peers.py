@@ -76,7 +76,7 @@ def pipeline_at_its_best(work: Work) -> Done:
 def _pipeline(work: Work, files: Sequence[str], **settings: Any) -> Done:
     from transformers import pipeline
 
-    pipe = pipeline(work.task, model=work.model, **settings)
+    pipe: Any = pipeline(work.task, model=work.model, **settings)  # type: ignore[call-overload]
     rate = pipe.feature_extractor.sampling_rate
     asked: dict[str, Any] = {}
     if work.candidate_labels:
@@ -97,7 +97,9 @@ def bare_loop(work: Work) -> Done:
     sounds = [load(file) for file in files]
     ready = time.monotonic()
     with torch.inference_mode():
-        texts = [text for at in range(0, len(files), BATCH) for text in hear(sounds[at : at + BATCH])]
+        texts = [
+            text for at in range(0, len(files), BATCH) for text in hear(sounds[at : at + BATCH])
+        ]
     return Done(ready, dict(zip(files, texts, strict=True)), 30.0 * len(files))
 
 

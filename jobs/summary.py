@@ -104,7 +104,7 @@ class Summary:
             "stopped": stopped or None,
             "error": f"{type(error).__name__}: {text}" if error else None,
             "seconds": round(time.monotonic() - self.started, 3),
-            "versions": {name: _version(name) for name in PACKAGES}
+            "versions": {name: package_version(name) for name in PACKAGES}
             | {"python": platform.python_version()},
             **_counts(self.progress, self.plan, time.monotonic() - self.started),
         }
@@ -148,7 +148,7 @@ def _counts(progress: Progress | None, plan: Plan | None, elapsed_s: float) -> d
     }
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
     try:
         return version(package)
     except (

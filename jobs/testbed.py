@@ -1,0 +1,242 @@
+"""What `make bench` measures on: recorded prompts with their transcripts, models, mountains of clips.
+
+All of it is made once, in the user's cache.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.models import cache, made_once
+
+PROMPTS = ("asterisk-core-sounds-en-wav", "asterisk-core-sounds-en")  # the sounds, the transcripts
+PER_TAR = 1000
+CANDIDATE_LABELS = ("speech", "music", "a dog barking", "rain", "silence")
+
+
+class Sample(NamedTuple):
+    """Audio files, in order, what is said in them as far as that is known, and their seconds."""
+
+    files: Sequence[str]
+    references: Mapping[str, str]
+    seconds: Mapping[str, float]
+
+    @property
+    def audio_s(self) -> float:
+        return sum(self.seconds[file] for file in self.files)
+
+    def every(self, count: int) -> Sample:
+        """That many of them, spread over all."""
+        picks = np.linspace(0, len(self.files) - 1, min(count, len(self.files))).round()
+        return self._replace(files=[self.files[int(pick)] for pick in picks])
+
+
+def sample(data: str | None, hours: float | None) -> Sample:
+    """Debian's prompts or, from `data`, a folder of audio or a manifest (CSV with `file` and `text`),
+    over and over until there are `hours` of it. Files are repeated under new names."""
+    import soundfile
+
+    references: dict[str, str] = {}
+    if data is None:
+        folder = prompts()
+        texts = transcripts(folder)
+        files = sorted(str(path) for path in (folder / "sounds").rglob("*.wav"))
+        references = {file: texts[_key(file)] for file in files if _key(file) in texts}
+    elif data.endswith(".csv"):
+        with open(data, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        files = [str(Path(data).parent / row["file"]) for row in rows]
+        references = {at: row["text"] for at, row in zip(files, rows, strict=True) if row["text"]}
+    else:
+        files = sorted(str(path) for path in Path(data).rglob("*") if path.is_file())
+    seconds = {file: soundfile.info(file).duration for file in files}
+    files = [file for file in files if seconds[file] > 0]
+    if not files:
+        raise FileNotFoundError(f"expected audio files, found none in {data}")
+    total_s, wanted_s = sum(seconds[file] for file in files), (hours or 0) * 3600
+    return Sample(files * max(1, round(wanted_s / total_s)), references, seconds)
+
+
+def prompts() -> Path:
+    """A folder with Debian's English prompts (CC BY-SA 3.0): `sounds/`, `transcripts.txt.gz`.
+
+    Fetched with apt and unpacked with dpkg, neither of which needs root here. Raises
+    FileNotFoundError without them.
+    """
+
+    def fetch(folder: Path) -> None:
+        if not shutil.which("apt-get") or not shutil.which("dpkg"):
+            raise FileNotFoundError("expected apt-get and dpkg, found none: name a folder, --data")
+        work = folder / "apt"
+        (work / "lists" / "partial").mkdir(parents=True)
+        (work / "cache" / "archives" / "partial").mkdir(parents=True)
+        apt = ["apt-get", "-q", "-o", f"Dir::State::Lists={work}/lists"]
+        apt += ["-o", f"Dir::Cache={work}/cache", "-o", "APT::Sandbox::User="]
+        subprocess.run([*apt, "update"], check=True, capture_output=True)
+        subprocess.run([*apt, "download", *PROMPTS], check=True, capture_output=True, cwd=work)
+        for package in work.glob("*.deb"):
+            subprocess.run(["dpkg", "-x", package, work / "x"], check=True)
+        shutil.move(next(work.glob("x/usr/share/asterisk/sounds/en*")), folder / "sounds")
+        texts = work / "x/usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
+        shutil.move(texts, folder / "transcripts.txt.gz")
+        shutil.rmtree(work)
+
+    return made_once(cache() / "prompts", fetch)
+
+
+def transcripts(folder: Path) -> dict[str, str]:
+    """By prompt, without those that describe a sound (`[beep]`)."""
+    with gzip.open(folder / "transcripts.txt.gz", "rt", encoding="utf-8") as lines:
+        found = (re.match(r"([\w/.-]+):\s*([^\s\[(].*)", line) for line in lines)
+        return {line[1]: line[2] for line in found if line}
+
+
+def _key(file: str) -> str:
+    return file.rpartition("/sounds/")[2].removesuffix(".wav")
+
+
+def copied(files: Sequence[str], folder: Path) -> dict[str, str]:
+    """Links to the files under names of their own in `folder`: what each of them stands for."""
+    folder.mkdir(parents=True)
+    names = {str(folder / f"{n:06}{Path(file).suffix}"): file for n, file in enumerate(files)}
+    for name, file in names.items():
+        Path(name).symlink_to(file)
+    return names
+
+
+def packed(files: Sequence[str], folder: Path, kind: str) -> None:
+    """The same as tars (`webdataset`) or Parquet files (`parquet`) of at most `PER_TAR` clips."""
+    folder.mkdir(parents=True)
+    for at in range(0, len(files), PER_TAR):
+        part = [(f"{n:06}.wav", Path(file)) for n, file in enumerate(files[at:][:PER_TAR], at)]
+        if kind == "parquet":
+            audio = [{"bytes": path.read_bytes(), "path": name} for name, path in part]
+            pq.write_table(pa.table({"audio": audio}), folder / f"{at:09}.parquet")
+            continue
+        with tarfile.open(folder / f"{at:09}.tar", "w") as tar:
+            for name, path in part:
+                _member(tar, name, path.read_bytes())
+
+
+def second_clips(folder: Path, count: int) -> Path:
+    """`count` WAVs of one second, 16 kHz, in tars: tones in noise, 64 of them over and over."""
+    import soundfile
+
+    at = np.arange(16_000) / 16_000
+    noise = np.random.default_rng(0)
+    contents = []
+    for hz in range(200, 200 + 64 * 50, 50):
+        wav = io.BytesIO()
+        tone = 0.3 * np.sin(2 * np.pi * hz * at) + 0.01 * noise.standard_normal(16_000)
+        soundfile.write(wav, tone, 16_000, "PCM_16", format="WAV")
+        contents.append(wav.getvalue())
+
+    def make(folder: Path) -> None:
+        for start in range(0, count, PER_TAR):
+            with tarfile.open(folder / f"{start:09}.tar", "w") as tar:
+                for number in range(start, min(start + PER_TAR, count)):
+                    _member(tar, f"{number:09}.wav", contents[number % len(contents)])
+
+    return made_once(folder, make)
+
+
+def _member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def checkpoint(name: str) -> Path:
+    """A checkpoint of that published size, with random weights: good for speed alone.
+
+    `wav2vec2-base`, `ast`, `clap`; and `nothing`, a classifier that costs next to nothing.
+    """
+    makers = {
+        "wav2vec2-base": _wav2vec2_base,
+        "ast": _ast,
+        "clap": _clap,
+        "nothing": _nothing,
+    }
+
+    def make(folder: Path) -> None:
+        import torch
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        torch.manual_seed(0)
+        for part in makers[name]():
+            part.save_pretrained(folder)
+
+    return made_once(cache() / f"random-{name}", make)
+
+
+def labels(count: int) -> dict[str, Any]:
+    """What makes a config a classifier's."""
+    return {
+        "id2label": {n: f"label {n}" for n in range(count)},
+        "label2id": {f"label {n}": n for n in range(count)},
+    }
+
+
+def _wav2vec2_base() -> tuple[Any, ...]:
+    from transformers import (
+        Wav2Vec2Config,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2ForSequenceClassification,
+    )
+
+    model = Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**labels(12)))
+    return model, Wav2Vec2FeatureExtractor()
+
+
+def _nothing() -> tuple[Any, ...]:
+    from transformers import (
+        Wav2Vec2Config,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2ForSequenceClassification,
+    )
+
+    config = Wav2Vec2Config(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        conv_dim=(8,),
+        conv_kernel=(1600,),
+        conv_stride=(1600,),
+        num_conv_pos_embeddings=2,
+        num_conv_pos_embedding_groups=1,
+        classifier_proj_size=8,
+        **labels(2),
+    )
+    return Wav2Vec2ForSequenceClassification(config), Wav2Vec2FeatureExtractor()
+
+
+def _ast() -> tuple[Any, ...]:
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+
+    return ASTForAudioClassification(ASTConfig(**labels(527))), ASTFeatureExtractor()
+
+
+def _clap() -> tuple[Any, ...]:
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, RobertaTokenizer
+
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(ByteLevel.alphabet())]
+    tokenizer = RobertaTokenizer(vocab={token: n for n, token in enumerate(tokens)}, merges=[])
+    # That of laion/clap-htsat-unfused.
+    extractor = ClapFeatureExtractor(truncation="rand_trunc", padding="repeatpad")
+    return ClapModel(ClapConfig()), tokenizer, extractor
