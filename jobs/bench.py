@@ -14,7 +14,6 @@ import ctypes
 import json
 import os
 import platform
-import resource
 import shutil
 import statistics
 import subprocess
@@ -38,7 +37,8 @@ from jobs.testbed import Sample
 
 ROOT = Path(__file__).parent.parent
 PR_SET_CHILD_SUBREAPER = 36
-LOOK_EVERY_S = 0.25
+LOOK_EVERY_S = 0.2
+WEIGH_EVERY_S = 1.0  # which costs a hundred times as much
 PACKAGES = ("torch", "transformers", "ray", "daft", "faster-whisper")
 
 
@@ -77,14 +77,17 @@ Way = Callable[[Path], Outcome]
 def measured(command: Sequence[str], **options: Any) -> Took:
     """Run a command to its end, and until all that it started has ended. Raises RuntimeError with
     the last of what it said if it fails.
+
+    Processes are looked at again and again, for Ray has its workers' CPU time forgotten when they
+    end: of each process up to `LOOK_EVERY_S` is missed.
     """
     import psutil
 
     # What loses its parent becomes our child: nothing escapes the count.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    me, cpu_s = psutil.Process(), {}
     began, wall_s, code = time.monotonic(), 0.0, None
-    peak = own_peak = 0
+    weighed, peak, own_peak = 0.0, 0, 0
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         first = subprocess.Popen(
             command,
@@ -94,26 +97,29 @@ def measured(command: Sequence[str], **options: Any) -> Took:
             start_new_session=True,
             **options,
         )
-        me = psutil.Process()
         while True:
+            alive = me.children(recursive=True)
+            for process in alive:
+                with suppress(psutil.Error):
+                    times = process.cpu_times()
+                    cpu_s[process] = times.user + times.system
+            if time.monotonic() - weighed > WEIGH_EVERY_S:
+                weighed = time.monotonic()
+                sizes = {process.pid: _own_bytes(process) for process in alive}
+                peak = max(peak, sum(sizes.values()))
+                own_peak = max(own_peak, sizes.get(first.pid, 0))
             with suppress(ChildProcessError):
                 while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                     if ended[0] == first.pid:
                         wall_s = time.monotonic() - began
                         code = first.returncode = os.waitstatus_to_exitcode(ended[1])
-            processes = me.children(recursive=True)
-            if not processes and code is not None:
+            if not alive and code is not None:
                 break
-            sizes = {process.pid: _own_bytes(process) for process in processes}
-            peak = max(peak, sum(sizes.values()))
-            own_peak = max(own_peak, sizes.get(first.pid, 0))
             time.sleep(LOOK_EVERY_S)
         if code:
             said.seek(0)
             raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{said.read()[-4000:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Took(began, wall_s, cpu_s, peak, own_peak)
+    return Took(began, wall_s, sum(cpu_s.values()), peak, own_peak)
 
 
 def _own_bytes(process: Any) -> int:

@@ -20,7 +20,7 @@ ORPHAN = """
 import subprocess, sys
 subprocess.Popen([sys.executable, "-c", {busy!r}], start_new_session=True)
 """
-HUNGRY = "import time; held = bytearray(b'1' * ({mib} << 20)); time.sleep(1.5)"
+HUNGRY = "import time; held = bytearray(b'1' * ({mib} << 20)); time.sleep(3)"
 
 
 MEASURE = """
@@ -43,7 +43,7 @@ def outcome(wall_s: float, padding: float | None) -> Outcome:
 
 def test_time_of_what_a_command_leaves_behind_is_counted() -> None:
     took = taken(ORPHAN.format(busy=BUSY.format(seconds=2)))
-    assert 2 <= took.cpu_s < 4
+    assert 1.7 < took.cpu_s < 4
     assert took.wall_s < took.cpu_s + 60
 
 
