@@ -158,7 +158,7 @@ def pipeline(
 ) -> tuple[Shares, ray.data.Dataset]:
     """The whole walk of a clip. What comes out is a row of `table.WRITTEN` per data file."""
     import ray
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
     from jobs.metrics import LabelHere, read, write_rows
 
@@ -222,7 +222,8 @@ def pipeline(
             "run_id": run_id,
             "fingerprint": run_fingerprint,
         },
-        num_cpus=shares.write_cpus,
+        num_cpus=0,
+        compute=TaskPoolStrategy(size=shares.writers),
         max_retries=CRASHES_BEFORE_GIVING_UP,
         **arrow,
     )

@@ -2,7 +2,7 @@
 
 Ray schedules by claimed CPUs. Model actors hold theirs to the end, so if they claimed them all,
 reading would wait for a CPU that never comes free: on two cores, whole-CPU stages hang for ever.
-A part is therefore kept back for the stages that read, decode and write.
+A part is therefore kept back for the stages that read and decode.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ class TaskShare:
 
 @dataclass(frozen=True)
 class Shares:
-    """What each stage claims: CPUs per worker that reads and decodes or writes; the tasks' actors."""
+    """What each stage gets: CPUs per worker that reads and decodes; how many write at once, for which
+    they claim nothing, so that what is labelled is never kept waiting by what is read; the tasks'
+    actors."""
 
     prepare_cpus: float
-    write_cpus: float
+    writers: int
     tasks: dict[str, TaskShare]
 
 
@@ -80,8 +82,7 @@ def _divide(config: Config, nodes: Nodes, blocks: int, part: float) -> Shares:
     asked = config.resources
     small = cpus < 8
     prepare_cpus = asked.prepare_cpus or (0.25 if small else 1.0)
-    write_cpus = min(prepare_cpus, 0.25)
-    kept_back = max(prepare_cpus + write_cpus, cpus / 8 if not gpus else cpus / 2)
+    kept_back = max(prepare_cpus + min(prepare_cpus, 0.25), cpus / 8 if not gpus else cpus / 2)
     share = (cpus - kept_back) / len(config.tasks)
     room = (_sum(nodes, "memory") or 1 << 60) / ACTOR_BYTES / len(config.tasks)
     gpus_each = gpus / len(config.tasks)
@@ -108,7 +109,7 @@ def _divide(config: Config, nodes: Nodes, blocks: int, part: float) -> Shares:
             threads=max(1, round(num_cpus) if num_gpus or not small else round(cpus / actors)),
             batch_s=_first(wish and wish.batch_s, WINDOW_S * (64 if num_gpus else 16)),
         )
-    return Shares(prepare_cpus, write_cpus, tasks)
+    return Shares(prepare_cpus, max(1, int(cpus / 4)), tasks)
 
 
 def nodes_now() -> list[dict[str, float]]:
@@ -141,7 +142,7 @@ def lacking(shares: Shares, nodes: Nodes, *, one_each: bool = False) -> list[str
     actors = {name: 1 if one_each else task.actors for name, task in tasks}
     wanted_cpus = sum(actors[name] * task.num_cpus for name, task in tasks)
     wanted_gpus = sum(actors[name] * task.num_gpus for name, task in tasks)
-    reading = max(shares.prepare_cpus, shares.write_cpus)
+    reading = shares.prepare_cpus
     missing = []
     if wanted_gpus > gpus:
         missing.append(f"the models ask for {wanted_gpus:g} GPUs, the cluster has {gpus:g}")
