@@ -539,8 +539,8 @@ def _open_pcm(source: _Source, container: str, start_s: float = 0.0) -> Sound | 
 
     def blocks() -> Iterator[np.ndarray]:
         step = max(1, BLOCK_SAMPLES // file.channels)
-        while len(block := file.read(step, dtype="float32", always_2d=True)):
-            yield block.T
+        for left in range(file.frames - start, 0, -step):  # asking at the end takes as long again
+            yield file.read(min(left, step), dtype="float32", always_2d=True).T
 
     duration_s = file.frames / file.samplerate
     start = round(start_s * file.samplerate)
