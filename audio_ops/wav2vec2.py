@@ -68,7 +68,7 @@ def norm_each_apart(model: Any) -> None:
         return normed
 
     model.register_forward_pre_hook(keep_lengths, with_kwargs=True)
-    norm.forward = forward
+    norm.forward = forward  # type: ignore[assignment,method-assign]
 
 
 def _norm(config: dict[str, Any]) -> str:
