@@ -282,6 +282,8 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS, or start one on this machine and end it afterwards."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # After Ray's one second the workers that read would be gone when the models are loaded.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
     import ray
 
     address = os.environ.get("RAY_ADDRESS")

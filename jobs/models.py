@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import hashlib
 import os
 import posixpath
@@ -52,7 +53,10 @@ class LabelHere(Label):
                 f"tasks.{name}: the model's process died {births - 1} times in a row without "
                 "labelling a clip; what it said last is in Ray's logs (worker-*.err)"
             )
+        gc.disable()  # what torch and transformers load is there to stay: a fifth of their start
         super().__init__(name, checkpoint=here(checkpoint), ledger=notes, **settings)
+        gc.freeze()
+        gc.enable()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         try:
