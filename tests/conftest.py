@@ -23,6 +23,7 @@ os.environ.update(
     RAY_AUTH_TOKEN=secrets.token_hex(32),
     RAY_USAGE_STATS_ENABLED="0",
     RAY_worker_niceness="0",  # Ray's default of 15 starves its workers beside other work
+    RAY_idle_worker_killing_time_threshold_ms="600000",  # what a run started serves the next one
     RAY_agent_register_timeout_ms="120000",  # Ray's 30 s are few beside other work
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
     HF_HUB_OFFLINE="1",

@@ -33,6 +33,7 @@ from jobs.verify import verify
 TASKS = {"kind": Options(task="audio-classification", model="x")}
 SCHEMA = table_schema(TASKS, NO_COLUMNS)
 PATIENCE_S = 300
+HERE = str(Path(__file__).parent)
 IN_USE = 75
 context = multiprocessing.get_context("forkserver")
 
@@ -218,8 +219,9 @@ def _child(work: Work, send: Signal | None, gate: Any) -> None:
 
 def start(work: Work, send: Signal | None = None, gate: Any = None) -> ForkServerProcess:
     """The same in a process of its own, whose `exitcode` is the run's or less than 0."""
-    if not os.environ.get("PYTHONPATH"):  # the server that the processes are forked from needs it
-        os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if HERE not in paths:  # the server that the processes are forked from preloads nothing else
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, *paths]))
     context.set_forkserver_preload(["faults", "s3fs"])
     process = context.Process(target=_child, args=(work, send, gate), daemon=True)
     process.start()

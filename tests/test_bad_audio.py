@@ -10,6 +10,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import bad_audio
 import numpy as np
@@ -29,9 +30,11 @@ from bad_audio import (
 )
 from runs import Job
 from sounds import encode
+from test_poison import rows
 
 from audio_ops.prepare import prepare
 from jobs.config import Input
+from jobs.read import END_OF_SHARD
 from jobs.sources import PLACE, load_source
 
 
@@ -169,7 +172,27 @@ def pack_parquet(folder: Path) -> str:
     return "parquet"
 
 
+def assert_outcomes(rows: list[dict[str, Any]], one_sample: str) -> None:
+    """Each clip of `sounds()` has its row, and in that what is to become of it."""
+    found = {int((row["member"] or Path(row["source"]).name)[:3]): row for row in rows}
+    assert sorted(found) == list(range(len(sounds()))) and len(rows) == len(found)
+    for number, (name, bad) in enumerate(sounds().items()):
+        expected = one_sample if name == "one sample" else bad.outcome
+        assert (found[number]["error_kind"] or "ok") in expected.split("|"), name
+
+
 @pytest.mark.parametrize("pack", [pack_files, pack_tar, pack_parquet])
+def test_every_bad_clip_of_a_packaging_has_its_row(
+    tmp_path: Path, pack: Callable[[Path], str]
+) -> None:
+    found = rows(Input(path=str(tmp_path), format=pack(tmp_path)))
+    assert_outcomes([row for row in found if row["error_kind"] != END_OF_SHARD], "ok")
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [pack_files, *(pytest.param(p, marks=pytest.mark.chaos) for p in (pack_tar, pack_parquet))],
+)
 def test_in_a_run_every_bad_clip_has_its_row_and_every_good_one_its_label(
     tmp_path: Path, local_ray: None, classifier: Path, pack: Callable[[Path], str]
 ) -> None:
@@ -179,18 +202,11 @@ def test_in_a_run_every_bad_clip_has_its_row_and_every_good_one_its_label(
     assert result.code == 0, result.text
     assert "\x1b" not in result.text and "\u202e" not in result.text
     assert "\\x1b[2J\\n\\u202e" in result.text or pack is not pack_files
-    rows = {
-        int((row["member"] or Path(row["source"]).name)[:3]): row
-        for row in pq.read_table(job.table).to_pylist()
-    }
-    assert sorted(rows) == list(range(len(sounds())))
-    for number, (name, bad) in enumerate(sounds().items()):
-        row = rows[number]
-        expected = "too_short" if name == "one sample" else bad.outcome  # for this model
-        if expected == "ok":
-            assert row["status"] == "ok" and row["kind_label"], name
-        else:
-            assert row["status"] == "error" and row["error_kind"] in expected.split("|"), name
+    found = pq.read_table(job.table).to_pylist()
+    assert_outcomes(found, "too_short")  # for this model
+    for row in found:
+        assert row["status"] == ("error" if row["error_kind"] else "ok")
+        assert bool(row["kind_label"]) == (row["status"] == "ok"), row
 
 
 # --- mutants -------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ def test_a_run_ends_on_a_machine_of_few_cpus(tmp_path: Path, classifier: Path, c
         f"ray.init('local', num_cpus={cpus}, include_dashboard=False, log_to_driver=False,"
         " object_store_memory=128 << 20, logging_level='ERROR');"
         "from jobs.label import exit_with, run;"
-        "code = run(sys.argv[1], ('resources.clips_per_block=2',)); ray.shutdown(); exit_with(code)"
+        "code = run(sys.argv[1], ('resources.clips_per_block=3',)); ray.shutdown(); exit_with(code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(job.config)],

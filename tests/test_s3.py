@@ -206,7 +206,7 @@ def test_a_whole_run_on_s3(
         input={"path": f"s3://{bucket}/audio", "storage_options": s3.options},
         tasks={"kind": {"task": "audio-classification", "model": f"s3://{bucket}/model"}},
         output={"path": f"s3://{bucket}/table", "keep": ["file_name"]},
-        resources={"clips_per_block": 1, "commit_every_s": 0},
+        resources={"clips_per_block": 1, "commit_every_s": 0, "tasks": {"kind": {"actors": 1}}},
     )
     result = job.run()
     assert result.code == 0, result.text

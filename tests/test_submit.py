@@ -86,7 +86,8 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture
 def job(tmp_path: Path, classifier: Path) -> Job:
-    job = Job(tmp_path, classifier, resources={"clips_per_block": 1, "commit_every_s": 0})
+    resources = {"clips_per_block": 1, "commit_every_s": 0, "tasks": {"kind": {"actors": 1}}}
+    job = Job(tmp_path, classifier, resources=resources)
     job.sounds(CLIPS, seconds=4.0)
     return job
 

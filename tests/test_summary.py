@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,12 @@ def test_a_run_that_breaks_says_so_in_its_summary(job: Job, local_ray: None) -> 
 
 
 def test_a_time_limit_ends_a_run_with_what_is_finished(job: Job, local_ray: None) -> None:
+    import ray
+
     job.sounds(2)
     file = job.folder / "summary.json"
-    done = earmark("run", job.config, "--max-runtime", "0.1", "--summary", file)
+    joins = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    done = earmark("run", job.config, "--max-runtime", "0.1", "--summary", file, env=joins)
     assert done.returncode == 0, done.stdout
     assert "stopped (max_runtime): the same command goes on" in done.stdout
     summary = read(file)
