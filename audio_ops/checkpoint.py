@@ -142,7 +142,13 @@ def load_model(
 
     Raises ValueError if it lacks weights: transformers would warn and fill in random ones.
     """
+    import torch
+
     dtype = torch_dtype(options.dtype, device)
+    if dtype == torch.float32:  # else a GPU convolves with 10 bits of mantissa: scores off by 1e-4
+        torch.backends.cudnn.allow_tf32 = False
+    # cuDNN's attention is planned anew for each shape in each thread: for every step of a decoder.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     model, info = load(
         auto,
         checkpoint,

@@ -53,7 +53,7 @@ class Label:
     with nulls and costs nothing.
 
     `batch_s` is the budget of padded audio-seconds for one forward pass. It changes no label, and
-    is halved for good when memory runs out.
+    is cut for good to half of a batch for which memory ran out.
 
     With a `ledger` a clip that kills the process costs itself, if what killed it comes again with
     the same table: see `guarded`. It may be called from several threads.
@@ -85,9 +85,7 @@ class Label:
         self.ledger = ledger
         self.turn = _Turn()
         self.when = _when(options.when)
-        self.model: Model = task.Model(
-            options, checkpoint, "cuda" if torch.cuda.is_available() else "cpu"
-        )
+        self.model: Model = task.Model(options, checkpoint, device())
 
     def __call__(self, table: pa.Table) -> pa.Table:
         clips = self.clips(table)
@@ -232,7 +230,8 @@ class Label:
             if context_is_lost(error):
                 raise
             if _out_of_memory(error):
-                self.batch_s = max(self.batch_s / 2, 1.0)
+                failed_s = len(waveforms) * max(self.model.padded_s(len(w)) for w in waveforms)
+                self.batch_s = max(min(self.batch_s, failed_s / 2), 1.0)
                 failure = ClipError("out_of_memory", f"not enough memory for one window: {error}")
             else:
                 failure = ClipError("model", f"{type(error).__name__}: {error}")
@@ -271,6 +270,13 @@ def _when(expression: str | None) -> When | None:
     from audio_ops.when import When
 
     return When(expression)
+
+
+def device() -> str:
+    """What models run on: the GPU if this process has one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _out_of_memory(error: Exception) -> bool:

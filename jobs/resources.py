@@ -106,7 +106,7 @@ def _divide(config: Config, nodes: Nodes, blocks: int, part: float) -> Shares:
             num_cpus,
             num_gpus,
             threads=max(1, round(num_cpus) if num_gpus or not small else round(cpus / actors)),
-            batch_s=_first(wish and wish.batch_s, WINDOW_S * (64 if num_gpus else 16)),
+            batch_s=_first(wish and wish.batch_s, WINDOW_S * (256 if num_gpus else 16)),
         )
     return Shares(prepare_cpus, write_cpus, tasks)
 

@@ -18,7 +18,7 @@ from checkpoints import tiny_classifier
 from audio_ops.checkpoint import Checkpoint, find_checkpoint
 from audio_ops.classification import Classes
 from audio_ops.decode import ClipError
-from audio_ops.label import Label
+from audio_ops.label import Label, device
 from audio_ops.tasks import Clip
 from audio_ops.tasks import audio_classification as task
 
@@ -40,6 +40,9 @@ PADDED_TOGETHER = {
     "whisper",
     *(f"{t} layer norm" for t in ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")),
 }
+
+if device() != "cpu":  # group norm leaves the padding out
+    PADDED_TOGETHER |= {"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat"}
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from runs import ROOT, Job
 from sounds import tone
 
 from audio_ops.checkpoint import find_checkpoint
+from audio_ops.label import device
 from audio_ops.speech.wer import WordErrors
 from audio_ops.tasks import Clip, load_task
 
@@ -113,7 +114,7 @@ def heard(whisper: Path, reference: str | None, **options: Any) -> dict[str, Any
     )
     checkpoint = find_checkpoint(str(whisper))
     task.check(chosen, checkpoint)
-    model = task.Model(chosen, checkpoint, "cpu")
+    model = task.Model(chosen, checkpoint, device())
     clip = Clip(tone(1.0)[0], 1.0, row={"said": reference})
     windows = model.windows(clip)
     outputs = model([clip.waveform[w.start : w.stop] for w in windows], windows[0].group)

@@ -16,9 +16,10 @@ from checkpoints import tiny_whisper
 from hearing import labeller
 
 from audio_ops.checkpoint import find_checkpoint
+from audio_ops.label import device
 from audio_ops.speech import Heard
 from audio_ops.speech.evidence import compression_ratio
-from audio_ops.speech.whisper import _Growing, _Spoken
+from audio_ops.speech.whisper import LogMel, _Growing, _Spoken
 from audio_ops.tasks import Clip
 from audio_ops.tasks.automatic_speech_recognition import GENERATE, Model, Options, check, columns
 from audio_ops.voice import speech_probability
@@ -54,7 +55,7 @@ def loaded(folder: str, options: str) -> Model:
     chosen = Options(task=TASK, model=folder, **json.loads(options))
     checkpoint = find_checkpoint(folder)
     check(chosen, checkpoint)
-    return Model(chosen, checkpoint, "cpu")
+    return Model(chosen, checkpoint, device())
 
 
 def hear(model: Model, sounds: list[np.ndarray]) -> list[dict[str, Any]]:
@@ -102,6 +103,18 @@ def same_pieces(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], end_s:
     for piece, chunk in zip(ours, theirs, strict=True):
         times = tuple(min(t, end_s) for t in chunk["timestamp"])
         assert (piece["start_s"], piece["end_s"]) == pytest.approx(times, abs=1e-3)
+
+
+def test_log_mel_is_the_feature_extractors() -> None:
+    from transformers import WhisperFeatureExtractor
+
+    for mels in (80, 128):
+        extractor = WhisperFeatureExtractor(feature_size=mels)
+        sounds = [*tones(), np.zeros(RATE, np.float32)]
+        found = LogMel(extractor, device())(sounds, 30 * RATE).cpu()
+        expected = extractor(sounds, sampling_rate=RATE, return_tensors="pt")["input_features"]
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() < 1e-4
 
 
 def test_tiny_en_knows_the_recordings(tiny_en: Path, recorded: dict[str, np.ndarray]) -> None:
@@ -250,12 +263,13 @@ def test_the_score_is_the_geometric_mean_probability_of_the_tokens(
     model = whisper(tiny_en)
     family, sound = model.family, recorded["clone-test"]
     (label,) = hear(model, [sound])
-    features = family.extractor(sound, sampling_rate=RATE, return_tensors="pt").input_features
+    features = family.extractor(sound, sampling_rate=RATE, return_tensors="pt").to(device())
     start = [50257, 50362]
     spoken = [*family.tokenizer.encode(" " + label["text"], add_special_tokens=False), 50256]
     with torch.no_grad():
         logits = family.model(
-            input_features=features, decoder_input_ids=torch.tensor([start + spoken[:-1]])
+            **features,
+            decoder_input_ids=torch.tensor([start + spoken[:-1]], device=device()),
         ).logits[0, 1:]
     logits[:, family.model.generation_config.suppress_tokens] = -torch.inf
     logits[0, family.model.generation_config.begin_suppress_tokens] = -torch.inf

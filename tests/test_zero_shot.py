@@ -13,7 +13,7 @@ from checkpoints import tiny_clap
 
 from audio_ops.checkpoint import Checkpoint, find_checkpoint
 from audio_ops.decode import ClipError
-from audio_ops.label import Label
+from audio_ops.label import Label, device
 from audio_ops.tasks import Clip
 from audio_ops.tasks import zero_shot_audio_classification as task
 
@@ -90,7 +90,7 @@ def test_log_mel_is_the_feature_extractors(folder: Path, padding: str) -> None:
     extractor = ClapFeatureExtractor.from_pretrained(folder, padding=padding)
     silence = np.zeros(RATE, np.float32)
     sounds = [sound(10), sound(4.9, 100), sound(0.01), silence, 1e-4 * sound(3, 5000)]
-    found = task.LogMel(extractor, "cpu")(sounds)
+    found = task.LogMel(extractor, device())(sounds).cpu()
     expected = extractor(sounds, sampling_rate=RATE, return_tensors="pt")["input_features"]
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < 1e-4

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audio_ops.checkpoint import Checkpoint, load, load_model
+from audio_ops.fbank import compute_on
 from audio_ops.speech import Piece, Transcript, geometric_mean
 from audio_ops.tasks import Clip, Window
-from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP, is_masked, shortest
+from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP, hears_padded, shortest
 
 if TYPE_CHECKING:
     from audio_ops.tasks.automatic_speech_recognition import Options
@@ -175,7 +176,7 @@ class Model:
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
         from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
-        self.extractor = load(AutoFeatureExtractor, checkpoint, options)
+        self.extractor = compute_on(device, load(AutoFeatureExtractor, checkpoint, options))
         self.tokenizer = load(AutoTokenizer, checkpoint, options)
         self.model = load_model(AutoModelForCTC, checkpoint, options, device)
         self.device, self.dtype = device, self.model.dtype
@@ -197,7 +198,7 @@ class Model:
         self.chunks = _Chunks.of(options, checkpoint)
         self.timestamps = options.timestamps
         is_parakeet = self.model_type == "parakeet_ctc"
-        self.equal_lengths = not (is_parakeet or is_masked(config))
+        self.equal_lengths = not (is_parakeet or hears_padded(self.model, config, device))
         # Parakeet's extractor divides by its mel frames less one.
         self.shortest: int = 2 * self.extractor.hop_length if is_parakeet else shortest(config)
 

@@ -10,13 +10,16 @@ words.
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Hashable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from audio_ops.checkpoint import Checkpoint, load, load_model
+from audio_ops.fbank import compute_on
 from audio_ops.segment import cut_at_quiet
 from audio_ops.speech import Heard, Piece, Transcript, geometric_mean, join_heard
 from audio_ops.tasks import Clip, Window
@@ -70,9 +73,11 @@ class Model:
     language: str | None = None
 
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
-        self.extractor, self.tokenizer = self._processors(checkpoint, options)
+        extractor, self.tokenizer = self._processors(checkpoint, options)
+        self.extractor = compute_on(device, extractor)
         self.model = load_model(self._class(), checkpoint, options, device)
         self.device, self.dtype = device, self.model.dtype
+        self.generating = threading.Lock() if device != "cpu" else nullcontext()  # see whisper.py
         self.sample_rate = sample_rate(options, checkpoint)
         config = checkpoint.json("config.json")
         self.max_s = MAX_S.get(config["model_type"], 0.0)
@@ -134,7 +139,7 @@ class Model:
             batches = [[n] for n in long]
         for batch in batches:
             sounds = [waveforms[n] for n in batch]
-            with torch.random.fork_rng(), torch.inference_mode():
+            with self.generating, torch.random.fork_rng(), torch.inference_mode():
                 torch.manual_seed(zlib.crc32(sounds[0].tobytes()))
                 for n, said in zip(batch, self._heard(sounds), strict=True):
                     heard[n] = said
@@ -212,7 +217,7 @@ class Chosen:
         self.prompt = self.prompt or input_ids.shape[1]
         if self.beams > 1:
             values, tokens = scores.float().topk(min(self.kept, scores.shape[1]))
-            self.best.append((values.cpu(), tokens.cpu()))
+            self.best.append((values, tokens))
         else:
             self._keep(input_ids)
             self.scores = scores
@@ -233,6 +238,7 @@ class Chosen:
         generated = sequences[:, self.prompt :].tolist()
         if self.beams > 1:
             assert beam_indices is not None
+            self.best = [(values.cpu(), tokens.cpu()) for values, tokens in self.best]
             each = [
                 [
                     self._of_beam(step, beam, token)

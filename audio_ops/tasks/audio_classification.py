@@ -23,8 +23,9 @@ from audio_ops.classification import (
     Windowing,
     classification_columns,
 )
+from audio_ops.fbank import compute_on
 from audio_ops.tasks import Clip, WantsSpeech, Window
-from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP, is_masked, shortest
+from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP, hears_padded, shortest
 
 # transformers' MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES, which takes a second to import;
 # tests/test_audio_classification.py holds the two equal.
@@ -109,7 +110,7 @@ class Model:
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
         from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-        self.extractor = load(AutoFeatureExtractor, checkpoint, options)
+        self.extractor = compute_on(device, load(AutoFeatureExtractor, checkpoint, options))
         self.model = load_model(AutoModelForAudioClassification, checkpoint, options, device)
         self.device, self.dtype = device, self.model.dtype
 
@@ -117,7 +118,9 @@ class Model:
         self.sample_rate = sample_rate(options, checkpoint)
         self.windowing = _windowing(options, checkpoint)
         self.fixed_samples = _fixed_samples(config, checkpoint.extractor_settings())
-        self.equal_lengths = self.fixed_samples is None and not is_masked(config)
+        self.equal_lengths = self.fixed_samples is None and not hears_padded(
+            self.model, config, device
+        )
         # The extractor's own default is what the pipeline feeds to one clip; a mask of ones
         # changes nothing there, and batches of unequal length need it.
         self.padding: dict[str, Any] = {}
