@@ -49,7 +49,7 @@ def norm_each_apart(model: Any) -> None:
     import torch
 
     layers = getattr(getattr(model.base_model, "feature_extractor", None), "conv_layers", [None])
-    norm = getattr(layers[0], "layer_norm", None)
+    norm: Any = getattr(layers[0], "layer_norm", None)
     if not isinstance(norm, torch.nn.GroupNorm):
         return
     (kernel,), (stride,) = layers[0].conv.kernel_size, layers[0].conv.stride
@@ -68,7 +68,7 @@ def norm_each_apart(model: Any) -> None:
         return normed
 
     model.register_forward_pre_hook(keep_lengths, with_kwargs=True)
-    norm.forward = forward  # type: ignore[assignment,method-assign]
+    layers[0].layer_norm.forward = forward
 
 
 def _norm(config: dict[str, Any]) -> str:
