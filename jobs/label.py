@@ -27,7 +27,7 @@ from audio_ops.checkpoint import Checkpoint
 from audio_ops.tasks import load_task
 from jobs.config import Config, ConfigError, find_models, find_source, load_config
 from jobs.console import Console
-from jobs.models import all_work, start_ledger
+from jobs.models import end_ledger, start_ledger
 from jobs.plan import COMMITTED, Plan, difference, fingerprint, plan, plan_shards, settings
 from jobs.progress import Progress
 from jobs.resources import CannotRun, Shares, nodes_now, nodes_to_come, share_out
@@ -136,7 +136,7 @@ def label_what_is_new(
                 commit_as_it_comes(
                     table, written, progress, stop, config.resources.commit_every_s, shares
                 )
-                summary.worked(all_work(ledger))
+                summary.worked(end_ledger(ledger))
         console.progress("compacting the table")
         table.tidy()
     finally:
@@ -162,11 +162,10 @@ def pipeline(
 
     from jobs.metrics import LabelHere, read, write_rows
 
-    work = blocks(todo.todo, config)
+    nodes = nodes_now()
+    work = blocks(todo.todo, config, least=256 if any(node.get("GPU") for node in nodes) else 16)
     sharded = load_source(config.input.format).SHARDED  # then there will be more of them
-    shares = share_out(
-        config, nodes_now(), 1 << 30 if sharded else len(work), may_come=nodes_to_come()
-    )
+    shares = share_out(config, nodes, 1 << 30 if sharded else len(work), may_come=nodes_to_come())
     rates = {
         name: load_task(options.task).sample_rate(options, checkpoints[name])
         for name, options in config.tasks.items()
@@ -340,12 +339,13 @@ def refuse_other_labels(
         )
 
 
-def blocks(todo: pa.Table, config: Config) -> list[pa.Table]:
-    """The plan in blocks: what travels together, and so how often something can be committed.
+def blocks(todo: pa.Table, config: Config, least: int = 16) -> list[pa.Table]:
+    """The plan in blocks: what travels together, and so how often something can be committed, and
+    how many clips a model gets at once: GPUs want more.
 
     What is best read together (`_unit`) stays together, however large it is.
     """
-    size = config.resources.clips_per_block or min(256, max(16, len(todo) // 64))
+    size = config.resources.clips_per_block or min(256, max(least, len(todo) // 64))
     if load_source(config.input.format).SHARDED:
         size = 1
     todo = todo.combine_chunks()

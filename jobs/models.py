@@ -158,11 +158,16 @@ class _Ledger:
         self.ledger.worked.remote(self.actor, self.task, work)
 
 
-def all_work(ledger: Any) -> dict[str, list[Work]]:
-    """What each task's actors have done. Raises Ray's GetTimeoutError if nobody knows."""
+def end_ledger(ledger: Any) -> dict[str, list[Work]]:
+    """What each task's actors have done, or nothing if nobody knows any more."""
     import ray
 
-    work: dict[str, list[Work]] = ray.get(ledger.all_work.remote(), timeout=30)
+    try:
+        work: dict[str, list[Work]] = ray.get(ledger.all_work.remote(), timeout=30)
+    except ray.exceptions.RayError:
+        traceback.print_exc()
+        return {}
+    ray.kill(ledger)  # it would outlive a run that has joined another's Ray
     return work
 
 
