@@ -669,7 +669,7 @@ def _cpu() -> str:
 ROWS = {row.__name__: row for row in (whisper, classify, packaging, decode, planning, mountain)}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m jobs.bench", description=__doc__.splitlines()[0]
     )  # type: ignore[union-attr]
@@ -688,15 +688,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown:
         parser.error(f"expected rows of {', '.join(ROWS)}, found {', '.join(sorted(unknown))}")
     began = time.monotonic()
+    failed = False
     for name in options.rows or ROWS:
-        ROWS[name](options)
+        try:
+            ROWS[name](options)
+        except RuntimeError as error:  # the other rows are worth having all the same
+            say(f"error: {name}: {error}")
+            failed = True
     if TARGETS:
         TABLES.append(("Targets", ["what", "measured", "wanted", "met"], TARGETS))
         show(*TABLES[-1])
     say(f"{(time.monotonic() - began) / 60:.1f} minutes")
     if options.markdown:
         Path(options.markdown).write_text(markdown(), encoding="utf-8")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

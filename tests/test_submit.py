@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -218,9 +219,15 @@ def scraped(address: str) -> Iterator[tuple[str, float]]:
 
 
 def test_what_is_uploaded_is_small(tmp_path: Path) -> None:
-    """Only what runs: neither the environment nor the demo's output nor git's own files."""
+    """Only what runs: neither the environment nor tests, the demo's output or git's own files."""
+    from ray._private.ray_constants import get_runtime_env_default_excludes
     from ray._private.runtime_env.packaging import create_package
 
     package = tmp_path / "package.zip"
-    create_package(str(ROOT), package, include_gitignore=True, excludes=[])
-    assert package.stat().st_size < 2 << 20
+    excludes = [*get_runtime_env_default_excludes(), "tests", "demo"]  # as `make submit` has it
+    create_package(str(ROOT), package, include_gitignore=True, excludes=excludes)
+    assert package.stat().st_size < 1 << 20
+    with zipfile.ZipFile(package) as uploaded:
+        folders = {name.partition("/")[0] for name in uploaded.namelist()}
+    assert {"jobs", "audio_ops", "configs"} <= folders
+    assert not {".git", ".venv", "tests", "demo"} & folders
