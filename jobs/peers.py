@@ -65,8 +65,8 @@ def pipeline_as_it_comes(work: Work) -> Done:
     return _pipeline(work, work.files)
 
 
-def pipeline_at_its_best(work: Work) -> Done:
-    """The same: greedy, batched, sorted by length, in the fastest format."""
+def pipeline_batched(work: Work) -> Done:
+    """The same at its best for Whisper: greedy, batched, sorted by length, in the fastest format."""
     best: dict[str, Any] = {"dtype": fastest_dtype(), "batch_size": BATCH}
     if work.task == "automatic-speech-recognition":
         best["generate_kwargs"] = {"num_beams": 1}
@@ -251,7 +251,7 @@ PEERS = {
     peer.__name__: peer
     for peer in (
         pipeline_as_it_comes,
-        pipeline_at_its_best,
+        pipeline_batched,
         bare_loop,
         ray_data,
         daft,

@@ -66,12 +66,11 @@ def test_figures_are_medians_of_the_rounds_that_have_them() -> None:
     assert median.speed == 5.0 and median.ready_s is None
 
 
-def test_word_errors_are_counted_over_the_clips_with_a_reference(tmp_path: Path) -> None:
-    link = tmp_path / "link.wav"
-    link.symlink_to(tmp_path / "one.wav")
-    references = {str(tmp_path / "one.wav"): "My dog, it barks!"}
-    said = {str(link): {"it_text": "my dog bark"}, "/other.wav": {"it_text": "anything"}}
+def test_word_errors_are_counted_over_the_clips_with_a_reference() -> None:
+    references = {"/one.wav": "My dog, it barks!"}
+    said = {"/one.wav": {"it_text": "my dog bark"}, "/other.wav": {"it_text": "anything"}}
     assert bench.word_error_rate(said, references) == 2 / 4
+    assert bench.word_error_rate({"/one.wav": {"text": "My dog barks"}}, references) == 2 / 4
     assert bench.word_error_rate({"/other.wav": "anything"}, references) is None
 
 
