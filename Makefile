@@ -14,7 +14,7 @@ test: $(VENV)/ready
 chaos: $(VENV)/ready
 	$(BIN)/python -m pytest -m chaos
 
-# All rows take three quarters of an hour; ARGS="whisper --clips 0", for one, take their own time.
+# All rows take the better part of an hour; ARGS="decode planning", for two of them, a minute.
 bench: $(VENV)/bench
 	$(BIN)/python -m jobs.bench $(ARGS)
 
