@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import io
 import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from jobs import testbed
@@ -46,7 +48,7 @@ PACKAGES = ("torch", "transformers", "ray", "daft", "faster-whisper")
 class Took:
     """What one process and all that it started took."""
 
-    began: float  # time.monotonic
+    began: float  # time.time
     wall_s: float
     cpu_s: float
     peak_bytes: int  # of all together, shared pages counted once
@@ -64,7 +66,6 @@ class Outcome:
     first_row_s: float | None = None
     padding: float | None = None
     labels: Mapping[str, Any] | None = None
-    note: str = ""
 
     @property
     def speed(self) -> float:
@@ -86,7 +87,7 @@ def measured(command: Sequence[str], **options: Any) -> Took:
     # What loses its parent becomes our child: nothing escapes the count.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     me, cpu_s = psutil.Process(), {}
-    began, wall_s, code = time.monotonic(), 0.0, None
+    began, started, wall_s, code = time.time(), time.monotonic(), 0.0, None
     weighed, peak, own_peak = 0.0, 0, 0
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         first = subprocess.Popen(
@@ -111,7 +112,7 @@ def measured(command: Sequence[str], **options: Any) -> Took:
             with suppress(ChildProcessError):
                 while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                     if ended[0] == first.pid:
-                        wall_s = time.monotonic() - began
+                        wall_s = time.monotonic() - started
                         code = first.returncode = os.waitstatus_to_exitcode(ended[1])
             if not alive and code is not None:
                 break
@@ -146,14 +147,13 @@ def peer(name: str, sample: Sample, model: Path, task: str) -> Way:
         )
         done = json.loads((folder / "work.done").read_text())
         rows = sorted(path.stat().st_mtime for path in (folder / "out").rglob("*.parquet"))
-        since = time.time() - time.monotonic() + took.began
         ready_s = done["ready"] - took.began
         return Outcome(
             sample.audio_s,
             took,
             ready_s,
             sample.audio_s / (took.wall_s - ready_s),
-            first_row_s=rows[0] - since if rows else None,
+            first_row_s=rows[0] - took.began if rows else None,
             padding=1 - sample.audio_s / done["padded_s"] if done["padded_s"] else None,
             labels={names[name]: said for name, said in done["labels"].items()},
         )
@@ -165,15 +165,12 @@ def earmark(sample: Sample, kind: str = "files", **task: Any) -> Way:
     """`earmark run` with one task, on the sample as files, tars or Parquet."""
 
     def way(folder: Path) -> Outcome:
-        names = testbed.copied(sample.files, folder / "audio")
+        audio = {"path": str(folder / "audio"), "format": kind}
         if kind != "files":
-            shutil.rmtree(folder / "audio")
             testbed.packed(sample.files, folder / "audio", kind)
-        outcome = job(folder, {"path": str(folder / "audio"), "format": kind}, task)
-        if kind != "files":
-            return outcome
-        import pyarrow.parquet as pq
-
+            return job(folder, audio, task)
+        names = testbed.copied(sample.files, folder / "audio")
+        outcome = job(folder, audio, task)
         rows = pq.read_table(folder / "table").to_pylist()
         return replace(outcome, labels={names[row["source"]]: row for row in rows})
 
@@ -195,13 +192,12 @@ def job(folder: Path, audio: Mapping[str, Any], task: Mapping[str, Any]) -> Outc
     model = (found["models"] or {}).get("it", {})
     commits = sorted((folder / "table" / "_delta_log").glob("*.json"))
     labelled = next((path for path in commits if '"add"' in path.read_text()), None)
-    since = time.time() - time.monotonic() + took.began
     return Outcome(
         found["audio_hours"] * 3600,
         took,
         model.get("ready_after_s"),
         model.get("times_real_time"),
-        first_row_s=labelled.stat().st_mtime - since if labelled else None,
+        first_row_s=labelled.stat().st_mtime - took.began if labelled else None,
         padding=model.get("padding"),
     )
 
@@ -250,8 +246,7 @@ def by_turns(
         for row, one in zip(rows, medians.values(), strict=True):
             row.append(_shown(word_error_rate(one.labels or {}, references), ".1%"))
     audio_s = next(iter(medians.values())).audio_s
-    TABLES.append((f"{title}: {audio_s:.0f} s of sound", header, rows))
-    show(*TABLES[-1])
+    show(f"{title}: {audio_s:.0f} s of sound", header, rows)
     return medians
 
 
@@ -369,7 +364,7 @@ def classify(options: argparse.Namespace) -> None:
         if task.startswith("zero-shot"):
             asked["candidate_labels"] = list(testbed.CANDIDATE_LABELS)
         else:
-            asked["function_to_apply"] = "none"
+            asked["function_to_apply"] = "none"  # logits, of both
         ways = {
             "Earmark": earmark(sample, **asked),
             "transformers pipeline, as it comes": peer("pipeline_as_it_comes", sample, model, task),
@@ -384,29 +379,19 @@ def classify(options: argparse.Namespace) -> None:
 
 
 def _agreement(ours: Outcome, theirs: Outcome, task: str) -> str:
-    """How often both have one top label, and the largest difference of a score (or logit)."""
+    """How often both have one top label, and the largest difference of a score."""
     tops, largest = [], 0.0
     rows = ours.labels or {}
     for name, scores in (theirs.labels or {}).items():
-        row = rows[name]
-        mine = dict(zip(row["it_labels"], row["it_scores"], strict=True))
+        mine = dict(zip(rows[name]["it_labels"], rows[name]["it_scores"], strict=True))
         tops.append(max(mine, key=mine.__getitem__) == scores[0]["label"])
-        if task.startswith("zero-shot"):
-            pairs = [(mine[one["label"]], one["score"]) for one in scores]
-        else:  # the pipeline's are probabilities
-            exponentials = {
-                label: np.exp(value - max(mine.values())) for label, value in mine.items()
-            }
-            total = sum(exponentials.values())
-            pairs = [(exponentials[one["label"]] / total, one["score"]) for one in scores]
-        largest = max(largest, *(abs(left - right) for left, right in pairs))
-    return f"same top label {np.mean(tops):.0%}, largest difference of a probability {largest:.1e}"
+        largest = max(largest, *(abs(mine[one["label"]] - one["score"]) for one in scores))
+    kind = "probability" if task.startswith("zero-shot") else "logit"
+    return f"same top label {np.mean(tops):.0%}, largest difference of a {kind} {largest:.1e}"
 
 
 def decode(options: argparse.Namespace) -> None:
     """Decoding and resampling to 16 kHz alone, on one core, by format and rate."""
-    import io
-
     import av
     import soundfile
     import soxr
@@ -460,7 +445,7 @@ def decode(options: argparse.Namespace) -> None:
             clips = encoded(rate, container, codec)
             audio_s = len(speech) / rate_of_speech
             speeds: dict[str, list[float]] = {name: [] for name in decoders}
-            for _ in range(max(3, options.rounds)):
+            for _ in range(options.rounds):
                 for name, decoder in decoders.items():
                     before = time.process_time()
                     for clip in clips:
@@ -474,8 +459,7 @@ def decode(options: argparse.Namespace) -> None:
             rows.append([what, *(f"{speed:.0f}" for speed in medians.values()), f"{ratio:.2f}"])
             if rate == 48_000 and container != "OGG":
                 target(f"{what} → 16 kHz / the better decoder", ratio, 0.9)
-    TABLES.append(("Decoding to 16 kHz mono, × real time of one core (CPU time)", header, rows))
-    show(*TABLES[-1])
+    show("Decoding to 16 kHz mono, × real time of one core (CPU time)", header, rows)
 
 
 def planning(options: argparse.Namespace) -> None:
@@ -495,8 +479,7 @@ def planning(options: argparse.Namespace) -> None:
     target(
         "plan of 1,000,000 clips, memory", took.peak_bytes / 2**30, 1.0, at_most=True, unit="GiB"
     )
-    TABLES.append(("Planning", ["what", "wall s", "CPU-s", "GiB"], rows))
-    show(*TABLES[-1])
+    show("Planning", ["what", "wall s", "CPU-s", "GiB"], rows)
 
 
 def mountain(options: argparse.Namespace) -> None:
@@ -527,8 +510,7 @@ def mountain(options: argparse.Namespace) -> None:
         unit="MiB",
     )
     header = ["what", "wall s", "CPU-s", "GiB", "clips/s", "steady clips/s", "driver MiB"]
-    TABLES.append(("The whole job, a model that costs nothing", header, rows))
-    show(*TABLES[-1])
+    show("The whole job, a model that costs nothing", header, rows)
 
 
 def _nothing() -> dict[str, Any]:
@@ -541,12 +523,10 @@ def _cost(what: str, took: Took) -> list[str]:
 
 def committed(folder: Path, count: int) -> dict[str, Any]:
     """Make `count` files and a table in which all of them are labelled; returns the input."""
-    import pyarrow as pa
-
     from jobs.config import find_models, load_config
     from jobs.plan import COMMITTED, fingerprint, plan, settings
     from jobs.sources import load_source
-    from jobs.table import Table, table_schema, write_rows
+    from jobs.table import RUN, Table, table_schema, write_rows
 
     (folder / "audio").mkdir()
     for number in range(count):
@@ -562,12 +542,7 @@ def committed(folder: Path, count: int) -> dict[str, Any]:
     found = load_source("files").find(config.input, lambda _: None, pa.schema([]))
     todo = plan(found, table.rows(COMMITTED), fingerprint(labels), retry_errors=False).todo
     for field in schema:
-        if field.name not in todo.column_names and field.name not in (
-            "status",
-            "run_id",
-            "fingerprint",
-            "labelled_at",
-        ):
+        if field.name not in (*todo.column_names, "status", *RUN.names):
             todo = todo.append_column(field, pa.nulls(len(todo), field.type))
     table.acquire("made", schema, labels)
     for at in range(0, count, 25_000):
@@ -588,28 +563,17 @@ def committed(folder: Path, count: int) -> dict[str, Any]:
 
 def plan_a_million() -> None:
     """Found minus committed, where all is committed."""
-    import pyarrow as pa
-
     from jobs.plan import clip_ids, plan
     from jobs.sources import PLACE
 
     count = 1_000_000
-    texts = {
-        "source": [
-            f"s3://bucket/speech/{number % 1000:03}/{number:09}.wav" for number in range(count)
-        ],
-        "source_version": [f"{number}-1700000000" for number in range(count)],
+    columns = {
+        "source": [f"s3://bucket/speech/{n % 1000:03}/{n:09}.wav" for n in range(count)],
+        "source_version": [f"{n}-1700000000" for n in range(count)],
+        "offset_s": np.zeros(count),
     }
     found = pa.table(
-        [
-            pa.array(texts[field.name])
-            if field.name in texts
-            else pa.array(np.zeros(count))
-            if field.name == "offset_s"
-            else pa.nulls(count, field.type)
-            for field in PLACE
-        ],
-        schema=PLACE,
+        [columns.get(field.name, pa.nulls(count, field.type)) for field in PLACE], schema=PLACE
     )
     done = found.add_column(0, "clip_id", clip_ids(found))
     done = done.append_column("status", pa.array(["ok"] * count))
@@ -625,7 +589,9 @@ def _shown(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def show(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """Say a table, and keep it for `markdown`."""
+    TABLES.append((title, header, rows))
     say(f"\n{title}\n")
     widths = [max(len(row[n]) for row in [header, *rows]) for n in range(len(header))]
     for row in [header, *rows]:
@@ -694,8 +660,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(f"error: {name}: {error}")
             failed = True
     if TARGETS:
-        TABLES.append(("Targets", ["what", "measured", "wanted", "met"], TARGETS))
-        show(*TABLES[-1])
+        show("Targets", ["what", "measured", "wanted", "met"], TARGETS)
     say(f"{(time.monotonic() - began) / 60:.1f} minutes")
     if options.markdown:
         Path(options.markdown).write_text(markdown(), encoding="utf-8")

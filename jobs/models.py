@@ -44,6 +44,8 @@ class LabelHere(Label):
     too often without labelling anything: then it is the model, and not a clip.
     """
 
+    ledger: _Ledger
+
     def __init__(self, *, name: str, checkpoint: Checkpoint, ledger: Any, **settings: Any):
         import ray
 
@@ -58,13 +60,12 @@ class LabelHere(Label):
         super().__init__(name, checkpoint=here(checkpoint), ledger=notes, **settings)
         gc.freeze()
         gc.enable()
-        self.notes = notes
 
     def __call__(self, table: pa.Table) -> pa.Table:
         since = time.time()
         try:
             labelled = super().__call__(table)
-            self.notes.worked(Work(since, time.time(), self.heard_s, self.padded_s))
+            self.ledger.worked(Work(since, time.time(), self.heard_s, self.padded_s))
             return labelled
         except Exception as error:
             if not context_is_lost(error):
@@ -90,9 +91,8 @@ class Ledger:
         self.at_hand: dict[str, tuple[Sequence[str], bool]] = {}  # by call
         self.deaths: dict[str, dict[str, int]] = {}  # by call and clip
         self.births: Counter[str] = Counter()  # by actor, since it last labelled something
-        self.work: dict[
-            str, dict[str, Work]
-        ] = {}  # by task and actor; of a dead one, its last life
+        # By task and actor; of one that died, its last life.
+        self.work: dict[str, dict[str, Work]] = {}
 
     def born(self, actor: str) -> int:
         self.births[actor] += 1

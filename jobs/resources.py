@@ -82,6 +82,7 @@ def _divide(config: Config, nodes: Nodes, blocks: int, part: float) -> Shares:
     asked = config.resources
     small = cpus < 8
     prepare_cpus = asked.prepare_cpus or (0.25 if small else 1.0)
+    # A worker that reads, and a little more: where they are small, a second one.
     kept_back = max(prepare_cpus + min(prepare_cpus, 0.25), cpus / 8 if not gpus else cpus / 2)
     share = (cpus - kept_back) / len(config.tasks)
     room = (_sum(nodes, "memory") or 1 << 60) / ACTOR_BYTES / len(config.tasks)

@@ -63,14 +63,7 @@ class Summary:
         that they were given and how much of that was padding, and from an actor's first clip to its
         last, how many times real time all actors were together."""
         self.document["models"] = {
-            task: {
-                "actors": len(actors),
-                "ready_after_s": round(min(one.since for one in actors) - self.started_at, 3),
-                "heard_s": (heard_s := sum(one.heard_s for one in actors)),
-                "padding": 1 - heard_s / (sum(one.padded_s for one in actors) or 1.0),
-                "times_real_time": sum(one.heard_s / (one.until - one.since) for one in actors),
-            }
-            for task, actors in work.items()
+            task: _models(actors, self.started_at) for task, actors in work.items()
         }
 
     def look_at(self, table: Table, config: Config, console: Console) -> None:
@@ -118,6 +111,19 @@ class Summary:
             content = json.dumps(self.document, indent=1, default=str, ensure_ascii=False)
             Path(temporary).write_text(f"{content}\n", encoding="utf-8")
             os.replace(temporary, file)
+
+
+def _models(actors: Sequence[Work], started_at: float) -> dict[str, Any]:
+    heard_s, padded_s = sum(one.heard_s for one in actors), sum(one.padded_s for one in actors)
+    return {
+        "actors": len(actors),
+        "ready_after_s": round(min(one.since for one in actors) - started_at, 3),
+        "heard_s": heard_s,
+        "padding": 1 - heard_s / padded_s if padded_s else 0.0,
+        "times_real_time": sum(
+            one.heard_s / (one.until - one.since) for one in actors if one.until > one.since
+        ),
+    }
 
 
 def _counts(progress: Progress | None, plan: Plan | None, elapsed_s: float) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from test_evaluate import clip, make
 from jobs.config import Drift
 from jobs.drift import beyond, drift, statistics
 from jobs.label import main, seconds
+from jobs.models import Work
+from jobs.summary import Summary
 
 COUNTS = ("found", "done", "labelled", "ok", "partial", "failed", "left")
 
@@ -65,6 +67,16 @@ def test_a_summary_tells_what_the_run_came_to(job: Job, local_ray: None) -> None
     assert 0 < models["ready_after_s"] < summary["seconds"] and 1 <= models["actors"] <= 2
     assert models["times_real_time"] > summary["times_real_time"]  # start-up is no part of it
     assert summary["versions"]["ray"] and summary["versions"]["python"]
+
+
+def test_actors_that_heard_nothing_in_no_time_are_no_error(tmp_path: Path) -> None:
+    summary = Summary("run", "job.yaml", tmp_path / "log")
+    summary.worked({"kind": [Work(5.0, 5.0, 0.0, 0.0), Work(5.0, 7.0, 6.0, 8.0)]})
+    models = summary.document["models"]["kind"]
+    assert (models["actors"], models["padding"], models["times_real_time"]) == (2, 0.25, 3.0)
+    summary.worked({"kind": [Work(5.0, 5.0, 0.0, 0.0)]})
+    models = summary.document["models"]["kind"]
+    assert (models["padding"], models["times_real_time"]) == (0.0, 0.0)
 
 
 def test_a_run_with_nothing_to_do_writes_its_summary_and_nothing_into_the_table(
