@@ -57,7 +57,7 @@ def prepare(
     want_speech: Speech = "never",
     long_s: float = 30.0,
     max_batch_bytes: int = 64 << 20,
-    max_batch_clips: int = 16,
+    max_batch_clips: int = 64,
     lost: Mapping[str, ClipError] = NONE_LOST,
     decoded: Callable[[float], None] = lambda _: None,
 ) -> Iterator[pa.Table]:
@@ -207,14 +207,20 @@ class _Samples:
         self._count = 0
 
     def add(self, samples: np.ndarray) -> None:
+        if not self._count and len(samples) >= len(self._data) - 1:  # all of it: needs no copy
+            self._data, self._count = samples, len(samples)
+            return
         end = self._count + len(samples)
         if end > len(self._data):
+            if not self._data.flags.owndata:
+                self._data = self._data.copy()
             self._data.resize(max(end, len(self._data) * 5 // 4), refcheck=False)
         self._data[self._count : end] = samples
         self._count = end
 
     def whole(self) -> np.ndarray:
-        self._data.resize(self._count, refcheck=False)
+        if self._count < len(self._data):
+            self._data.resize(self._count, refcheck=False)
         return self._data
 
 

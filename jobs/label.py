@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 OK, FAILED, BAD_CONFIG, IN_USE = 0, 1, 2, 75  # and 3, 4 of `Progress.finish`
 CRASHES_BEFORE_GIVING_UP = 3
+CLIPS_WORTH_AN_ACTOR = 32  # it takes the time of so many short ones to start
 
 
 def run(
@@ -165,7 +166,8 @@ def pipeline(
     nodes = nodes_now()
     work = blocks(todo.todo, config, least=256 if any(node.get("GPU") for node in nodes) else 16)
     sharded = load_source(config.input.format).SHARDED  # then there will be more of them
-    shares = share_out(config, nodes, 1 << 30 if sharded else len(work), may_come=nodes_to_come())
+    worth = 1 << 30 if sharded else min(len(work), len(todo.todo) // CLIPS_WORTH_AN_ACTOR)
+    shares = share_out(config, nodes, worth, may_come=nodes_to_come())
     rates = {
         name: load_task(options.task).sample_rate(options, checkpoints[name])
         for name, options in config.tasks.items()
@@ -341,15 +343,18 @@ def refuse_other_labels(
 
 def blocks(todo: pa.Table, config: Config, least: int = 16) -> list[pa.Table]:
     """The plan in blocks: what travels together, and so how often something can be committed, and
-    how many clips a model gets at once: GPUs want more.
+    how many clips a model gets at once: GPUs want more. The first one comes in quarters, so that
+    the first labels come soon.
 
     What is best read together (`_unit`) stays together, however large it is.
     """
-    size = config.resources.clips_per_block or min(256, max(least, len(todo) // 64))
+    asked = config.resources.clips_per_block
+    size = asked or min(256, max(least, len(todo) // 64))
     if load_source(config.input.format).SHARDED:
-        size = 1
+        asked = size = 1
     todo = todo.combine_chunks()
-    cuts = list(range(0, len(todo), size))
+    quarters = [] if asked else [size // 4 * n for n in (1, 2, 3) if size // 4 * n < len(todo)]
+    cuts = sorted({*quarters, *range(0, len(todo), size)})
     if "_unit" in todo.column_names:
         units = todo["_unit"].to_numpy()
         firsts = np.flatnonzero(np.diff(units, prepend=-1))  # the first row of each unit

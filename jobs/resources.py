@@ -49,24 +49,24 @@ class Shares:
     tasks: dict[str, TaskShare]
 
 
-def share_out(config: Config, nodes: Nodes, blocks: int = 1 << 30, may_come: Nodes = ()) -> Shares:
+def share_out(config: Config, nodes: Nodes, worth: int = 1 << 30, may_come: Nodes = ()) -> Shares:
     """Divide what the cluster's nodes have (see `nodes_now`) among the stages.
 
     Without GPUs a task gets an actor of one thread per CPU: decoding text step by step is many
     small operations, over which a second thread gains little, and waits for ever if another
-    process has its core. Fewer, wider ones where memory is short or there are fewer `blocks`.
+    process has its core. Fewer, wider ones where memory is short or no more are `worth` their start.
     An actor has one node: claims that nobody asked for shrink until all have room.
 
     Raises CannotRun, saying what is missing, if the config's own figures do not fit, on the nodes
     that an autoscaler `may_come` with neither.
     """
     room = [*nodes, *may_come]
-    shares = _divide(config, nodes, blocks, 1.0)
+    shares = _divide(config, nodes, worth, 1.0)
     missing = lacking(shares, room)
     part = 1.0
     while missing and part > 0.05:
         part *= 0.9
-        smaller = _divide(config, nodes, blocks, part)
+        smaller = _divide(config, nodes, worth, part)
         if not lacking(smaller, room):
             return smaller
     if missing:
@@ -76,7 +76,7 @@ def share_out(config: Config, nodes: Nodes, blocks: int = 1 << 30, may_come: Nod
     return shares
 
 
-def _divide(config: Config, nodes: Nodes, blocks: int, part: float) -> Shares:
+def _divide(config: Config, nodes: Nodes, worth: int, part: float) -> Shares:
     """Shares of the nodes' sum, of which a default claim of CPUs is cut to `part`."""
     cpus, gpus = _sum(nodes, "CPU"), _sum(nodes, "GPU")
     asked = config.resources
@@ -97,7 +97,7 @@ def _divide(config: Config, nodes: Nodes, blocks: int, part: float) -> Shares:
             actors = max(1, int(gpus_each / num_gpus))
         else:
             most = share / each if each else cpus / len(config.tasks) if small else share
-            actors = max(1, int(min(most, room, blocks)))
+            actors = max(1, int(min(most, room, worth)))
         if pool:  # of a pool that may grow, each actor claims what it would if all had come
             actors = max(pool.min, min(pool.max, actors))
         num_cpus = share / actors

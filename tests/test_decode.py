@@ -134,6 +134,43 @@ def test_a_streamed_wav_is_read_to_its_end(size: int) -> None:
     np.testing.assert_allclose(found, tone(1), atol=2**-15)
 
 
+def with_chunk(data: bytes, name: bytes, content: bytes) -> bytes:
+    """A WAV with one more chunk ahead of its sound."""
+    chunk = name + struct.pack("<I", len(content)) + content
+    return data[:4] + struct.pack("<I", len(data) - 8 + len(chunk)) + data[8:36] + chunk + data[36:]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data,
+        lambda data: with_chunk(data, b"LIST", bytes(6)),
+        lambda data: data[:40] + struct.pack("<I", len(data) - 44 - 3) + data[44:],  # half a sample
+    ],
+    ids=["plain", "one more chunk", "odd size"],
+)
+def test_a_wav_of_16_bits_is_what_libsndfile_hears(channels: int, change: Any) -> None:
+    data = change(encode(noise(7.0, 44_100, channels), 44_100, "wav"))
+    expected, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    found, found_rate, _ = decode(io.BytesIO(data))
+    assert found_rate == rate
+    np.testing.assert_array_equal(found, expected.T)
+    blocks = list(open_sound(io.BytesIO(data), 1.5).blocks)
+    start = round(1.5 * rate)
+    np.testing.assert_array_equal(np.concatenate(blocks, axis=1), expected[start:].T)
+
+
+def test_a_wav_that_is_cut_while_it_is_read_is_truncated() -> None:
+    class Cut(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(size)[:50_001]
+
+    with pytest.raises(ClipError) as caught:
+        decode(Cut(encode(noise(1.0, 44_100, 2), 44_100, "wav")))
+    assert caught.value.kind == "truncated"
+
+
 def test_a_wav_with_chunks_around_its_sound_is_whole() -> None:
     data = encode(tone(1), 16000, "wav")
     junk = b"junk" + struct.pack("<I", 7) + bytes(8)

@@ -59,7 +59,7 @@ def test_a_small_machine_gives_its_model_an_actor_per_cpu(tmp_path: Path, cpus: 
     assert (task.actors, task.threads) == (cpus, 1)
 
 
-def test_actors_are_no_more_than_blocks_and_then_have_all_threads(tmp_path: Path) -> None:
+def test_actors_are_no_more_than_are_worth_it_and_then_have_all_threads(tmp_path: Path) -> None:
     [task] = share_out(config(tmp_path), [{"CPU": 4}], 1).tasks.values()
     assert (task.actors, task.threads) == (1, 4)
 
@@ -120,14 +120,14 @@ CLUSTERS = [
 ]
 
 
-@pytest.mark.parametrize("blocks", [1, 1 << 30])
+@pytest.mark.parametrize("worth", [1, 1 << 30])
 @pytest.mark.parametrize("tasks", [1, 2, 3])
 @pytest.mark.parametrize("nodes", CLUSTERS)
 def test_every_actor_finds_a_node_and_reading_too(
-    tmp_path: Path, nodes: list[dict[str, float]], tasks: int, blocks: int
+    tmp_path: Path, nodes: list[dict[str, float]], tasks: int, worth: int
 ) -> None:
     """By a placement of its own: the actors one by one onto the emptiest node that has room."""
-    shares = share_out(config(tmp_path, tasks), nodes, blocks)
+    shares = share_out(config(tmp_path, tasks), nodes, worth)
     free = [[node["CPU"], node.get("GPU", 0)] for node in nodes]
     needs = [
         (task.num_gpus, task.num_cpus) for task in shares.tasks.values() for _ in range(task.actors)

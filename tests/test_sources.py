@@ -521,6 +521,19 @@ def test_blocks_do_not_cut_row_groups(tmp_path: Path, classifier: Path) -> None:
     assert sizes == [7, 7, 14, 12, 5]
 
 
+def test_the_first_block_comes_in_quarters(tmp_path: Path, classifier: Path) -> None:
+    job = Job(tmp_path, classifier, input={"path": str(tmp_path), "format": "files"})
+    job.write()
+
+    def sizes(clips: int) -> list[int]:
+        todo = pa.table({"source": [f"{number}.wav" for number in range(clips)]})
+        return [len(block) for block in blocks(todo, load_config(job.config))]
+
+    assert sizes(40) == [4, 4, 4, 4, 16, 8]
+    assert sizes(7) == [4, 3]
+    assert sizes(2000)[:5] == [7, 7, 7, 10, 31]
+
+
 def committed_columns() -> list[str]:
     from jobs.plan import COMMITTED
 
