@@ -61,27 +61,26 @@ def share_out(config: Config, nodes: Nodes, worth: int = 1 << 30, may_come: Node
     that an autoscaler `may_come` with neither.
     """
     room = [*nodes, *may_come]
-    shares = _divide(config, nodes, worth, 1.0)
-    missing = lacking(shares, room)
-    part = 1.0
-    while missing and part > 0.05:
-        part *= 0.9
-        smaller = _divide(config, nodes, worth, part)
-        if not lacking(smaller, room):
-            return smaller
-    if missing:
-        raise CannotRun(
-            f"resources: {'; '.join(missing)}: lower `resources` or start a larger cluster"
-        )
-    return shares
+    missing = lacking(_divide(config, nodes, worth, 1.0), room)
+    for fill in (room, ()):
+        for cuts in range(30):
+            shares = _divide(config, nodes, worth, 0.9**cuts, fill)
+            if not lacking(shares, room):
+                return shares
+    raise CannotRun(
+        f"resources: {'; '.join(missing)}: lower `resources` or start a larger cluster"
+    )
 
 
-def _divide(config: Config, nodes: Nodes, worth: int, part: float) -> Shares:
-    """Shares of the nodes' sum, of which a default claim of CPUs is cut to `part`."""
+def _divide(
+    config: Config, nodes: Nodes, worth: int, part: float, may_fill: Nodes = ()
+) -> Shares:
+    """Shares of the nodes' sum, of which a default claim of CPUs is cut to `part`, and raised again
+    to what leaves room for reading on each node that it `may_fill`, see `_leaving_room`."""
     cpus, gpus = _sum(nodes, "CPU"), _sum(nodes, "GPU")
     asked = config.resources
     small = cpus < 8
-    prepare_cpus = asked.prepare_cpus or (0.25 if small else 1.0)
+    prepare_cpus = asked.prepare_cpus or (0.25 if small or not gpus else 1.0)
     # A worker that reads, and a little more: where they are small, a second one.
     kept_back = max(prepare_cpus + min(prepare_cpus, 0.25), cpus / 8 if not gpus else cpus / 2)
     share = (cpus - kept_back) / len(config.tasks)
@@ -102,6 +101,8 @@ def _divide(config: Config, nodes: Nodes, worth: int, part: float) -> Shares:
             actors = max(pool.min, min(pool.max, actors))
         num_cpus = share / actors
         num_cpus = each or _floor(part * (min(1.0, num_cpus) if num_gpus else num_cpus))
+        if not each and not num_gpus:
+            num_cpus = _leaving_room(num_cpus, prepare_cpus, may_fill)
         tasks[name] = TaskShare(
             pool.min if pool else actors,
             pool.max if pool else actors,
@@ -212,6 +213,20 @@ def _part_of_a_gpu(gpus: float, tasks: int) -> float:
 
 def _sum(nodes: Nodes, resource: str) -> float:
     return sum(node.get(resource, 0.0) for node in nodes)
+
+
+def _leaving_room(num_cpus: float, rest: float, nodes: Nodes) -> float:
+    """A claim, somewhat larger if it must be, that leaves `rest` on a node which it fills.
+
+    Where nodes die Ray starts their actors on the others, as long as those have room. What reads
+    for all of them must not be kept out by that, or the run stands still.
+    """
+    sizes = {round(100 * cpus) for node in nodes if (cpus := node.get("CPU", 0.0)) >= rest}
+    least = round(100 * num_cpus)
+    for claim in range(least, 2 * least + 1):
+        if all(size % claim >= 100 * rest for size in sizes):
+            return claim / 100
+    return num_cpus
 
 
 def _first(wish: Any, default: Any) -> Any:

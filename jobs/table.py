@@ -46,6 +46,7 @@ HEARTBEAT_S = 10.0
 HOLDER_IS_DEAD_S = 60.0
 RENEWED_BY_DELTA = ("iam-role", "container-role", "assume-role-with-web-identity")
 MOMENT_S = 1.0  # at most, between taking the table and saying who did
+LAST_WRITES_S = 3.0  # after the last one that was seen, of workers that have been told to end
 # Where a store fails, beyond what its client does by itself (delta-rs does not ask again when an
 # answer's body breaks off, nor for a commit whose connection did).
 TRY_AGAIN_AFTER_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -462,22 +463,26 @@ class Table:
             holder = self.holder()
             if holder and holder["run_id"] == self.run_id:
                 self.fs.rm_file(f"{self.root}/_earmark/holder.json")
-            else:
-                self._remove_lost()
+            # Also then: who took over may have let go since, and our heartbeat have come back.
+            self._remove_lost()
 
     def _remove_lost(self) -> None:
         """Remove what this run wrote and can't commit any more, for another has taken the table.
 
         Only then: a commit that seems to have failed may still reach a store, until the next run
-        has taken its number.
+        has taken its number. Ray has been told to end the workers, which may take them a moment.
         """
         assert self.delta is not None
-        mine = {name for name in self._names() if f"part-{self.run_id}-" in name}
         try:
             self._own()
         except TableInUse:
-            for name in self._leftovers(mine):
-                self.fs.rm_file(f"{self.root}/{name}")
+            until = time.monotonic() + LAST_WRITES_S
+            while time.monotonic() < until:
+                mine = {name for name in self._names() if f"part-{self.run_id}-" in name}
+                for name in self._leftovers(mine):
+                    self.fs.rm_file(f"{self.root}/{name}")
+                    until = time.monotonic() + LAST_WRITES_S
+                time.sleep(LAST_WRITES_S / 10)
 
     def holder(self) -> dict[str, Any] | None:
         """Who holds the table, if anybody says so in a way that can be understood."""

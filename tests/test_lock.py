@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from runs import ROOT, Job
 from test_table import KEPT, SETTINGS, TASKS, by_id, labelled, opened, written
@@ -135,6 +136,28 @@ def test_a_holder_that_was_taken_over_fails_at_its_next_commit_and_writes_nothin
     quick.tidy()
     quick.release()
     assert set(by_id(quick)) == {"a", "b"}
+
+
+@pytest.mark.parametrize("beats_again", [False, True])
+def test_what_a_worker_still_writes_after_its_run_was_taken_over_is_removed(
+    tmp_path: Path, beats_again: bool
+) -> None:
+    slow = opened(tmp_path)
+    written(slow, labelled({"early": None}))
+    holder = tmp_path / "table" / "_earmark" / "holder.json"
+    said = holder.read_text()
+    holder.unlink()  # as if unheard of for long
+    quick = take(tmp_path)
+    quick.commit(written(quick, labelled({"a": None})))
+    quick.release()
+    if beats_again:  # it wakes up, and finds nobody there
+        holder.write_text(said)
+    worker = threading.Timer(1.0, written, (slow, labelled({"late": None})))
+    worker.start()
+    slow.release()
+    worker.join()
+    [file] = (tmp_path / "table").glob("*.parquet")
+    assert pq.read_table(file)["clip_id"].to_pylist() == ["a"]
 
 
 def test_of_two_commits_from_one_version_one_fails(tmp_path: Path) -> None:

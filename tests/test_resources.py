@@ -120,6 +120,29 @@ CLUSTERS = [
 ]
 
 
+@pytest.mark.parametrize("tasks", [1, 2, 3])
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        *([{"CPU": cpus}] for cpus in (2, 4, 7, 8, 16, 64)),
+        [{"CPU": 2}] * 4,
+        [{"CPU": 1}] * 9,
+        [{"CPU": 4}, *[{"CPU": 16}] * 8],
+        [{"CPU": 0}, *[{"CPU": 64}] * 3],
+    ],
+)
+def test_actors_of_nodes_that_died_leave_room_to_read(
+    tmp_path: Path, nodes: list[dict[str, float]], tasks: int
+) -> None:
+    """However many of them Ray starts on a node that is left."""
+    shares = share_out(config(tmp_path, tasks), nodes)
+    claims = {task.num_cpus for task in shares.tasks.values()}
+    for left in (node["CPU"] for node in nodes if node["CPU"]):
+        while any(claim <= left + 1e-6 for claim in claims):
+            left -= next(claim for claim in claims if claim <= left + 1e-6)
+        assert left >= shares.prepare_cpus - 1e-6, shares
+
+
 @pytest.mark.parametrize("worth", [1, 1 << 30])
 @pytest.mark.parametrize("tasks", [1, 2, 3])
 @pytest.mark.parametrize("nodes", CLUSTERS)
