@@ -67,14 +67,10 @@ def share_out(config: Config, nodes: Nodes, worth: int = 1 << 30, may_come: Node
             shares = _divide(config, nodes, worth, 0.9**cuts, fill)
             if not lacking(shares, room):
                 return shares
-    raise CannotRun(
-        f"resources: {'; '.join(missing)}: lower `resources` or start a larger cluster"
-    )
+    raise CannotRun(f"resources: {'; '.join(missing)}: lower `resources` or start a larger cluster")
 
 
-def _divide(
-    config: Config, nodes: Nodes, worth: int, part: float, may_fill: Nodes = ()
-) -> Shares:
+def _divide(config: Config, nodes: Nodes, worth: int, part: float, may_fill: Nodes = ()) -> Shares:
     """Shares of the nodes' sum, of which a default claim of CPUs is cut to `part`, and raised again
     to what leaves room for reading on each node that it `may_fill`, see `_leaving_room`."""
     cpus, gpus = _sum(nodes, "CPU"), _sum(nodes, "GPU")
