@@ -295,16 +295,23 @@ class Table:
                 if self._refresh().version() == version:
                     raise
 
-    def sizes(self) -> dict[tuple[str, str], int]:
+    def sizes(self, *, strict: bool = False) -> dict[tuple[str, str], int]:
         """How many clips each shard holds, by (source, version), where a run has read it whole.
 
-        A fact about the input that saves reading it again; what is done is in the rows alone.
+        A fact about the input that saves reading it again; what is done is in the rows alone. What
+        is missing or damaged is not known; if `strict`, damage raises pa.ArrowException or OSError.
         """
         try:
-            with self.fs.open(f"{self.root}/_earmark/shards.parquet", "rb") as file:
-                columns = pq.read_table(file, schema=SIZES).to_pydict()
+            content = self.fs.cat_file(f"{self.root}/_earmark/shards.parquet")
         except FileNotFoundError:
             return {}
+        try:
+            known = pq.read_table(pa.BufferReader(content), schema=SIZES)
+        except (pa.ArrowException, OSError):  # not of the store, but of what is read from memory
+            if strict:
+                raise
+            return {}
+        columns = known.drop_null().to_pydict()
         shards = zip(columns["source"], columns["source_version"], strict=True)
         return dict(zip(shards, columns["clips"], strict=True))
 

@@ -254,3 +254,20 @@ def test_every_commit_says_which_run_made_it_and_what_for(tmp_path: Path) -> Non
     ]
     assert [note["what"] for note in reversed(notes)] == ["hold", "label"]
     assert {note["run_id"] for note in notes} == {"run"}
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "spoilt", "other columns"])
+def test_what_is_known_of_shards_may_be_damaged(tmp_path: Path, damage: str) -> None:
+    table = opened(tmp_path)
+    table.remember({("a.tar", "1"): 5})
+    path = tmp_path / "table" / "_earmark" / "shards.parquet"
+    content = path.read_bytes()
+    if damage == "other columns":
+        pq.write_table(pa.table({"source": ["a.tar"], "else": [1]}), path)
+    else:
+        spoilt = content[:20] + bytes(40) + content[60:]
+        path.write_bytes({"empty": b"", "cut": content[:-9], "spoilt": spoilt}[damage])
+    assert table.sizes() == {}
+    table.remember({("b.tar", "1"): 6})
+    assert table.sizes() == {("b.tar", "1"): 6}
+    table.release()
