@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from audio_ops.when import When
 
 WAVEFORM = re.compile(r"sound_\d+")  # a task named `sound` has columns sound_label, ...
+WINDOW_S = 30.0  # Whisper's, and the longest that most models are given
 DEATHS_OF_A_CLIP = 3  # once among others and twice alone, and it gets no further chance
 
 AtHand = Callable[[Sequence[Clip]], AbstractContextManager[Any]]
@@ -52,8 +53,9 @@ class Label:
     that already failed (`error_kind`), or of which the task's `when` is not true, passes through
     with nulls and costs nothing.
 
-    `batch_s` is the budget of padded audio-seconds for one forward pass. It changes no label, and
-    is cut for good to half of a batch for which memory ran out.
+    `batch_s` is the budget of padded audio-seconds for one forward pass; None: as many as the
+    device gains from. It changes no label, and is cut for good to half of a batch for which memory
+    ran out.
 
     With a `ledger` a clip that kills the process costs itself, if what killed it comes again with
     the same table: see `guarded`. It may be called from several threads.
@@ -67,7 +69,7 @@ class Label:
         options: TaskOptions,
         checkpoint: Checkpoint,
         *,
-        batch_s: float,
+        batch_s: float | None = None,
         threads: int | None = None,
         drop: Sequence[str] = (),
         ledger: Ledger | None = None,
@@ -79,13 +81,13 @@ class Label:
         task = load_task(options.task)
         self.name = name
         self.columns: dict[str, pa.DataType] = task.columns(options)
-        self.batch_s = batch_s
         self.heard_s = self.padded_s = 0.0  # of all windows so far, without and with padding
         self.drop = list(drop)
         self.ledger = ledger
         self.turn = _Turn()
         self.when = _when(options.when)
         self.model: Model = task.Model(options, checkpoint, device())
+        self.batch_s = batch_s or default_batch_s(self.model, device())
 
     def __call__(self, table: pa.Table) -> pa.Table:
         clips = self.clips(table)
@@ -241,6 +243,14 @@ class Label:
         _free_memory()
         half = len(waveforms) // 2
         return self.isolated(waveforms[:half], group) + self.isolated(waveforms[half:], group)
+
+
+def default_batch_s(model: Model, device: str) -> float:
+    """Seconds of padded sound in one forward pass. What has no steps gains nothing from more on a
+    CPU, where the activations of wav2vec2-base take 20 MB a second."""
+    if device != "cpu":
+        return 256 * WINDOW_S
+    return 16 * WINDOW_S if model.is_generative else 40.0
 
 
 class _Turn:

@@ -151,7 +151,7 @@ class TaskResources(Section):
     num_gpus: Annotated[float, Field(ge=0)] | None = None
     """GPUs per actor; may be a fraction."""
     batch_s: Annotated[float, Field(gt=0)] | None = None
-    """Padded seconds of audio in one forward pass."""
+    """Padded seconds of audio in one forward pass; by default as many as the device gains from."""
 
     @field_validator("actors", mode="before")
     @classmethod

@@ -10,12 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jobs.config import Config
 
 ACTOR_BYTES = 3 << 30  # torch, a model of some hundred million parameters and a batch
-WINDOW_S = 30.0  # Whisper's, and the longest that the other models are given
 NODES_LOOKED_AT = 64  # of a group that may grow without bound
 
 Nodes = Sequence[Mapping[str, float]]
@@ -28,14 +26,14 @@ class CannotRun(Exception):
 @dataclass(frozen=True)
 class TaskShare:
     """One task's actors: how many at least and at most, the claim of each, torch's threads, seconds
-    of audio a batch."""
+    of audio a batch if the config says so."""
 
     actors: int
     most_actors: int
     num_cpus: float
     num_gpus: float
     threads: int
-    batch_s: float
+    batch_s: float | None
 
 
 @dataclass(frozen=True)
@@ -82,12 +80,13 @@ def _divide(config: Config, nodes: Nodes, worth: int, part: float, may_fill: Nod
     share = (cpus - kept_back) / len(config.tasks)
     room = (_sum(nodes, "memory") or 1 << 60) / ACTOR_BYTES / len(config.tasks)
     gpus_each = gpus / len(config.tasks)
+    default_gpus = _part_of_a_gpu(gpus, len(config.tasks))
     tasks: dict[str, TaskShare] = {}
     for name in config.tasks:
         wish = asked.tasks.get(name)
         pool = wish and wish.actors
         each = wish and wish.num_cpus
-        num_gpus = _first(wish and wish.num_gpus, _part_of_a_gpu(gpus, len(config.tasks)))
+        num_gpus = wish.num_gpus if wish and wish.num_gpus is not None else default_gpus
         if num_gpus:
             actors = max(1, int(gpus_each / num_gpus))
         else:
@@ -105,7 +104,7 @@ def _divide(config: Config, nodes: Nodes, worth: int, part: float, may_fill: Nod
             num_cpus,
             num_gpus,
             threads=max(1, round(num_cpus) if num_gpus or not small else round(cpus / actors)),
-            batch_s=_first(wish and wish.batch_s, WINDOW_S * (256 if num_gpus else 16)),
+            batch_s=wish.batch_s if wish else None,
         )
     return Shares(prepare_cpus, max(1, int(cpus / 4)), tasks)
 
@@ -223,10 +222,6 @@ def _leaving_room(num_cpus: float, rest: float, nodes: Nodes) -> float:
         if all(size % claim >= 100 * rest for size in sizes):
             return claim / 100
     return num_cpus
-
-
-def _first(wish: Any, default: Any) -> Any:
-    return default if wish is None else wish
 
 
 def _floor(cpus: float) -> float:

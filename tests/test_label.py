@@ -26,6 +26,7 @@ class Loudest:
     """
 
     sample_rate = RATE
+    is_generative = False
     equal_lengths = False
 
     def __init__(self, most: int = 1000, window_s: float = 2.0):

@@ -49,7 +49,7 @@ def test_reading_and_writing_always_find_a_cpu_beside_the_models(
     assert held_cpus + shares.prepare_cpus <= cpus + 1e-6 and shares.writers >= 1
     assert held_gpus <= gpus + 1e-6
     for task in shares.tasks.values():
-        assert task.actors >= 1 and task.num_cpus > 0 and task.threads >= 1 and task.batch_s > 0
+        assert task.actors >= 1 and task.num_cpus > 0 and task.threads >= 1
         assert bool(task.num_gpus) == bool(gpus)
 
 

@@ -173,6 +173,8 @@ class Model:
     the blanks between tokens do not count. A clip of less than one frame (25 ms) says nothing.
     """
 
+    is_generative = False
+
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
         from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 

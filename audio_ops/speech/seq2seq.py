@@ -69,6 +69,7 @@ class Model:
     the distribution that they were chosen from.
     """
 
+    is_generative = True
     max_s: float
     language: str | None = None
 

@@ -107,6 +107,7 @@ def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
 class Model:
     """A loaded Whisper."""
 
+    is_generative = True
     equal_lengths = False  # every window is padded to 30 s of silence, which the model knows
 
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):

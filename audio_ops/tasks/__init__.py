@@ -76,6 +76,7 @@ class Model(Protocol):
     """A loaded model: cuts a clip into windows, labels batches of windows, joins their outputs."""
 
     sample_rate: int
+    is_generative: bool  # writes text step by step: then large batches pay on CPUs as well
     equal_lengths: bool  # batches may hold windows of one length only (padding would change labels)
 
     def windows(self, clip: Clip) -> list[Window]:

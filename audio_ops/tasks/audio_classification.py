@@ -107,6 +107,8 @@ class Model:
     Raises ValueError if the checkpoint lacks some of the classifier's weights.
     """
 
+    is_generative = False
+
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
         from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 

@@ -222,6 +222,7 @@ class Model:
         self.options = options
         self.family = _family(checkpoint).Model(options, checkpoint, device)
         self.sample_rate: int = self.family.sample_rate
+        self.is_generative: bool = self.family.is_generative
         self.equal_lengths: bool = self.family.equal_lengths
         self.word_errors = (
             wer.WordErrors(checkpoint.json("normalizer.json"))

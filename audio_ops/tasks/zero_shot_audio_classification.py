@@ -96,6 +96,7 @@ class Model:
     Raises ValueError if the checkpoint lacks some of the model's weights.
     """
 
+    is_generative = False
     equal_lengths = False  # every window is repeated or padded to the model's full input
 
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
