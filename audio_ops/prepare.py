@@ -57,7 +57,7 @@ def prepare(
     want_speech: Speech = "never",
     long_s: float = 30.0,
     max_batch_bytes: int = 64 << 20,
-    max_batch_clips: int = 64,
+    max_batch_clips: int = 16,
     lost: Mapping[str, ClipError] = NONE_LOST,
     decoded: Callable[[float], None] = lambda _: None,
 ) -> Iterator[pa.Table]:
