@@ -1,8 +1,8 @@
 """Encoded bytes -> samples, or a ClipError that says why not.
 
-The decoder is chosen by magic bytes, never by name: libsndfile for WAV (of 16 bits: none), AIFF, AU
-and CAF, FFmpeg (PyAV) for the rest. Everything is read in a stream, and what is cut short or damaged is reported
-as far as the headers and the decoder tell.
+The decoder is chosen by magic bytes, never by name: libsndfile for WAV (but for that of 16 bits,
+which needs none), AIFF, AU and CAF, FFmpeg (PyAV) for the rest. Everything is read in a stream, and
+what is cut short or damaged is reported as far as the headers and the decoder tell.
 """
 
 from __future__ import annotations
@@ -523,7 +523,7 @@ def _from(sound: Sound, start_s: float) -> Iterator[np.ndarray]:
 
 
 def _open_pcm(source: _Source, container: str, start_s: float = 0.0) -> Sound | None:
-    """Through libsndfile; None if that is a case for FFmpeg: a streamed file, an unknown codec."""
+    """As it is, or through libsndfile; None if that is a case for FFmpeg: a streamed file, an unknown codec."""
     start, size, form = _sound_chunk(source, container)
     if size is None:
         return None
@@ -591,7 +591,7 @@ def _pcm_16(source: _Source, start: int, size: int, form: bytes) -> _Pcm16 | Non
     tag, channels, sample_rate, _, frame_bytes, bits = struct.unpack("<HHIIHH", form)
     if (tag, bits, frame_bytes) != (1, 16, 2 * channels) or not 1 <= channels <= MAX_CHANNELS:
         return None
-    if not MIN_RATE <= sample_rate <= MAX_RATE:
+    if not MIN_RATE <= sample_rate <= MAX_RATE:  # libsndfile and FFmpeg say what it is
         return None
     source.seek(start)
     return _Pcm16(source, start, size // frame_bytes, sample_rate, channels)

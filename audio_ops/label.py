@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WAVEFORM = re.compile(r"sound_\d+")  # a task named `sound` has columns sound_label, ...
 WINDOW_S = 30.0  # Whisper's, and the longest that most models are given
+FEW_CLIPS_S = 40.0
 DEATHS_OF_A_CLIP = 3  # once among others and twice alone, and it gets no further chance
 
 AtHand = Callable[[Sequence[Clip]], AbstractContextManager[Any]]
@@ -86,8 +87,9 @@ class Label:
         self.ledger = ledger
         self.turn = _Turn()
         self.when = _when(options.when)
-        self.model: Model = task.Model(options, checkpoint, device())
-        self.batch_s = batch_s or default_batch_s(self.model, device())
+        place = device()
+        self.model: Model = task.Model(options, checkpoint, place)
+        self.batch_s = batch_s or default_batch_s(self.model, place)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         clips = self.clips(table)
@@ -246,11 +248,11 @@ class Label:
 
 
 def default_batch_s(model: Model, device: str) -> float:
-    """Seconds of padded sound in one forward pass. What has no steps gains nothing from more on a
-    CPU, where the activations of wav2vec2-base take 20 MB a second."""
+    """Seconds of padded sound in one forward pass. On a CPU what has no steps gains nothing from
+    more than a few clips, while the activations of wav2vec2-base take 16 MB a second."""
     if device != "cpu":
         return 256 * WINDOW_S
-    return 16 * WINDOW_S if model.is_generative else 40.0
+    return 16 * WINDOW_S if model.is_generative else FEW_CLIPS_S
 
 
 class _Turn:

@@ -351,10 +351,10 @@ def blocks(todo: pa.Table, config: Config, least: int = 16) -> list[pa.Table]:
     asked = config.resources.clips_per_block
     size = asked or min(256, max(least, len(todo) // 64))
     if load_source(config.input.format).SHARDED:
-        asked = size = 1
+        size = 1
     todo = todo.combine_chunks()
-    quarters = [] if asked else [size // 4 * n for n in (1, 2, 3) if size // 4 * n < len(todo)]
-    cuts = sorted({*quarters, *range(0, len(todo), size)})
+    quarters = [] if asked else [n * (size // 4) for n in range(4)]
+    cuts = sorted({cut for cut in (*quarters, *range(0, len(todo), size)) if cut < len(todo)})
     if "_unit" in todo.column_names:
         units = todo["_unit"].to_numpy()
         firsts = np.flatnonzero(np.diff(units, prepend=-1))  # the first row of each unit

@@ -59,12 +59,12 @@ def share_out(config: Config, nodes: Nodes, worth: int = 1 << 30, may_come: Node
     that an autoscaler `may_come` with neither.
     """
     room = [*nodes, *may_come]
-    missing = lacking(_divide(config, nodes, worth, 1.0), room)
     for fill in (room, ()):
         for cuts in range(30):
             shares = _divide(config, nodes, worth, 0.9**cuts, fill)
             if not lacking(shares, room):
                 return shares
+    missing = lacking(_divide(config, nodes, worth, 1.0), room)
     raise CannotRun(f"resources: {'; '.join(missing)}: lower `resources` or start a larger cluster")
 
 

@@ -13,7 +13,7 @@ from sounds import encode, tone
 
 from audio_ops.checkpoint import find_checkpoint
 from audio_ops.decode import ClipError
-from audio_ops.label import Label
+from audio_ops.label import Label, default_batch_s
 from audio_ops.prepare import prepare
 from audio_ops.tasks import load_task, task_names
 
@@ -91,6 +91,11 @@ def test_the_budget_of_a_batch_changes_no_label(label: Label) -> None:
         assert same(together, labels(label, wavs()))
     finally:
         label.batch_s = budget_s
+
+
+def test_a_batch_has_a_budget_though_the_config_names_none(label: Label) -> None:
+    on_cpu, on_gpu = (default_batch_s(label.model, device) for device in ("cpu", "cuda"))
+    assert 0 < on_cpu < on_gpu
 
 
 def test_a_clip_that_was_not_decoded_costs_its_neighbours_nothing(label: Label) -> None:
