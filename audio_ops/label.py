@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from audio_ops.batching import micro_batches
 from audio_ops.checkpoint import Checkpoint
 from audio_ops.decode import ClipError
-from audio_ops.prepare import waveform
 from audio_ops.tasks import Clip, Model, TaskOptions, Window, load_task
+from audio_ops.waveforms import waveforms_of
 
 if TYPE_CHECKING:
     from audio_ops.when import When
@@ -108,7 +108,7 @@ class Label:
         scalars = table.select(
             [c for c in table.column_names if c != "speech" and not WAVEFORM.fullmatch(c)]
         )
-        sound = table.column(f"sound_{self.model.sample_rate}").combine_chunks()
+        sounds = waveforms_of(table.column(f"sound_{self.model.sample_rate}"))
         speech = table.column("speech").combine_chunks() if "speech" in table.column_names else None
         clips: list[Clip | ClipError | None] = [None] * len(table)
         good = pc.indices_nonzero(scalars["error_kind"].is_null())
@@ -120,7 +120,7 @@ class Label:
         for row, columns in zip(good.to_pylist(), scalars.take(good).to_pylist(), strict=True):
             curve = speech[row].as_buffer() if speech is not None else None
             clips[row] = Clip(
-                waveform(sound, row),
+                sounds[row],
                 columns["duration_s"],
                 np.frombuffer(curve, np.uint8) if curve is not None else None,
                 columns,

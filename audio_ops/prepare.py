@@ -17,6 +17,7 @@ from audio_ops.decode import ClipError, Sound, open_sound
 from audio_ops.voice import SAMPLE_RATE as SPEECH_RATE
 from audio_ops.voice import speech_probability
 from audio_ops.wave import Level, Resampler, downmix, resample
+from audio_ops.waveforms import COLUMN, packed, waveform_column
 
 Speech = Literal["never", "long", "always"]
 Stretch = tuple[float, float]  # of a file: where it begins, how long it is; seconds
@@ -45,7 +46,7 @@ ERROR = pa.schema(
 
 def prepared_schema(identity: pa.Schema, rates: Sequence[int]) -> pa.Schema:
     """The columns of `prepare`: identity, sound, error, `sound_{rate}`, `speech`."""
-    sounds = [pa.field(f"sound_{rate}", pa.large_binary()) for rate in rates]  # float32, LE
+    sounds = [pa.field(f"sound_{rate}", COLUMN) for rate in rates]
     return pa.schema([*identity, *SOUND, *ERROR, *sounds, pa.field("speech", pa.binary())])
 
 
@@ -117,6 +118,8 @@ def _prepare_row(
             rate = SPEECH_RATE if SPEECH_RATE in rates else max(rates)
             sound = resample(row[f"sound_{rate}"], rate, SPEECH_RATE)
             row["speech"] = speech_probability(sound).tobytes()
+        for rate in rates:
+            row[f"sound_{rate}"] = packed(row[f"sound_{rate}"])
     except ClipError as error:
         return _error("decode", error)
     except MemoryError:
@@ -228,39 +231,8 @@ def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     columns = []
     for field in schema:
         values = [row.get(field.name) for row in rows]
-        if field.type == pa.large_binary() and field.name.startswith("sound_"):
-            columns.append(_binary(values))
+        if field.type == COLUMN:
+            columns.append(waveform_column(values))
         else:
             columns.append(pa.array(values, field.type))
     return pa.table(columns, schema=schema)
-
-
-def _binary(sounds: list[np.ndarray | None]) -> pa.LargeBinaryArray:
-    """Float32 waveforms as a column of bytes; copied once, and not at all if there is only one."""
-    present = np.array([sound is not None for sound in sounds])
-    here = [sound for sound in sounds if sound is not None]
-    data = here[0] if len(here) == 1 else np.concatenate([np.empty(0, np.float32), *here])
-    sizes = [0 if sound is None else sound.nbytes for sound in sounds]
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    valid = None if present.all() else pa.py_buffer(np.packbits(present, bitorder="little"))
-    return pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(),
-        len(sounds),
-        [valid, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data, "<f4"))],
-    )
-
-
-def waveform(column: pa.ChunkedArray | pa.Array, row: int) -> np.ndarray:
-    """The sound in a cell of a `sound_{rate}` column: float32 (samples,), read-only, not a copy."""
-    at = row
-    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
-        if at < len(chunk):
-            break
-        at -= len(chunk)
-    else:
-        raise IndexError(f"expected a row below {len(column)}, got {row}")
-    _, offsets, data = chunk.buffers()  # chunk[at].as_buffer() would copy
-    start, end = np.frombuffer(offsets, np.int64, 2, (chunk.offset + at) * 8)
-    if start == end:  # a good clip has at least one sample
-        raise ValueError(f"expected sound in row {row}, got null")
-    return np.frombuffer(data, "<f4", (end - start) // 4, start)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from audio_ops.waveforms import Waveform
+
 FRAME_S = 0.032  # one speech probability of Silero VAD: 512 samples at 16 kHz
 QUIET = 26  # uint8 speech probability below which a frame is a pause: 0.1
 LONG_PAUSE = 16  # frames, 0.5 s: what is longer is no better a place to cut
@@ -15,12 +17,12 @@ def cut_at_quiet(
     sample_rate: int,
     max_s: float,
     speech: np.ndarray | None = None,
-    waveform: np.ndarray | None = None,
+    waveform: Waveform | None = None,
 ) -> list[tuple[int, int]]:
     """Windows `[start, stop)` of at most `max_s` seconds that cover the sound once, in order.
 
     `speech` is Silero's speech probability per 32 ms as uint8 (255 = certain), `waveform` float32
-    `(samples,)`. Sound that fits is one window. Otherwise each cut is looked for between half of
+    `(samples,)` or what becomes that. Sound that fits is one window. Otherwise each cut is looked for between half of
     `max_s` after the window's start and the window's end, but at least a third of `max_s` before
     the end of the sound: no window is shorter than a third of `max_s`, so no word is left alone
     in a rest without context, and there are always several seconds in which to find a pause.
@@ -43,7 +45,7 @@ def cut_at_quiet(
 
 
 def _quiet_place(
-    first: int, last: int, frame: float, speech: np.ndarray | None, waveform: np.ndarray | None
+    first: int, last: int, frame: float, speech: np.ndarray | None, waveform: Waveform | None
 ) -> int:
     """The sample in `[first, last]` at which to cut; `frame` is in samples."""
     start, stop = int(np.ceil(first / frame)), int(last / frame)  # whole frames inside the span

@@ -52,7 +52,7 @@ class Took:
     wall_s: float
     cpu_s: float
     peak_bytes: int  # of all together, shared pages counted once
-    own_peak_bytes: int  # of the first alone
+    own_peak_bytes: int  # of the first alone, with what it shares
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,8 @@ def measured(command: Sequence[str], **options: Any) -> Took:
                     cpu_s[process] = times.user + times.system
             if time.monotonic() - weighed > WEIGH_EVERY_S:
                 weighed = time.monotonic()
-                sizes = {process.pid: _own_bytes(process) for process in alive}
-                peak = max(peak, sum(sizes.values()))
-                own_peak = max(own_peak, sizes.get(first.pid, 0))
+                peak = max(peak, sum(map(_own_bytes, alive)))
+            own_peak = max(own_peak, _highest_bytes(first.pid))
             with suppress(ChildProcessError):
                 while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                     if ended[0] == first.pid:
@@ -130,6 +129,14 @@ def _own_bytes(process: Any) -> int:
     with suppress(psutil.Error, OSError):
         size: int = process.memory_full_info().pss
         return size
+    return 0
+
+
+def _highest_bytes(pid: int) -> int:
+    """The most memory that a process has had by now, the kernel says; 0 if it has ended."""
+    with suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0]) if "VmHWM:" in status else 0
     return 0
 
 
@@ -479,7 +486,7 @@ def planning(options: argparse.Namespace) -> None:
     target(
         "plan of 1,000,000 clips, memory", took.peak_bytes / 2**30, 1.0, at_most=True, unit="GiB"
     )
-    show("Planning", ["what", "wall s", "CPU-s", "GiB"], rows)
+    show("Planning", ["what", *COST], rows)
 
 
 def mountain(options: argparse.Namespace) -> None:
@@ -509,12 +516,33 @@ def mountain(options: argparse.Namespace) -> None:
         at_most=True,
         unit="MiB",
     )
-    header = ["what", "wall s", "CPU-s", "GiB", "clips/s", "steady clips/s", "driver MiB"]
+    header = ["what", *COST, "clips/s", "steady clips/s", "driver MiB"]
     show("The whole job, a model that costs nothing", header, rows)
+
+
+def memory(options: argparse.Namespace) -> None:
+    """All processes together, with ten times as many clips, and with a recording of four hours."""
+    rows, peaks = [], []
+    for count, hours in ((500, 0), (5_000, 0), (500, 4)):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            paths = [str(testbed.one_sound(folder / "short", count, 10))]
+            if hours:
+                paths.append(str(testbed.one_sound(folder / "long", 1, hours * 3600)))
+            took = job(folder, {"path": paths, "format": "files"}, _nothing()).took
+            peaks.append(took.peak_bytes)
+            more = f" and one of {hours} h" if hours else ""
+            rows.append(_cost(f"{count:,} clips of 10 s{more}", took))
+    target("memory, 5,000 clips / 500", peaks[1] / peaks[0], 1.1, at_most=True)
+    target("memory, a recording of 4 h more", peaks[2] / peaks[0], 1.5, at_most=True)
+    show("Memory of all processes, a model that costs nothing", ["what", *COST], rows)
 
 
 def _nothing() -> dict[str, Any]:
     return {"task": "audio-classification", "model": str(testbed.checkpoint("nothing"))}
+
+
+COST = ["wall s", "CPU-s", "GiB"]
 
 
 def _cost(what: str, took: Took) -> list[str]:
@@ -630,7 +658,9 @@ def _cpu() -> str:
     return f"{model} ({torch.backends.cpu.get_cpu_capability()})"
 
 
-ROWS = {row.__name__: row for row in (whisper, decode, planning, mountain, packaging, classify)}
+ROWS = {
+    row.__name__: row for row in (whisper, decode, planning, mountain, memory, packaging, classify)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

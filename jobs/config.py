@@ -171,6 +171,13 @@ class Resources(Section):
     """CPUs per worker that reads and decodes."""
     clips_per_block: Annotated[int, Field(ge=1)] | None = None
     """How many clips travel together, and so how often something can be committed."""
+    in_flight_mb: Annotated[int, Field(ge=1)] | None = None
+    """Of sound on its way between the stages, on all nodes that the run starts with together, and
+    in proportion on those that join; by default 64 per CPU, 256 where there are GPUs. Reading waits
+    for room, but one block is always let through, which may be one long recording."""
+    object_store_mb: Annotated[int, Field(ge=80)] | None = None
+    """Of Ray's object store, in which that sound lies, if the run starts Ray itself; by default 30 %
+    of the machine's memory."""
     commit_every_s: Annotated[float, Field(ge=0)] = 5.0
     stalled_after_s: Annotated[float, Field(gt=0)] = 2 * 3600.0
     """A run in which no stage takes or hands on a block for so long ends with exit code 1 and says

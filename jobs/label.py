@@ -30,7 +30,14 @@ from jobs.console import Console
 from jobs.models import end_ledger, start_ledger
 from jobs.plan import COMMITTED, Plan, difference, fingerprint, plan, plan_shards, settings
 from jobs.progress import Progress
-from jobs.resources import CannotRun, Shares, nodes_now, nodes_to_come, share_out
+from jobs.resources import (
+    CannotRun,
+    Shares,
+    nodes_now,
+    nodes_to_come,
+    part_in_flight,
+    share_out,
+)
 from jobs.sources import load_source
 from jobs.stream import Stalled, Stream
 from jobs.summary import Summary
@@ -159,11 +166,13 @@ def pipeline(
 ) -> tuple[Shares, ray.data.Dataset]:
     """The whole walk of a clip. What comes out is a row of `table.WRITTEN` per data file."""
     import ray
-    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+    from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
     from jobs.metrics import LabelHere, read, write_rows
 
     nodes = nodes_now()
+    context = DataContext.get_current()
+    context.override_object_store_memory_limit_fraction = part_in_flight(config, nodes)
     work = blocks(todo.todo, config, least=256 if any(node.get("GPU") for node in nodes) else 16)
     sharded = load_source(config.input.format).SHARDED  # then there will be more of them
     worth = 1 << 30 if sharded else min(len(work), len(todo.todo) // CLIPS_WORTH_AN_ACTOR)
@@ -292,6 +301,12 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
+    object_store_mb = config.resources.object_store_mb
+    if address and object_store_mb:
+        raise CannotRun(
+            "resources.object_store_mb: expected none where RAY_ADDRESS names a cluster, whose "
+            f"object stores have their size, found {object_store_mb}: use resources.in_flight_mb"
+        )
     console.progress("joining Ray" if address else "starting Ray")
     ours = not ray.is_initialized()
     if ours:
@@ -301,6 +316,7 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
                     address or "local",
                     include_dashboard=None if address else False,
                     log_to_driver=False,
+                    object_store_memory=object_store_mb and object_store_mb << 20,
                 )
                 break
             except Exception as error:

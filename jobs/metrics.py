@@ -35,10 +35,11 @@ def read(plan: pa.Table, **settings: Any) -> Iterator[pa.Table]:
     """`jobs.read.read`, counted as stage `read`."""
     started = time.monotonic()
     for clips in read_clips(plan, **settings):
-        told = clips.select(["error_kind", "duration_s"])  # the sound would be copied
-        whole = told.filter(pc.fill_null(pc.not_equal(told["error_kind"], END_OF_SHARD), True))
-        _count_clips("read", Counts(_outcome(kind) for kind in whole["error_kind"].to_pylist()))
-        _count("earmark_audio_seconds", _seconds(whole), stage="read")
+        kinds = Counts(clips["error_kind"].to_pylist())
+        del kinds[END_OF_SHARD]
+        ok = kinds.pop(None, 0)
+        _count_clips("read", Counts(ok=ok, error=kinds.total()))
+        _count("earmark_audio_seconds", _seconds(clips), stage="read")
         _took("read", started)
         yield clips
         started = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,18 @@ if TYPE_CHECKING:
 TOO_MANY_ERRORS, DRIFTED = 3, 4
 
 
+@dataclass
+class ShardPart:
+    """What has come of a shard, and how many clips there are to come, once its end has."""
+
+    clip_ids: set[str] = field(default_factory=set)
+    expected: int | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.clip_ids) == self.expected
+
+
 class Progress:
     """The run's counts. Only what is committed counts."""
 
@@ -25,11 +38,11 @@ class Progress:
         self.console = console
         self.plan = plan
         self.started = started
-        self.working_since: float | None = None
         self.sharded = "known" in plan.todo.column_names
         self.to_do = len(plan.todo)  # clips, or shards whose clips are not known before
         self.waiting = set() if self.sharded else set(plan.todo["clip_id"].to_pylist())
-        self.seen: set[str] = set()
+        self.parts: dict[str, ShardPart] = {}  # by source, of shards that are not whole yet
+        self.whole: set[str] = set()
         self.found, self.done = plan.found, plan.done
         self.shards = 0
         self.statuses: Counter[str] = Counter()
@@ -45,16 +58,31 @@ class Progress:
 
     def check(self, file: Mapping[str, Any]) -> None:
         """Raise AssertionError for a data file with a clip that nobody waits for."""
-        ids = file["clip_ids"] or []
-        if self.sharded:
-            strangers = self.seen.intersection(ids)
-            self.seen.update(ids)
-        else:
-            strangers = set(ids) - self.waiting
-            self.waiting.difference_update(ids)
-        assert not strangers and len(set(ids)) == len(ids), (
+        ids = set(file["clip_ids"] or ())
+        strangers = self._not_of_shard(file, ids) if self.sharded else ids - self.waiting
+        self.waiting -= ids
+        assert not strangers and len(ids) == len(file["clip_ids"] or ()), (
             f"data file {file['path']} holds clips twice or unasked: {sorted(strangers)[:3]}"
         )
+
+    def _not_of_shard(self, file: Mapping[str, Any], ids: set[str]) -> set[str]:
+        """Which of a file's clips have been seen before. All clips of a file are of one shard.
+
+        Only those of shards that are not whole yet are kept: millions of ids would fill the driver.
+        """
+        for shard in file["shards"] or ():
+            part = self.parts.setdefault(shard["source"], ShardPart())
+            part.expected = shard["clips"] - shard["skipped"]
+        source = file["source"]
+        if source in self.whole:
+            return ids
+        before = self.parts.setdefault(source, ShardPart()).clip_ids if ids else set()
+        strangers = before & ids
+        before |= ids
+        for name in [name for name, part in self.parts.items() if part.is_whole]:
+            del self.parts[name]
+            self.whole.add(name)
+        return strangers
 
     def committed(self, files: Sequence[Mapping[str, Any]]) -> None:
         """Count what these rows of `table.WRITTEN` say."""
@@ -121,7 +149,7 @@ class Progress:
         if stop.signal:
             return 128 + stop.signal
         if not stop.why:
-            missing = self.to_do - self.shards if self.sharded else len(self.waiting)
+            missing = self.to_do - len(self.whole) if self.sharded else len(self.waiting)
             assert found == done + ok + self.failed and not missing, (
                 f"expected {found} clips, found {done} already done + {ok} labelled + "
                 f"{self.failed} failed, and {missing} of {self.to_do} not heard of"

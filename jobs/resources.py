@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from jobs.config import Config
 
 ACTOR_BYTES = 3 << 30  # torch, a model of some hundred million parameters and a batch
+# Of sound per CPU: what it reads, and what waits for a model meanwhile. A GPU gets larger blocks.
+IN_FLIGHT_BYTES, IN_FLIGHT_BYTES_FOR_GPUS = 64 << 20, 256 << 20
 NODES_LOOKED_AT = 64  # of a group that may grow without bound
 
 Nodes = Sequence[Mapping[str, float]]
@@ -107,6 +109,23 @@ def _divide(config: Config, nodes: Nodes, worth: int, part: float, may_fill: Nod
             batch_s=wish.batch_s if wish else None,
         )
     return Shares(prepare_cpus, max(1, int(cpus / 4)), tasks)
+
+
+def part_in_flight(config: Config, nodes: Nodes) -> float:
+    """The part of the nodes' object stores that sound on its way between the stages may take.
+
+    Ray would let it have half of them, and that fills with whatever is read ahead of the models.
+    Nodes that join bring their own part. Raises CannotRun if the config wants more than there is.
+    """
+    stores = _sum(nodes, "object_store_memory")
+    asked = (config.resources.in_flight_mb or 0) << 20
+    if asked > stores:
+        raise CannotRun(
+            f"resources.in_flight_mb: expected at most {int(stores) >> 20}, the size of the "
+            f"object store, found {asked >> 20}"
+        )
+    of_a_cpu = IN_FLIGHT_BYTES_FOR_GPUS if _sum(nodes, "GPU") else IN_FLIGHT_BYTES
+    return (asked or min(stores / 2, _sum(nodes, "CPU") * of_a_cpu)) / stores
 
 
 def nodes_now() -> list[dict[str, float]]:

@@ -70,6 +70,7 @@ WRITTEN = pa.schema(
         ("path", pa.string()),
         ("size_bytes", pa.int64()),
         ("audio_s", pa.float64()),
+        ("source", pa.string()),  # of its first clip: where the input is shards, of all
         ("clip_ids", pa.list_(pa.string())),
         ("supersedes", pa.list_(pa.string())),  # the row that each clip's row takes the place of
         ("statuses", pa.list_(pa.string())),
@@ -155,6 +156,7 @@ def write_rows(
                 "path": name,
                 "size_bytes": content.size,
                 "audio_s": pc.sum(data["duration_s"]).as_py() or 0.0,
+                "source": data["source"][0].as_py(),
                 "clip_ids": data["clip_id"].to_pylist(),
                 "supersedes": table["supersedes"].to_pylist(),
                 "statuses": data["status"].to_pylist(),

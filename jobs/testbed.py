@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -133,16 +134,7 @@ def packed(files: Sequence[str], folder: Path, kind: str) -> None:
 
 def second_clips(folder: Path, count: int) -> Path:
     """`count` WAVs of one second, 16 kHz, in tars: tones in noise, 64 of them over and over."""
-    import soundfile
-
-    at = np.arange(16_000) / 16_000
-    noise = np.random.default_rng(0)
-    contents = []
-    for hz in range(200, 200 + 64 * 50, 50):
-        wav = io.BytesIO()
-        tone = 0.3 * np.sin(2 * np.pi * hz * at) + 0.01 * noise.standard_normal(16_000)
-        soundfile.write(wav, tone, 16_000, "PCM_16", format="WAV")
-        contents.append(wav.getvalue())
+    contents = [_wav(hz, 1) for hz in range(200, 200 + 64 * 50, 50)]
 
     def make(folder: Path) -> None:
         for start in range(0, count, PER_TAR):
@@ -151,6 +143,31 @@ def second_clips(folder: Path, count: int) -> Path:
                     _member(tar, f"{number:09}.wav", contents[number % len(contents)])
 
     return made_once(folder, make)
+
+
+def one_sound(folder: Path, count: int, length_s: int) -> Path:
+    """`count` WAV files of so many seconds, 16 kHz, which share one content."""
+
+    def make(folder: Path) -> None:
+        first = folder / "000000.wav"
+        first.write_bytes(_wav(440, length_s))
+        for number in range(1, count):
+            os.link(first, folder / f"{number:06}.wav")
+
+    return made_once(folder, make)
+
+
+def _wav(hz: int, length_s: int) -> bytes:
+    """A tone in noise, 16 bits at 16 kHz."""
+    import soundfile
+
+    wav = io.BytesIO()
+    with soundfile.SoundFile(wav, "w", 16_000, 1, "PCM_16", format="WAV") as file:
+        at = np.arange(16_000) / 16_000
+        noise = np.random.default_rng(hz)
+        for _ in range(length_s):
+            file.write(0.3 * np.sin(2 * np.pi * hz * at) + 0.01 * noise.standard_normal(16_000))
+    return wav.getvalue()
 
 
 def _member(tar: tarfile.TarFile, name: str, content: bytes) -> None:

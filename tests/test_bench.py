@@ -20,7 +20,7 @@ ORPHAN = """
 import subprocess, sys
 subprocess.Popen([sys.executable, "-c", {busy!r}], start_new_session=True)
 """
-HUNGRY = "import time; held = bytearray(b'1' * ({mib} << 20)); time.sleep(3)"
+HUNGRY = "import time; held = bytearray(b'1') * ({mib} << 20); time.sleep(3)"
 
 
 MEASURE = """

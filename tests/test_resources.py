@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from runs import ROOT, Job
+from runs import ROOT, Job, earmark
 
 from jobs.config import Config, load_config
-from jobs.resources import CannotRun, Shares, lacking, share_out
+from jobs.resources import CannotRun, Shares, lacking, part_in_flight, share_out
 
 
 def config(folder: Path, count: int = 1, **resources: Any) -> Config:
@@ -239,3 +240,65 @@ def test_a_run_ends_on_a_machine_of_few_cpus(tmp_path: Path, classifier: Path, c
     assert done.returncode == 0, done.stdout + done.stderr
     assert {row["status"] for row in job.rows().values()} == {"ok"}
     assert len(job.rows()) == 6
+
+
+def store(cpus: float, mib: int, gpus: float = 0) -> dict[str, float]:
+    return {"CPU": cpus, "GPU": gpus, "object_store_memory": mib << 20}
+
+
+def test_sound_on_its_way_has_room_by_the_cpus_that_read_it(tmp_path: Path) -> None:
+    default = config(tmp_path)
+    assert part_in_flight(default, [store(2, 8192)]) == 128 / 8192
+    assert part_in_flight(default, [store(2, 8192)] * 10) == 128 / 8192
+    assert part_in_flight(default, [store(16, 32768, gpus=1)]) == 4096 / 32768
+    assert part_in_flight(default, [store(64, 1024)]) == 0.5
+    asked = config(tmp_path, in_flight_mb=1000)
+    assert part_in_flight(asked, [store(2, 4000), store(2, 1000)]) == 0.2
+    with pytest.raises(CannotRun, match=r"in_flight_mb: expected at most 900, .* found 1000"):
+        part_in_flight(asked, [store(64, 900)])
+
+
+def test_reading_waits_for_room(tmp_path: Path, local_ray: None, classifier: Path) -> None:
+    """Else 77 MB of sound would be there before the model is."""
+    import ray
+
+    job = Job(tmp_path, classifier)
+    first = job.sound("0.wav", 440, seconds=10)
+    for number in range(1, 240):
+        (job.audio / f"{number}.wav").hardlink_to(first)
+    held, ended = [0.0], threading.Event()
+
+    def watch() -> None:
+        whole = ray.cluster_resources()["object_store_memory"]
+        while not ended.wait(0.2):
+            held.append(whole - ray.available_resources().get("object_store_memory", 0))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        assert job.run("resources.in_flight_mb=8", "resources.clips_per_block=8").code == 0
+    finally:
+        ended.set()
+        watcher.join()
+    assert len(job.rows()) == 240
+    assert 0 < max(held) < 32e6
+
+
+def test_an_object_store_has_the_size_that_the_config_gives_it(
+    tmp_path: Path, classifier: Path
+) -> None:
+    job = Job(tmp_path, classifier, resources={"object_store_mb": 96, "in_flight_mb": 97})
+    job.sounds(2)
+    refused = earmark("run", job.config)
+    assert refused.returncode == 2
+    assert "resources.in_flight_mb: expected at most 96, the size of the object" in refused.stdout
+
+
+def test_a_clusters_object_store_is_not_for_the_config_to_size(
+    tmp_path: Path, classifier: Path
+) -> None:
+    job = Job(tmp_path, classifier, resources={"object_store_mb": 96})
+    job.sounds(2)
+    refused = earmark("run", job.config, env=os.environ | {"RAY_ADDRESS": "127.0.0.1:1"})
+    assert refused.returncode == 2
+    assert "resources.object_store_mb: expected none where RAY_ADDRESS" in refused.stdout

@@ -19,6 +19,7 @@ from test_label import RATE, Loudest, labeller
 
 from audio_ops.decode import KINDS, ClipError
 from audio_ops.label import Label
+from audio_ops.waveforms import waveform_column
 from audio_ops.when import When
 from jobs.config import columns_before, load_config
 from jobs.plan import fingerprint, settings
@@ -209,13 +210,13 @@ class Counting(Loudest):
 
 def prepared(values: list[float | None], **columns: list[Any]) -> pa.Table:
     """What a task gets: a second of sound each, or none for a clip that failed before."""
-    sounds = [None if v is None else np.full(RATE, v, "<f4").tobytes() for v in values]
+    sounds = [None if v is None else np.full(RATE, v, "<f4") for v in values]
     return pa.table(
         {
             "clip_id": [str(n) for n in range(len(values))],
             "duration_s": [1.0] * len(values),
             "error_kind": [None if value is not None else "not_audio" for value in values],
-            f"sound_{RATE}": pa.array(sounds, pa.large_binary()),
+            f"sound_{RATE}": waveform_column(sounds),
             "speech": pa.nulls(len(values), pa.binary()),
             **columns,
         }

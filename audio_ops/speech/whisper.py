@@ -192,7 +192,7 @@ class Model:
         return next((code for code, number in self.languages.items() if number in forced), None)
 
     def windows(self, clip: Clip) -> list[Window]:
-        length = clip.waveform.shape[0]
+        length = len(clip.waveform)
         cuts = cut_at_quiet(
             length, self.sample_rate, self.extractor.chunk_length, clip.speech, clip.waveform
         )

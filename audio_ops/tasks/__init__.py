@@ -26,6 +26,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from audio_ops.waveforms import Waveform
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 WantsSpeech = Literal["never", "long", "always"]
 
@@ -52,12 +54,13 @@ class TaskOptions(BaseModel):
 class Clip:
     """One clip as a model gets it.
 
-    `waveform` is float32 `(samples,)` in [-1, 1] at the task's sample rate. `speech` is the voice
-    detector's probability per 32 ms as uint8 (255 = certain), or None if it was not asked for.
+    `waveform` is float32 `(samples,)` in [-1, 1] at the task's sample rate, or becomes that where
+    it is sliced. `speech` is the voice detector's probability per 32 ms as uint8 (255 = certain),
+    or None if it was not asked for.
     `row` holds the clip's other columns so far (carried ones, earlier tasks' labels).
     """
 
-    waveform: np.ndarray
+    waveform: Waveform
     duration_s: float
     speech: np.ndarray | None = None
     row: dict[str, Any] = field(default_factory=dict)

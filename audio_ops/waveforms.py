@@ -1,0 +1,92 @@
+"""Waveforms in Arrow, as they travel between processes: 16 bits a sample where that loses nothing.
+
+A `sound_{rate}` column has a field for each type of samples, of which a row uses one, or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+
+FIELDS = ("<i2", "<f4")  # numpy's names: 16-bit integers of full scale 2^15, floats of full scale 1
+COLUMN = pa.struct([(name, pa.large_binary()) for name in FIELDS])
+_STEP = 1 << 20  # samples
+
+
+class Pcm16:
+    """16-bit sound: int16 `samples` that become float32 in [-1, 1] where they are sliced."""
+
+    def __init__(self, samples: np.ndarray) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return np.multiply(self.samples[part], np.float32(2.0**-15), dtype=np.float32)
+
+
+Waveform = np.ndarray | Pcm16
+
+
+def packed(waveform: np.ndarray) -> np.ndarray:
+    """Float32 (samples,) in [-1, 1] as int16 (samples,) if those are as exact, else as it is."""
+    with np.errstate(invalid="ignore"):  # what is beyond 16 bits becomes anything, and is found
+        if not np.array_equal(_int16(waveform[:256]) * np.float32(2.0**-15), waveform[:256]):
+            return waveform  # resampled, mostly
+        samples = np.empty(len(waveform), np.int16)
+        for start in range(0, len(waveform), _STEP):
+            part = slice(start, start + _STEP)
+            samples[part] = _int16(waveform[part])
+            if not np.array_equal(Pcm16(samples)[part], waveform[part]):
+                return waveform
+    return samples
+
+
+def _int16(waveform: np.ndarray) -> np.ndarray:
+    return (waveform * np.float32(2.0**15)).astype(np.int16)
+
+
+def waveform_column(sounds: Sequence[np.ndarray | None]) -> pa.StructArray:
+    """A column of `COLUMN` from int16 or float32 (samples,), copied once, and not at all if there is
+    only one; None gives null."""
+    of_type = [
+        [sound if sound is not None and sound.dtype == name else None for sound in sounds]
+        for name in FIELDS
+    ]
+    return pa.StructArray.from_arrays(map(_cells, of_type, FIELDS), FIELDS)
+
+
+def _cells(sounds: Sequence[np.ndarray | None], dtype: str) -> pa.LargeBinaryArray:
+    present = np.array([sound is not None for sound in sounds])
+    here = [sound for sound in sounds if sound is not None]
+    data = here[0] if len(here) == 1 else np.concatenate([np.empty(0, dtype), *here])
+    sizes = [0 if sound is None else sound.nbytes for sound in sounds]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    valid = None if present.all() else pa.py_buffer(np.packbits(present, bitorder="little"))
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(),
+        len(sounds),
+        [valid, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data, dtype))],
+    )
+
+
+def waveforms_of(column: pa.ChunkedArray) -> list[Waveform | None]:
+    """The sound in each cell of a `sound_{rate}` column: (samples,), read-only, not a copy."""
+    sounds: list[Waveform | None] = []
+    for chunk in column.chunks:
+        here: list[Waveform | None] = [None] * len(chunk)
+        for name in FIELDS:
+            cells = chunk.field(name)
+            _, offsets, data = cells.buffers()  # a cell's as_buffer() would copy
+            ends = np.frombuffer(offsets, np.int64, len(cells) + 1, cells.offset * 8).tolist()
+            size = np.dtype(name).itemsize
+            for row, (start, end) in enumerate(pairwise(ends)):
+                if end > start:  # a good clip has at least one sample
+                    samples = np.frombuffer(data, name, (end - start) // size, start)
+                    here[row] = Pcm16(samples) if name == "<i2" else samples
+        sounds += here
+    return sounds

@@ -1,0 +1,77 @@
+"""Every clip is accounted for, once, by what the write stage tells of its data files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from jobs.console import Console
+from jobs.plan import Plan
+from jobs.progress import Progress
+
+File = dict[str, Any]
+
+
+def progress(folder: Path, monkeypatch: pytest.MonkeyPatch, todo: dict[str, list[Any]]) -> Progress:
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    with Console("run") as console:
+        return Progress(console, Plan(pa.table(todo), found=0, done=0, failed_before=0), 0.0)
+
+
+def file(shard: str, clips: str, of: int | None = None, skipped: int = 0) -> File:
+    """What is told of a data file with these clips; with `of` also that its shard has so many."""
+    end = {"source": shard, "source_version": "1", "clips": of, "skipped": skipped}
+    return {
+        "path": "part.parquet",
+        "source": shard if clips else None,
+        "clip_ids": list(clips),
+        "shards": [] if of is None else [end],
+    }
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [file("a.tar", "12"), file("a.tar", "23")],
+        [file("a.tar", "11")],
+        [file("a.tar", "12", of=2), file("a.tar", "2")],  # after its shard was whole
+        [file("a.tar", "2", of=2), file("b.tar", "5"), file("a.tar", "1"), file("a.tar", "3")],
+    ],
+)
+def test_a_clip_of_a_shard_that_comes_twice_or_unasked_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[File]
+) -> None:
+    seen = progress(tmp_path, monkeypatch, {"source": ["a.tar", "b.tar"], "known": [[], []]})
+    for one in files[:-1]:
+        seen.check(one)
+    with pytest.raises(AssertionError, match=r"part\.parquet holds clips twice or unasked"):
+        seen.check(files[-1])
+
+
+def test_clips_are_forgotten_when_their_shard_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = ["a.tar", "b.tar", "c.tar"]
+    seen = progress(tmp_path, monkeypatch, {"source": shards, "known": [[]] * 3})
+    for one in (
+        file("a.tar", "12"),
+        file("b.tar", "4", of=3, skipped=1),  # its end came before its other clip
+        file("c.tar", "", of=5, skipped=5),
+        file("a.tar", "3", of=3),
+        file("b.tar", "5"),
+    ):
+        seen.check(one)
+    assert seen.whole == set(shards) and not seen.parts
+
+
+def test_a_clip_that_nobody_waits_for_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = progress(tmp_path, monkeypatch, {"clip_id": ["1", "2"]})
+    seen.check(file("a.wav", "1"))
+    for again in ("1", "3"):
+        with pytest.raises(AssertionError, match="twice or unasked"):
+            seen.check(file("a.wav", again))
