@@ -1,8 +1,10 @@
 """Encoded bytes -> samples, or a ClipError that says why not.
 
 The decoder is chosen by magic bytes, never by name: libsndfile for WAV (but for that of 16 bits,
-which needs none), AIFF, AU and CAF, FFmpeg (PyAV) for the rest. Everything is read in a stream, and
-what is cut short or damaged is reported as far as the headers and the decoder tell.
+which needs none), AIFF, AU and CAF, FFmpeg (PyAV) for the rest. Of MP3 libsndfile would hide damage
+that FFmpeg reports; FFmpeg gets many frames at a time where frame follows frame. Everything is
+read in a stream, and what is cut short or damaged is reported as far as the headers and the
+decoder tell.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from __future__ import annotations
 import errno
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, BinaryIO
 
 import av
@@ -47,7 +49,7 @@ KINDS = {
 MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz
 MAX_CHANNELS = 64
 MAX_SAMPLES = 6_000_000_000  # of all channels together: 4 h at 48 kHz, 8 channels
-BLOCK_SAMPLES = 1 << 18  # of all channels together, in one block
+BLOCK_SAMPLES = 1 << 17  # of all channels together, in one block
 _MAX_MESSAGE = 500  # characters
 _LOUDEST = 1e12  # beyond it the mean of channels might become Inf; full scale is 1
 _HEAD = 1 << 16  # bytes looked at to recognise a format
@@ -492,22 +494,26 @@ def _duration_claimed(
 
 def _mp3_claimed(source: _Source) -> tuple[float | None, float]:
     """By the frame count of a Xing, Info or VBRI header, less the encoder's padding."""
-    head = source.at(0, 512)
-    frame = _mpeg_frame(head)
-    at = max(head.find(b"Xing", 0, 64), head.find(b"Info", 0, 64))
-    if not frame:
+    frame = _mpeg_frame(source.at(0, 4))
+    frames, delay, padding = _mp3_lengths(source)
+    if not frame or frames is None:
         return None, 0.0
-    if head[36:40] == b"VBRI":
-        frames, padding = int.from_bytes(head[50:54], "big"), 0
-    elif at > 0 and head[at + 7] & 1:
-        frames = int.from_bytes(head[at + 8 : at + 12], "big")
-        delays = int.from_bytes(head[at + 141 : at + 144], "big")  # 12 bits at each end
-        has_delays = head[at + 7] & 15 == 15  # and so does what is in front of them
-        padding = (delays >> 12) + (delays & 0xFFF) if has_delays else 0
-    else:
-        return None, 0.0
-    seconds = max(0, frames * frame.samples - padding) / frame.sample_rate
+    seconds = max(0, frames * frame.samples - delay - padding) / frame.sample_rate
     return seconds or None, 3 * frame.samples / frame.sample_rate
+
+
+def _mp3_lengths(source: _Source) -> tuple[int | None, int, int]:
+    """What a Xing, Info or VBRI header says: frames, the encoder's delay and padding in samples."""
+    head = source.at(0, 512)
+    at = max(head.find(b"Xing", 0, 64), head.find(b"Info", 0, 64))
+    if head[36:40] == b"VBRI":
+        return int.from_bytes(head[50:54], "big"), 0, 0
+    if at <= 0 or not head[at + 7] & 1:
+        return None, 0, 0
+    delays = int.from_bytes(head[at + 141 : at + 144], "big")  # 12 bits at each end
+    has_delays = head[at + 7] & 15 == 15  # and so does what is in front of them
+    frames = int.from_bytes(head[at + 8 : at + 12], "big")
+    return frames, *divmod(delays if has_delays else 0, 1 << 12)
 
 
 # --- decoding --------------------------------------------------------------------------------
@@ -649,7 +655,11 @@ def _open_ffmpeg(source: _Source, container: str) -> Sound:
         stream.codec_context.options = {"err_detect": "crccheck+explode"}
     stream.codec_context.thread_count = 1
     duration_s, tolerance_s = _duration_claimed(source, container, opened, stream)
-    frames = _frames(opened, stream, container)
+    if container == "mp3" and codec.startswith("mp3"):
+        packets = _mp3_packets(source, opened, stream)
+    else:
+        packets = ((packet, None) for packet in opened.demux(stream))
+    frames = _frames(packets, container)
     first = next(frames, None)
     if first is None and duration_s:
         raise ClipError("damaged", f"header says {duration_s:.2f} s, found no samples")
@@ -666,14 +676,100 @@ def _open_ffmpeg(source: _Source, container: str) -> Sound:
     )
 
 
-def _frames(
-    opened: av.container.InputContainer, stream: av.AudioStream, container: str
-) -> Iterator[av.AudioFrame]:
-    """Decode packet by packet; a bad one is `truncated` if it is the last, else `damaged`."""
-    packets = opened.demux(stream)
+_RUN = 1 << 13  # bytes of MP3 in a packet: some dozens of frames, which stay in the CPU's cache
+_LATE = 529  # samples that an MP3 decoder itself adds to the encoder's delay
+_Packet = tuple[Any, int | None]  # an av.Packet, and the samples that have to come of it, if known
+
+
+def _mp3_packets(
+    source: _Source, opened: av.container.InputContainer, stream: av.AudioStream
+) -> Iterator[_Packet]:
+    """The stream's packets, of many frames each where frame follows frame.
+
+    FFmpeg's demuxer makes one for each, which takes over a third of the time of decoding them. It
+    gives the first ones, whose delay it trims, and what is no plain chain of frames.
+    """
+    end: int | None = None  # of what did not come from the demuxer
+    packet: Any
+    for packet in opened.demux(stream):
+        if None in (packet.pos, packet.pts, packet.duration) or not packet.size:
+            yield packet, None
+        elif end is None:
+            yield packet, None
+            if packet.pts + packet.duration >= (stream.start_time or 0):
+                end = yield from _mp3_chain(source, packet, stream)
+                if end == source.length:
+                    return
+        elif packet.pos >= end:
+            yield packet, None
+
+
+def _mp3_chain(
+    source: _Source, before: Any, stream: av.AudioStream
+) -> Generator[_Packet, None, int]:
+    """Packets of the frames that follow upon one; returns the offset of the first byte behind them.
+
+    The last frame has one to itself, and so have those with padding to trim. Where the file goes on
+    behind them, or has more or fewer than its header says, they are left to the demuxer.
+    """
+    header = lru_cache(_mpeg_frame)
+    first = header(bytes(memoryview(before)[:4]))
+    at = before.pos + before.size
+    if not first:
+        return at
+    index = before.pts // before.duration + 1  # of the frame at `at`
+    frames, delay, padding = _mp3_lengths(source)
+    sound = 1 << 62  # samples up to the padding
+    if stream.start_time:  # FFmpeg trims both ends, or none
+        sound = (frames or 0) * first.samples - padding + _LATE
+        start, tick = delay + _LATE, before.duration // first.samples
+        if (stream.start_time, stream.duration) != (start * tick, (sound - start) * tick):
+            return at  # it understands the header in another way
+
+    def packet(data: bytes) -> Any:
+        made: Any = av.Packet(data)
+        made.stream, made.time_base, made.pts = stream, stream.time_base, index * before.duration
+        return made
+
+    while True:
+        data = source.at(at, _RUN)
+        ends = [0]
+        while (frame := header(data[ends[-1] : ends[-1] + 4])) and frame.kind == first.kind:
+            if ends[-1] + frame.size > len(data):
+                break
+            ends.append(ends[-1] + frame.size)
+        count = min(len(ends) - 2, sound // first.samples - index)
+        if count < 1:
+            break
+        yield packet(data[: ends[count]]), count * first.samples
+        at, index = at + ends[count], index + count
+    rest = data[ends[-1] :]
+    has_tag = len(rest) == 128 and rest.startswith(b"TAG")
+    is_all = at + len(data) == source.length and (not rest or has_tag)
+    if not is_all or (stream.start_time and index + len(ends) - 1 != frames):
+        return at
+    for start, end in pairwise(ends):
+        yield packet(data[start:end]), min(max(0, sound - index * first.samples), first.samples)
+        index += 1
+    return source.length
+
+
+def _head(frame: av.AudioFrame, samples: int) -> list[av.AudioFrame]:
+    """The frame's first samples; nothing if these are none."""
+    fifo = av.AudioFifo()
+    frame.pts = None
+    fifo.write(frame)
+    return [part] if samples > 0 and (part := fifo.read(samples)) else []
+
+
+def _frames(packets: Iterator[_Packet], container: str) -> Iterator[av.AudioFrame]:
+    """Decode packet by packet; a bad one is `truncated` if it is the last, else `damaged`.
+
+    FFmpeg passes over a bad frame in a packet of several: then samples are missing.
+    """
     header: Any = {"mp3": lru_cache(_mpeg_frame), "aac": _adts_frame}.get(container)
     length = 4 if container == "mp3" else 7
-    for packet in packets:
+    for packet, expected in packets:
         try:
             frames = packet.decode()
             head = bytes(memoryview(packet)[:length]) if header and packet.size else b""
@@ -681,11 +777,16 @@ def _frames(
             cut = packet.is_corrupt and container not in _CHUNKS  # PCM ends as it likes
             cut = cut or (found is not None and found.size > packet.size)
             problem = "incomplete packet" if cut else ""
+            extra = 0 if expected is None else sum(frame.samples for frame in frames) - expected
+            if extra < 0:
+                problem = f"{-extra} of {expected} samples can't be decoded"
+            elif extra:
+                frames[-1:] = _head(frames[-1], frames[-1].samples - extra)
         except (av.InvalidDataError, av.ArgumentError) as exc:
             frames, problem = [], _reason(exc)
         if problem:
             at = f"at {float(packet.pts * packet.time_base):.2f} s" if packet.pts else "at 0 s"
-            if next((later for later in packets if later.size), None):
+            if next((later for later, _ in packets if later.size), None):
                 raise ClipError("damaged", f"{problem}, {at}")
             if header and not header(bytes(memoryview(packet)[:length])):
                 return  # a tag, or other junk behind the sound
@@ -698,6 +799,9 @@ _SCALE = {"u8": 2.0**-7, "s16": 2.0**-15, "s32": 2.0**-31, "s64": 2.0**-63}
 
 def _samples(frame: av.AudioFrame) -> np.ndarray:
     """float32 (channels, samples), by the exact power of two."""
+    if frame.format.name == "fltp" and len(frame.planes) == 1:  # to_ndarray would copy it
+        plane: Any = frame.planes[0]
+        return np.frombuffer(plane, np.float32, frame.samples)[None]
     samples = frame.to_ndarray()
     if frame.format.is_packed:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
@@ -713,23 +817,22 @@ def _samples(frame: av.AudioFrame) -> np.ndarray:
 def _blocks(frames: Iterator[av.AudioFrame], container: str) -> Iterator[np.ndarray]:
     """Join frames to blocks. Rate, channels and (FLAC counts its samples) position have to go on."""
     joined = av.AudioFifo()  # an array for each frame would take as long as decoding
-    count = 0
-    kind = None
+    count = rate = channels = 0
     for frame in frames:
-        found = frame.sample_rate, frame.layout.nb_channels
-        if found != (kind := kind or found):
-            before, now = (f"{rate} Hz, {channels} channels" for rate, channels in (kind, found))
-            at = f"at {count / kind[0]:.2f} s" if kind[0] else "at 0 s"
-            raise ClipError("damaged", f"changes from {before} to {now} {at}")
+        if frame.sample_rate != rate or frame.layout.nb_channels != channels:
+            now = f"{frame.sample_rate} Hz, {frame.layout.nb_channels} channels"
+            if rate:
+                before, at = f"{rate} Hz, {channels} channels", f"at {count / rate:.2f} s"
+                raise ClipError("damaged", f"changes from {before} to {now} {at}")
+            rate, channels = frame.sample_rate, frame.layout.nb_channels
         if container == "flac" and frame.time is not None:
-            gap = round(frame.time * frame.sample_rate) - count
+            gap = round(frame.time * rate) - count
             if gap > 0:
-                at = f"at {count / frame.sample_rate:.2f} s"
-                raise ClipError("damaged", f"{gap} samples are missing {at}")
+                raise ClipError("damaged", f"{gap} samples are missing at {count / rate:.2f} s")
         count += frame.samples
         frame.pts = None  # they may overlap
         joined.write(frame)
-        if joined.samples * found[1] >= BLOCK_SAMPLES and (block := joined.read()):
+        if joined.samples * channels >= BLOCK_SAMPLES and (block := joined.read()):
             yield _samples(block)
     if block := joined.read():
         yield _samples(block)

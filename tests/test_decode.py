@@ -206,6 +206,131 @@ def test_mp3_cut_between_frames_has_fewer_than_its_header_says() -> None:
     assert found.kind == "truncated" and "header says 3.00 s" in found.message
 
 
+def by_ffmpeg(mp3: bytes) -> np.ndarray:
+    """The sound as FFmpeg's demuxer and decoder have it among themselves, a packet for each frame."""
+    with av.open(io.BytesIO(mp3), "r", format="mp3") as opened:
+        frames = [frame.to_ndarray() for frame in opened.decode(audio=0)]
+    return np.concatenate(frames, axis=1)
+
+
+def offsets(mp3: bytes) -> list[int]:
+    """Where its frames begin, the one with the header first."""
+    found = [0]
+    while frame := module._mpeg_frame(mp3[found[-1] :]):
+        found.append(found[-1] + frame.size)
+    return found[:-1]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000])
+def test_mp3_sounds_as_ffmpeg_has_it(rate: int, channels: int) -> None:
+    samples = noise(2, rate, channels) * np.hanning(2 * rate)  # frames of many sizes
+    for mode in ("CONSTANT", "VARIABLE"):
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples.T, rate, format="MP3", bitrate_mode=mode)
+        mp3 = buffer.getvalue()
+        found = decode(io.BytesIO(mp3))[0]
+        assert found.shape == samples.shape
+        np.testing.assert_array_equal(found, by_ffmpeg(mp3))
+        bare = mp3[offsets(mp3)[1] :]
+        np.testing.assert_array_equal(decode(io.BytesIO(bare))[0], by_ffmpeg(bare))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("no delay", "no padding", "least padding", "most padding", "most of both"),
+        *("another encoder", "a frame fewer", "a frame more", "half the size", "frames alone"),
+        *("without frames", "its last frame twice", "without its last frame", "without a frame"),
+        "a tag behind it",
+    ],
+)
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_mp3_is_trimmed_as_ffmpeg_trims_it(rate: int, change: str) -> None:
+    mp3 = bytearray(encode(noise(1.2, rate), rate, "mp3"))
+    starts = offsets(mp3)
+    header = max(mp3.find(b"Xing"), mp3.find(b"Info"))
+    frames, size = struct.unpack_from(">II", mp3, header + 8)
+    delays = {"no delay": 600, "no padding": 576 << 12, "least padding": 576 << 12 | 530}
+    delays |= {"most padding": 576 << 12 | 4095, "most of both": 0xFFFFFF}
+    if change in delays:
+        mp3[header + 141 : header + 144] = delays[change].to_bytes(3, "big")
+    elif change == "another encoder":
+        mp3[header + 120 : header + 124] = b"GOGO"
+    elif change in ("a frame fewer", "a frame more"):
+        struct.pack_into(">I", mp3, header + 8, frames + (1 if change == "a frame more" else -1))
+    elif change == "half the size":
+        struct.pack_into(">I", mp3, header + 12, size // 2)
+    elif change in ("frames alone", "without frames"):
+        mp3[header + 7] = 1 if change == "frames alone" else 14
+    elif change == "its last frame twice":
+        mp3 += mp3[starts[-1] :]
+    elif change == "without its last frame":
+        del mp3[starts[-1] :]
+    elif change == "without a frame":
+        del mp3[starts[9] : starts[10]]
+    else:
+        mp3 += b"TAG" + bytes(125)
+    np.testing.assert_array_equal(decode(io.BytesIO(mp3))[0], by_ffmpeg(bytes(mp3)))
+
+
+@pytest.mark.parametrize("behind", [b"", b"TAG" + bytes(125)])
+def test_most_frames_of_a_plain_mp3_go_around_the_demuxer(behind: bytes) -> None:
+    mp3 = encode(noise(10, 44100), 44100, "mp3") + behind
+    source = module._Source(io.BytesIO(mp3))
+    opened = module._open_demuxer(source, "mp3")
+    demuxed = []
+
+    class Watched:
+        def demux(self, stream: Any) -> Any:
+            for packet in opened.demux(stream):
+                demuxed.append(packet)
+                yield packet
+
+    watched: Any = Watched()
+    packets = [found for found, _ in module._mp3_packets(source, watched, opened.streams.audio[0])]
+    frames = offsets(mp3)
+    assert sum(packet.size for packet in packets) == len(mp3) - len(behind) - frames[1]
+    assert len(demuxed) < 3 and len(packets) < len(frames) / 10
+
+
+@pytest.mark.parametrize("behind", [b"", b"TAG" + bytes(125)])
+@pytest.mark.parametrize("has_header", [True, False])
+def test_every_bad_frame_of_an_mp3_is_found(has_header: bool, behind: bytes) -> None:
+    mp3 = encode(noise(1, 44100), 44100, "mp3")
+    starts = offsets(mp3)
+    for number, start in enumerate(starts[1:], 1):
+        bad = bytearray(mp3 + behind)
+        bad[start + 7] |= 0x03
+        bad[start + 8] |= 0xFE  # 511 pairs of big values, where 288 are the most
+        found = error(bytes(bad[0 if has_header else starts[1] :]))
+        assert found.kind == ("truncated" if number == len(starts) - 1 else "damaged"), number
+        assert "can't be decoded" in found.message or "FFmpeg" in found.message
+
+
+def test_an_mp3_without_a_header_is_truncated_in_its_last_frame() -> None:
+    mp3 = encode(noise(1, 44100), 44100, "mp3")
+    bare = mp3[offsets(mp3)[1] :]
+    assert error(bare[:-1]).kind == error(bare[:-100]).kind == "truncated"
+
+
+def test_junk_within_an_mp3_is_damage() -> None:
+    mp3 = encode(noise(1, 44100), 44100, "mp3")
+    middle = offsets(mp3)[20]
+    assert error(mp3[:middle] + b"junk" * 50 + mp3[middle:]).kind == "damaged"
+
+
+def test_an_mp3_that_changes_its_rate_or_channels_is_damage() -> None:
+    mono, stereo = (encode(noise(6, 44100, channels), 44100, "mp3") for channels in (1, 2))
+    bare = mono[offsets(mono)[1] :]
+    found = error(bare + stereo)
+    assert found.kind == "damaged"
+    assert "44100 Hz, 1 channels to 44100 Hz, 2 channels at 6.0" in found.message
+    found = error(bare + encode(noise(1, 16000), 16000, "mp3"))
+    assert found.kind == "damaged"
+    assert "44100 Hz, 1 channels to 16000 Hz, 1 channels at 6.0" in found.message
+
+
 @pytest.mark.parametrize("format", ["mp3", "aac", "flac"])
 def test_tags_and_junk_around_the_sound_are_skipped(format: str) -> None:
     data = encode(tone(1, 44100), 44100, format)
