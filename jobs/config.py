@@ -173,8 +173,8 @@ class Resources(Section):
     """How many clips travel together, and so how often something can be committed."""
     in_flight_mb: Annotated[int, Field(ge=1)] | None = None
     """Of sound on its way between the stages, on all nodes that the run starts with together, and
-    in proportion on those that join; by default 64 per CPU, 256 where there are GPUs. Reading waits
-    for room, but one block is always let through, which may be one long recording."""
+    in proportion on those that join; by default 128 per CPU, 512 where there are GPUs. Reading
+    waits for room, but one block is always let through, which may be one long recording."""
     object_store_mb: Annotated[int, Field(ge=80)] | None = None
     """Of Ray's object store, in which that sound lies, if the run starts Ray itself; by default 30 %
     of the machine's memory."""

@@ -33,6 +33,7 @@ from jobs.progress import Progress
 from jobs.resources import (
     CannotRun,
     Shares,
+    block_bytes,
     nodes_now,
     nodes_to_come,
     part_in_flight,
@@ -172,6 +173,7 @@ def pipeline(
 
     nodes = nodes_now()
     context = DataContext.get_current()
+    context.target_max_block_size = block_bytes(nodes)
     context.override_object_store_memory_limit_fraction = part_in_flight(config, nodes)
     work = blocks(todo.todo, config, least=256 if any(node.get("GPU") for node in nodes) else 16)
     sharded = load_source(config.input.format).SHARDED  # then there will be more of them

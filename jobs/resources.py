@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from jobs.config import Config
 
 ACTOR_BYTES = 3 << 30  # torch, a model of some hundred million parameters and a batch
-# Of sound per CPU: what it reads, and what waits for a model meanwhile. A GPU gets larger blocks.
-IN_FLIGHT_BYTES, IN_FLIGHT_BYTES_FOR_GPUS = 64 << 20, 256 << 20
+BLOCKS_IN_FLIGHT = 4  # per CPU: two that are read (one is handed on), two that wait for a model
 NODES_LOOKED_AT = 64  # of a group that may grow without bound
 
 Nodes = Sequence[Mapping[str, float]]
@@ -111,6 +110,12 @@ def _divide(config: Config, nodes: Nodes, worth: int, part: float, may_fill: Nod
     return Shares(prepare_cpus, max(1, int(cpus / 4)), tasks)
 
 
+def block_bytes(nodes: Nodes) -> int:
+    """Of sound that travels together at the most. A GPU wants many clips at once, on CPUs smaller
+    blocks keep all actors busy and are committed sooner."""
+    return 128 << 20 if _sum(nodes, "GPU") else 32 << 20
+
+
 def part_in_flight(config: Config, nodes: Nodes) -> float:
     """The part of the nodes' object stores that sound on its way between the stages may take.
 
@@ -124,8 +129,8 @@ def part_in_flight(config: Config, nodes: Nodes) -> float:
             f"resources.in_flight_mb: expected at most {int(stores) >> 20}, the size of the "
             f"object store, found {asked >> 20}"
         )
-    of_a_cpu = IN_FLIGHT_BYTES_FOR_GPUS if _sum(nodes, "GPU") else IN_FLIGHT_BYTES
-    return (asked or min(stores / 2, _sum(nodes, "CPU") * of_a_cpu)) / stores
+    wanted = BLOCKS_IN_FLIGHT * _sum(nodes, "CPU") * block_bytes(nodes)
+    return (asked or min(stores / 2, wanted)) / stores
 
 
 def nodes_now() -> list[dict[str, float]]:

@@ -248,9 +248,9 @@ def store(cpus: float, mib: int, gpus: float = 0) -> dict[str, float]:
 
 def test_sound_on_its_way_has_room_by_the_cpus_that_read_it(tmp_path: Path) -> None:
     default = config(tmp_path)
-    assert part_in_flight(default, [store(2, 8192)]) == 128 / 8192
-    assert part_in_flight(default, [store(2, 8192)] * 10) == 128 / 8192
-    assert part_in_flight(default, [store(16, 32768, gpus=1)]) == 4096 / 32768
+    assert part_in_flight(default, [store(2, 8192)]) == 256 / 8192
+    assert part_in_flight(default, [store(2, 8192)] * 10) == 256 / 8192
+    assert part_in_flight(default, [store(16, 32768, gpus=1)]) == 8192 / 32768
     assert part_in_flight(default, [store(64, 1024)]) == 0.5
     asked = config(tmp_path, in_flight_mb=1000)
     assert part_in_flight(asked, [store(2, 4000), store(2, 1000)]) == 0.2
