@@ -17,7 +17,7 @@ from audio_ops.decode import ClipError, Sound, open_sound
 from audio_ops.voice import SAMPLE_RATE as SPEECH_RATE
 from audio_ops.voice import speech_probability
 from audio_ops.wave import Level, Resampler, downmix, resample
-from audio_ops.waveforms import COLUMN, packed, waveform_column
+from audio_ops.waveforms import COLUMN, Pcm16, Waveform, packed, waveform_column
 
 Speech = Literal["never", "long", "always"]
 Stretch = tuple[float, float]  # of a file: where it begins, how long it is; seconds
@@ -116,10 +116,8 @@ def _prepare_row(
             row = prepare_clip(file, rates, max_clip_s, stretch, decoded)
         if want_speech == "always" or (want_speech == "long" and row["duration_s"] > long_s):
             rate = SPEECH_RATE if SPEECH_RATE in rates else max(rates)
-            sound = resample(row[f"sound_{rate}"], rate, SPEECH_RATE)
+            sound = resample(row[f"sound_{rate}"][:], rate, SPEECH_RATE)
             row["speech"] = speech_probability(sound).tobytes()
-        for rate in rates:
-            row[f"sound_{rate}"] = packed(row[f"sound_{rate}"])
     except ClipError as error:
         return _error("decode", error)
     except MemoryError:
@@ -141,7 +139,7 @@ def prepare_clip(
     """Decode, downmix and resample a file in a stream, never holding it at its stored rate.
 
     Returns `duration_s`, `sample_rate`, `channels`, `format`, `peak_dbfs`, `rms_dbfs` and, for
-    each rate in Hz, `sound_{rate}`: float32 (samples,). Raises ClipError, `too_long` for more than
+    each rate in Hz, `sound_{rate}`: float32 (samples,), or what becomes that. Raises ClipError, `too_long` for more than
     `max_clip_s` seconds. Of a `stretch` nothing after its end is decoded, and nothing before its
     start if the format can be sought in (WAV, AIFF, AU, CAF).
     """
@@ -203,14 +201,25 @@ def _too_long(found: str, max_clip_s: float) -> ClipError:
 
 
 class _Samples:
-    """Float32 (samples,) that grow in place: realloc moves pages where concatenate copies them."""
+    """Sound that grows in place, of 16 bits as long as those hold it: realloc moves pages where
+    concatenate copies them."""
 
     def __init__(self, expected: int) -> None:
-        self._data = np.empty(expected, np.float32)  # takes memory only as it is filled
+        self._expected = expected
+        self._data: np.ndarray = np.empty(expected, np.int16)  # takes memory only as it is filled
         self._count = 0
 
     def add(self, samples: np.ndarray) -> None:
-        if not self._count and len(samples) >= len(self._data) - 1:  # all of it: needs no copy
+        """Take in float32 (samples,)."""
+        if self._data.dtype == np.int16:
+            exact = packed(samples)
+            if isinstance(exact, Pcm16):
+                samples = exact.samples
+            else:
+                before = self.whole()[:]
+                self._data = np.empty(max(self._expected, self._count), np.float32)
+                self._data[: self._count] = before
+        if not self._count and len(samples) >= self._expected - 1:  # all of it: needs no copy
             self._data, self._count = samples, len(samples)
             return
         end = self._count + len(samples)
@@ -221,10 +230,10 @@ class _Samples:
         self._data[self._count : end] = samples
         self._count = end
 
-    def whole(self) -> np.ndarray:
+    def whole(self) -> Waveform:
         if self._count < len(self._data):
             self._data.resize(self._count, refcheck=False)
-        return self._data
+        return Pcm16(self._data) if self._data.dtype == np.int16 else self._data
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -13,7 +13,6 @@ import pyarrow as pa
 
 FIELDS = ("<i2", "<f4")  # numpy's names: 16-bit integers of full scale 2^15, floats of full scale 1
 COLUMN = pa.struct([(name, pa.large_binary()) for name in FIELDS])
-_STEP = 1 << 20  # samples
 
 
 class Pcm16:
@@ -21,6 +20,10 @@ class Pcm16:
 
     def __init__(self, samples: np.ndarray) -> None:
         self.samples = samples
+
+    @property
+    def nbytes(self) -> int:
+        return self.samples.nbytes
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -32,32 +35,22 @@ class Pcm16:
 Waveform = np.ndarray | Pcm16
 
 
-def packed(waveform: np.ndarray) -> np.ndarray:
-    """Float32 (samples,) in [-1, 1] as int16 (samples,) if those are as exact, else as it is."""
+def packed(waveform: np.ndarray) -> Waveform:
+    """Float32 (samples,) in [-1, 1] as 16-bit sound if that is as exact, else as it is."""
     with np.errstate(invalid="ignore"):  # what is beyond 16 bits becomes anything, and is found
-        if not np.array_equal(_int16(waveform[:256]) * np.float32(2.0**-15), waveform[:256]):
-            return waveform  # resampled, mostly
-        samples = np.empty(len(waveform), np.int16)
-        for start in range(0, len(waveform), _STEP):
-            part = slice(start, start + _STEP)
-            samples[part] = _int16(waveform[part])
-            if not np.array_equal(Pcm16(samples)[part], waveform[part]):
+        for part in (waveform[:256], waveform):  # resampled sound is told from its first samples
+            scaled = part * np.float32(2.0**15)
+            samples = scaled.astype(np.int16)
+            if not np.array_equal(samples.astype(np.float32), scaled):
                 return waveform
-    return samples
+    return Pcm16(samples)
 
 
-def _int16(waveform: np.ndarray) -> np.ndarray:
-    return (waveform * np.float32(2.0**15)).astype(np.int16)
-
-
-def waveform_column(sounds: Sequence[np.ndarray | None]) -> pa.StructArray:
-    """A column of `COLUMN` from int16 or float32 (samples,), copied once, and not at all if there is
-    only one; None gives null."""
-    of_type = [
-        [sound if sound is not None and sound.dtype == name else None for sound in sounds]
-        for name in FIELDS
-    ]
-    return pa.StructArray.from_arrays(map(_cells, of_type, FIELDS), FIELDS)
+def waveform_column(sounds: Sequence[Waveform | None]) -> pa.StructArray:
+    """A column of `COLUMN`, copied once, and not at all if there is only one; None gives null."""
+    ints = [sound.samples if isinstance(sound, Pcm16) else None for sound in sounds]
+    floats = [None if isinstance(sound, Pcm16) else sound for sound in sounds]
+    return pa.StructArray.from_arrays(map(_cells, (ints, floats), FIELDS), FIELDS)
 
 
 def _cells(sounds: Sequence[np.ndarray | None], dtype: str) -> pa.LargeBinaryArray:

@@ -462,7 +462,7 @@ def decode(options: argparse.Namespace) -> None:
             clips = encoded(rate, container, codec)
             audio_s = len(speech) / rate_of_speech
             speeds: dict[str, list[float]] = {name: [] for name in decoders}
-            for _ in range(options.rounds):
+            for _ in range(3 * options.rounds):  # they are short, and the machine slow for moments
                 for name, decoder in decoders.items():
                     before = time.process_time()
                     for clip in clips:

@@ -56,6 +56,8 @@ class LabelHere(Label):
                 f"tasks.{name}: the model's process died {births - 1} times in a row without "
                 "labelling a clip; what it said last is in Ray's logs (worker-*.err)"
             )
+        if settings.get("threads"):  # torch tells OpenMP so in one thread alone, labels in others
+            os.environ["OMP_NUM_THREADS"] = str(settings["threads"])
         gc.disable()  # what torch and transformers load is there to stay: a fifth of their start
         super().__init__(name, checkpoint=here(checkpoint), ledger=notes, **settings)
         gc.freeze()

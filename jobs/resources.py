@@ -123,14 +123,16 @@ def part_in_flight(config: Config, nodes: Nodes) -> float:
     Nodes that join bring their own part. Raises CannotRun if the config wants more than there is.
     """
     stores = _sum(nodes, "object_store_memory")
-    asked = (config.resources.in_flight_mb or 0) << 20
-    if asked > stores:
-        raise CannotRun(
-            f"resources.in_flight_mb: expected at most {int(stores) >> 20}, the size of the "
-            f"object store, found {asked >> 20}"
-        )
+    if asked := (config.resources.in_flight_mb or 0) << 20:
+        if asked > stores:
+            raise CannotRun(
+                f"resources.in_flight_mb: expected at most {int(stores) >> 20}, the size of the "
+                f"object store, found {asked >> 20}"
+            )
+        return asked / stores
     wanted = BLOCKS_IN_FLIGHT * _sum(nodes, "CPU") * block_bytes(nodes)
-    return (asked or min(stores / 2, wanted)) / stores
+    working = _sum([node for node in nodes if node.get("CPU")], "object_store_memory")
+    return min(0.5, wanted / working) if working else 0.5
 
 
 def nodes_now() -> list[dict[str, float]]:

@@ -216,7 +216,7 @@ def test_two_gpus_on_a_machine_with_none_fail_at_once_with_exit_2(
     assert job.run("resources.tasks.kind.num_gpus=2").code == 2  # and not 75: the table was let go
 
 
-@pytest.mark.parametrize("cpus", [1, 4])
+@pytest.mark.parametrize("cpus", [1, pytest.param(4, marks=pytest.mark.chaos)])
 def test_a_run_ends_on_a_machine_of_few_cpus(tmp_path: Path, classifier: Path, cpus: int) -> None:
     job = Job(tmp_path, classifier)
     task = job.sections["tasks"]["kind"]
@@ -252,6 +252,8 @@ def test_sound_on_its_way_has_room_by_the_cpus_that_read_it(tmp_path: Path) -> N
     assert part_in_flight(default, [store(2, 8192)] * 10) == 256 / 8192
     assert part_in_flight(default, [store(16, 32768, gpus=1)]) == 8192 / 32768
     assert part_in_flight(default, [store(64, 1024)]) == 0.5
+    assert part_in_flight(default, [store(0, 4096), store(2, 8192)]) == 256 / 8192
+    assert part_in_flight(default, [store(0, 4096)]) == 0.5  # a head whose workers are to come
     asked = config(tmp_path, in_flight_mb=1000)
     assert part_in_flight(asked, [store(2, 4000), store(2, 1000)]) == 0.2
     with pytest.raises(CannotRun, match=r"in_flight_mb: expected at most 900, .* found 1000"):
