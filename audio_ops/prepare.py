@@ -139,9 +139,10 @@ def prepare_clip(
     """Decode, downmix and resample a file in a stream, never holding it at its stored rate.
 
     Returns `duration_s`, `sample_rate`, `channels`, `format`, `peak_dbfs`, `rms_dbfs` and, for
-    each rate in Hz, `sound_{rate}`: float32 (samples,), or what becomes that. Raises ClipError, `too_long` for more than
-    `max_clip_s` seconds. Of a `stretch` nothing after its end is decoded, and nothing before its
-    start if the format can be sought in (WAV, AIFF, AU, CAF).
+    each rate in Hz, `sound_{rate}`: float32 (samples,), or what becomes that where it is sliced.
+    Raises ClipError, `too_long` for more than `max_clip_s` seconds. Of a `stretch` nothing after
+    its end is decoded, and nothing before its start if the format can be sought in (WAV, AIFF, AU,
+    CAF).
     """
     start_s, length_s = stretch or (0.0, math.inf)
     sound = open_sound(file, start_s)

@@ -303,14 +303,14 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
-    object_store_mb = config.resources.object_store_mb
-    if address and object_store_mb:
-        raise CannotRun(
-            "resources.object_store_mb: expected none where RAY_ADDRESS names a cluster, whose "
-            f"object stores have their size, found {object_store_mb}: use resources.in_flight_mb"
-        )
     console.progress("joining Ray" if address else "starting Ray")
     ours = not ray.is_initialized()
+    object_store_mb = config.resources.object_store_mb
+    if object_store_mb and (address or not ours):
+        raise CannotRun(
+            "resources.object_store_mb: expected none where Ray runs already (RAY_ADDRESS), with "
+            f"stores of their size, found {object_store_mb}: use resources.in_flight_mb"
+        )
     if ours:
         for tries_left in (2, 1, 0):
             try:  # without "local" Ray would join whatever cluster it finds on this machine

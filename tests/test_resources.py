@@ -303,4 +303,4 @@ def test_a_clusters_object_store_is_not_for_the_config_to_size(
     job.sounds(2)
     refused = earmark("run", job.config, env=os.environ | {"RAY_ADDRESS": "127.0.0.1:1"})
     assert refused.returncode == 2
-    assert "resources.object_store_mb: expected none where RAY_ADDRESS" in refused.stdout
+    assert "resources.object_store_mb: expected none where Ray runs already" in refused.stdout
