@@ -24,6 +24,8 @@ import numpy as np
 import soundfile
 from av.stream import Discard
 
+from audio_ops.waveforms import Pcm16
+
 av.logging.set_level(None)  # FFmpeg's own lines: every error it reports comes back as an exception
 
 KINDS = {
@@ -529,7 +531,8 @@ def _from(sound: Sound, start_s: float) -> Iterator[np.ndarray]:
 
 
 def _open_pcm(source: _Source, container: str, start_s: float = 0.0) -> Sound | None:
-    """As it is, or through libsndfile; None if that is a case for FFmpeg: a streamed file, an unknown codec."""
+    """As it is, or through libsndfile; None if that is a case for FFmpeg: a streamed file, an
+    unknown codec."""
     start, size, form = _sound_chunk(source, container)
     if size is None:
         return None
@@ -586,8 +589,7 @@ class _Pcm16:
     def read(self, frames: int, **_: Any) -> np.ndarray:
         data = self.source.read(frames * 2 * self.channels)
         data = data[: len(data) - len(data) % (2 * self.channels)]
-        samples = np.frombuffer(data, "<i2").reshape(-1, self.channels)
-        return np.multiply(samples, np.float32(2.0**-15), dtype=np.float32)
+        return Pcm16(np.frombuffer(data, "<i2").reshape(-1, self.channels))[:]
 
 
 def _pcm_16(source: _Source, start: int, size: int, form: bytes) -> _Pcm16 | None:

@@ -106,3 +106,14 @@ def test_an_unknown_row_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.main(["wisper"])
     assert "found wisper" in capsys.readouterr().err
+
+
+def test_ways_that_there_are_none_of_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["decode", "--ways", "Daft"])
+    assert "--ways: expected the row whisper, found decode" in capsys.readouterr().err
+    (tmp_path / "a.wav").write_bytes(encode(tone(2.0), 16_000, "wav"))
+    assert bench.main(["whisper", "--data", str(tmp_path), "--ways", "dask"]) == 1
+    assert "expected parts of Earmark, Earmark, window: guarded" in capsys.readouterr().out
