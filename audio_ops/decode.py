@@ -24,7 +24,7 @@ import numpy as np
 import soundfile
 from av.stream import Discard
 
-from audio_ops.waveforms import Pcm16
+from audio_ops.waveforms import as_float32
 
 av.logging.set_level(None)  # FFmpeg's own lines: every error it reports comes back as an exception
 
@@ -80,7 +80,8 @@ class Sound:
     channels: 1 to 64.
     format: `wav/pcm_16`, `flac`, `mp3`, `ogg/opus`, `mp4/aac`, ...
     duration_s: what the header claims, None where it claims nothing.
-    blocks: float32 (channels, samples), full scale is [-1, 1], BLOCK_SAMPLES or somewhat more each.
+    blocks: (channels, samples), BLOCK_SAMPLES or somewhat more each: int16 if that is how the sound
+        is stored or coded, else float32, full scale is [-1, 1].
     """
 
     sample_rate: int
@@ -93,7 +94,8 @@ class Sound:
 def decode(file: BinaryIO) -> tuple[np.ndarray, int, str]:
     """A whole clip: float32 (channels, samples), its rate in Hz, its format. Raises ClipError."""
     sound = open_sound(file)
-    return np.concatenate(list(sound.blocks), axis=1), sound.sample_rate, sound.format
+    samples = np.concatenate([as_float32(block) for block in sound.blocks], axis=1)
+    return samples, sound.sample_rate, sound.format
 
 
 def open_sound(file: BinaryIO, start_s: float = 0.0) -> Sound:
@@ -552,8 +554,9 @@ def _open_pcm(source: _Source, container: str, start_s: float = 0.0) -> Sound | 
 
     def blocks() -> Iterator[np.ndarray]:
         step = max(1, BLOCK_SAMPLES // file.channels)
+        dtype = "int16" if file.subtype in _OF_16_BITS else "float32"
         for left in range(file.frames - start, 0, -step):  # asking at the end takes as long again
-            yield file.read(min(left, step), dtype="float32", always_2d=True).T
+            yield file.read(min(left, step), dtype=dtype, always_2d=True).T
 
     duration_s = file.frames / file.samplerate
     start = round(start_s * file.samplerate)
@@ -569,6 +572,9 @@ def _open_pcm(source: _Source, container: str, start_s: float = 0.0) -> Sound | 
         duration_s,
         _checked(blocks(), source, container, file.samplerate, left_s, 0.0),
     )
+
+
+_OF_16_BITS = {"PCM_S8", "PCM_U8", "PCM_16", "ULAW", "ALAW"}  # or of fewer
 
 
 @dataclass
@@ -589,7 +595,7 @@ class _Pcm16:
     def read(self, frames: int, **_: Any) -> np.ndarray:
         data = self.source.read(frames * 2 * self.channels)
         data = data[: len(data) - len(data) % (2 * self.channels)]
-        return Pcm16(np.frombuffer(data, "<i2").reshape(-1, self.channels))[:]
+        return np.frombuffer(data, "<i2").reshape(-1, self.channels)
 
 
 def _pcm_16(source: _Source, start: int, size: int, form: bytes) -> _Pcm16 | None:
@@ -796,11 +802,11 @@ def _frames(packets: Iterator[_Packet], container: str) -> Iterator[av.AudioFram
         yield from frames
 
 
-_SCALE = {"u8": 2.0**-7, "s16": 2.0**-15, "s32": 2.0**-31, "s64": 2.0**-63}
+_SCALE = {"s32": 2.0**-31, "s64": 2.0**-63}
 
 
 def _samples(frame: av.AudioFrame) -> np.ndarray:
-    """float32 (channels, samples), by the exact power of two."""
+    """(channels, samples), as in `Sound.blocks`; by the exact power of two."""
     if frame.format.name == "fltp" and len(frame.planes) == 1:  # to_ndarray would copy it
         plane: Any = frame.planes[0]
         return np.frombuffer(plane, np.float32, frame.samples)[None]
@@ -808,8 +814,10 @@ def _samples(frame: av.AudioFrame) -> np.ndarray:
     if frame.format.is_packed:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
     name = frame.format.name.removesuffix("p")
+    if name == "s16":
+        return samples
     if name == "u8":
-        samples = samples.astype(np.int16) - 128
+        return (samples.astype(np.int16) - 128) << 8
     if scale := _SCALE.get(name):
         return samples.astype(np.float32) * np.float32(scale)
     with np.errstate(over="ignore"):  # a double becomes Inf, and is found as such
@@ -840,6 +848,13 @@ def _blocks(frames: Iterator[av.AudioFrame], container: str) -> Iterator[np.ndar
         yield _samples(block)
 
 
+def _is_finite(block: np.ndarray) -> bool:
+    """True for sound of 16 bits, and where no sample is NaN or beyond what anybody records."""
+    if block.dtype == np.int16 or not block.size:
+        return True
+    return bool(block.max() < _LOUDEST and block.min() > -_LOUDEST)  # NaN: False
+
+
 def _checked(
     blocks: Iterator[np.ndarray],
     source: _Source,
@@ -855,7 +870,7 @@ def _checked(
             block = next(blocks, None)
         if block is None:
             break
-        if block.size and not (block.max() < _LOUDEST and block.min() > -_LOUDEST):  # NaN: False
+        if not _is_finite(block):
             where = count + int(np.argmin((np.abs(block) < _LOUDEST).all(axis=0)))
             raise ClipError("not_finite", f"NaN or Inf at {where / sample_rate:.2f} s")
         count += block.shape[1]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 WAVEFORM = re.compile(r"sound_\d+")  # a task named `sound` has columns sound_label, ...
 WINDOW_S = 30.0  # Whisper's, and the longest that most models are given
 FEW_CLIPS_S = 40.0
+NOTED_BATCHES = 8  # a note of what is at hand takes a millisecond, a batch of short sounds ten
 DEATHS_OF_A_CLIP = 3  # once among others and twice alone, and it gets no further chance
 
 AtHand = Callable[[Sequence[Clip]], AbstractContextManager[Any]]
@@ -212,16 +213,20 @@ class Label:
         ]
         outputs: list[Any] = [None] * len(windows)
         padded_s = [self.model.padded_s(length) for length in lengths]
-        for batch in micro_batches(padded_s, self.batch_s, groups):
-            waveforms = [
-                windows[n][0].waveform[windows[n][1].start : windows[n][1].stop] for n in batch
-            ]
-            with at_hand([windows[n][0] for n in batch]):
-                found = self.isolated(waveforms, windows[batch[0]][1].group)
-            for number, output in zip(batch, found, strict=True):
-                outputs[number] = output
-            self.heard_s += sum(lengths[n] for n in batch) / self.model.sample_rate
-            self.padded_s += len(batch) * max(padded_s[n] for n in batch)
+        batches = micro_batches(padded_s, self.batch_s, groups)
+        for first in range(0, len(batches), NOTED_BATCHES):
+            noted = batches[first : first + NOTED_BATCHES]
+            with at_hand([windows[n][0] for batch in noted for n in batch]):
+                for batch in noted:
+                    waveforms = [
+                        windows[n][0].waveform[windows[n][1].start : windows[n][1].stop]
+                        for n in batch
+                    ]
+                    found = self.isolated(waveforms, windows[batch[0]][1].group)
+                    for number, output in zip(batch, found, strict=True):
+                        outputs[number] = output
+                    self.heard_s += sum(lengths[n] for n in batch) / self.model.sample_rate
+                    self.padded_s += len(batch) * max(padded_s[n] for n in batch)
         return outputs
 
     def isolated(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Any]:

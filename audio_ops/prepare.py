@@ -17,7 +17,7 @@ from audio_ops.decode import ClipError, Sound, open_sound
 from audio_ops.voice import SAMPLE_RATE as SPEECH_RATE
 from audio_ops.voice import speech_probability
 from audio_ops.wave import Level, Resampler, downmix, resample
-from audio_ops.waveforms import COLUMN, Pcm16, Waveform, packed, waveform_column
+from audio_ops.waveforms import COLUMN, Pcm16, Waveform, waveform_column
 
 Speech = Literal["never", "long", "always"]
 Stretch = tuple[float, float]  # of a file: where it begins, how long it is; seconds
@@ -169,9 +169,8 @@ def prepare_clip(
             "truncated",
             f"expected {length_s:g} s from {start_s:g} s on, {missing_s:.2f} s are missing",
         )
-    nothing = np.empty(0, np.float32)
     for rate, resampler in resamplers.items():
-        sounds[rate].add(resampler(nothing, last=True))
+        sounds[rate].add(resampler(mono[:0], last=True))
     waveforms = {f"sound_{rate}": sounds[rate].whole() for rate in rates}
     return {
         "duration_s": count / sound.sample_rate,
@@ -202,33 +201,26 @@ def _too_long(found: str, max_clip_s: float) -> ClipError:
 
 
 class _Samples:
-    """Sound that grows in place, of 16 bits as long as those hold it: realloc moves pages where
-    concatenate copies them."""
+    """Sound that grows in place: realloc moves pages where concatenate copies them."""
 
     def __init__(self, expected: int) -> None:
         self._expected = expected
-        self._data: np.ndarray = np.empty(expected, np.int16)  # takes memory only as it is filled
+        self._data = np.empty(0, np.float32)
         self._count = 0
 
     def add(self, samples: np.ndarray) -> None:
-        """Take in float32 (samples,)."""
-        if self._data.dtype == np.int16:
-            exact = packed(samples)
-            if isinstance(exact, Pcm16):
-                samples = exact.samples
-            else:
-                before = self.whole()[:]
-                self._data = np.empty(max(self._expected, self._count), np.float32)
-                self._data[: self._count] = before
-        if not self._count and len(samples) >= self._expected - 1:  # all of it: needs no copy
-            self._data, self._count = samples, len(samples)
-            return
+        """Take in (samples,), of one dtype all the time."""
+        if not self._count:
+            if len(samples) >= self._expected - 1:  # all of it: needs no copy
+                self._data, self._count = samples, len(samples)
+                return
+            self._data = np.empty(self._expected, samples.dtype)  # takes memory as it is filled
         end = self._count + len(samples)
         if end > len(self._data):
             if not self._data.flags.owndata:
                 self._data = self._data.copy()
             self._data.resize(max(end, len(self._data) * 5 // 4), refcheck=False)
-        self._data[self._count : end] = samples
+        np.copyto(self._data[self._count : end], samples, "equiv")
         self._count = end
 
     def whole(self) -> Waveform:

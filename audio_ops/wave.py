@@ -1,6 +1,7 @@
 """Downmix, resample and measure sound, in a stream of blocks or whole.
 
-Shapes: float32 (channels, samples) or (samples,), full scale is [-1, 1]; rates are in Hz.
+Shapes: (channels, samples) or (samples,). Full scale is [-1, 1] in float32, and 2^15 in int16, as
+which sound of 16 bits stays until something is computed with it. Rates are in Hz.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import math
 import numpy as np
 import soxr
 
+from audio_ops.waveforms import as_float32
+
 
 def downmix(block: np.ndarray) -> np.ndarray:
     """(channels, samples) -> (samples,): the mean of the channels."""
@@ -17,6 +20,7 @@ def downmix(block: np.ndarray) -> np.ndarray:
         raise ValueError(f"expected (channels, samples), got shape {block.shape}")
     if len(block) == 1:
         return np.ascontiguousarray(block[0])
+    block = as_float32(block)
     total = block[0] + block[1]  # many times faster than mean() on interleaved samples
     for channel in block[2:]:
         total += channel
@@ -37,10 +41,11 @@ class Resampler:
             self._stream = soxr.ResampleStream(source_rate, target_rate, 1, "float32", "HQ")
 
     def __call__(self, block: np.ndarray, last: bool = False) -> np.ndarray:
-        """float32 (samples,) -> float32 (as many as are ready,); `last` gives the rest."""
+        """(samples,) -> float32 (as many as are ready,); `last` gives the rest. Where the two rates
+        are one, a block comes back as it is."""
         if self._stream is None:
             return block
-        out = self._stream.resample_chunk(np.ascontiguousarray(block), last)
+        out = self._stream.resample_chunk(np.ascontiguousarray(as_float32(block)), last)
         self._taken += len(block)
         self._given += len(out)
         if last:  # soxr rounds to the nearest number of samples
@@ -75,10 +80,12 @@ class Level:
         self._count = 0
 
     def add(self, block: np.ndarray) -> None:
-        """Take float32 (channels, samples) into account."""
+        """Take (channels, samples) into account."""
         if block.size:
-            self._peak = max(self._peak, float(block.max()), -float(block.min()))
-            self._square += _sum_of_squares(block.ravel("K"))
+            unit = 2.0**-15 if block.dtype == np.int16 else 1.0
+            self._peak = max(self._peak, unit * float(block.max()), -unit * float(block.min()))
+            samples = block.ravel("K").astype(np.float32, copy=False)
+            self._square += unit**2 * _sum_of_squares(samples)
             self._count += block.size
 
     @property

@@ -1,4 +1,4 @@
-"""Waveforms in Arrow, as they travel between processes: 16 bits a sample where that loses nothing.
+"""Waveforms in Arrow, as they travel between processes: 16 bits a sample if they are stored so.
 
 A `sound_{rate}` column has a field for each type of samples, of which a row uses one, or none.
 """
@@ -29,21 +29,17 @@ class Pcm16:
         return len(self.samples)
 
     def __getitem__(self, part: slice) -> np.ndarray:
-        return np.multiply(self.samples[part], np.float32(2.0**-15), dtype=np.float32)
+        return as_float32(self.samples[part])
 
 
 Waveform = np.ndarray | Pcm16
 
 
-def packed(waveform: np.ndarray) -> Waveform:
-    """Float32 (samples,) in [-1, 1] as 16-bit sound if that is as exact, else as it is."""
-    with np.errstate(invalid="ignore"):  # what is beyond 16 bits becomes anything, and is found
-        for part in (waveform[:256], waveform):  # resampled sound is told from its first samples
-            scaled = part * np.float32(2.0**15)
-            samples = scaled.astype(np.int16)
-            if not np.array_equal(samples.astype(np.float32), scaled):
-                return waveform
-    return Pcm16(samples)
+def as_float32(samples: np.ndarray) -> np.ndarray:
+    """int16 of full scale 2^15 as float32 of full scale 1, exactly; float32 as it is."""
+    if samples.dtype == np.float32:
+        return samples
+    return np.multiply(samples, np.float32(2.0**-15), dtype=np.float32)
 
 
 def waveform_column(sounds: Sequence[Waveform | None]) -> pa.StructArray:

@@ -27,7 +27,7 @@ from audio_ops.checkpoint import Checkpoint
 from audio_ops.tasks import load_task
 from jobs.config import Config, ConfigError, find_models, find_source, load_config
 from jobs.console import Console
-from jobs.models import end_ledger, start_ledger
+from jobs.models import end_ledger, environment, start_ledger
 from jobs.plan import COMMITTED, Plan, difference, fingerprint, plan, plan_shards, settings
 from jobs.progress import Progress
 from jobs.resources import (
@@ -220,6 +220,7 @@ def pipeline(
             ),
             num_cpus=share.num_cpus,
             num_gpus=share.num_gpus,
+            runtime_env={"env_vars": environment(share.threads, on_gpu=share.num_gpus > 0)},
             max_restarts=-1,  # `LabelHere` gives up by itself
             max_task_retries=-1,
             **arrow,

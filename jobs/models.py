@@ -37,6 +37,22 @@ class StoredCheckpoint(Checkpoint):
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
+def environment(threads: int, on_gpu: bool) -> dict[str, str]:
+    """What the process of a `LabelHere` has to be started with."""
+    # torch tells OpenMP so in the thread that says `set_num_threads`; labels are made in others.
+    variables = {"OMP_NUM_THREADS": str(threads)}
+    if not on_gpu:
+        # torch allocates each activation anew on a CPU. glibc maps it from the kernel, which fills
+        # page by page with zeros, and unmaps it at once: a fifth of a forward pass of wav2vec2.
+        # Now glibc keeps what it once had, all in the one arena that holds more than 64 MB.
+        variables |= {
+            "MALLOC_ARENA_MAX": "1",
+            "MALLOC_MMAP_MAX_": "0",
+            "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+        }
+    return variables
+
+
 class LabelHere(Label):
     """`Label` in a Ray actor on whatever node: the model is fetched if the node has not got it.
 
@@ -56,8 +72,6 @@ class LabelHere(Label):
                 f"tasks.{name}: the model's process died {births - 1} times in a row without "
                 "labelling a clip; what it said last is in Ray's logs (worker-*.err)"
             )
-        if settings.get("threads"):  # torch tells OpenMP so in one thread alone, labels in others
-            os.environ["OMP_NUM_THREADS"] = str(settings["threads"])
         gc.disable()  # what torch and transformers load is there to stay: a fifth of their start
         super().__init__(name, checkpoint=here(checkpoint), ledger=notes, **settings)
         gc.freeze()

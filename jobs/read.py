@@ -27,11 +27,35 @@ from jobs.sources import NO_COLUMNS, PLACE, load_source
 # many of them were done before. It walks with them as a row that has failed, and ends at `write`.
 END_OF_SHARD = "end of shard"
 DEATHS_OF_A_FILE = 3  # between its clips, until what is left of it is given up
+GATHERED_BYTES = 8 << 20
 
 Clips = Iterator[tuple[dict[str, Any], BinaryIO | ClipError]]
 
 
-def read(
+def read(plan: pa.Table, **settings: Any) -> Iterator[pa.Table]:
+    """Tables of prepared clips (see `audio_ops.prepare`), each clip of the plan once, in order;
+    `settings` are those of `_handed_over`.
+
+    A child hands few clips over at a time, so that little is lost when it dies. Here they become
+    tables of GATHERED_BYTES: Ray's work for a table grows with its chunks, times its columns.
+    """
+    tables: list[pa.Table] = []
+    size = 0
+    for table in _handed_over(plan, **settings):
+        tables.append(table)
+        size += table.nbytes
+        if size >= GATHERED_BYTES:
+            yield _one(tables)
+            tables, size = [], 0
+    if tables:
+        yield _one(tables)
+
+
+def _one(tables: Sequence[pa.Table]) -> pa.Table:
+    return tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
+
+
+def _handed_over(
     plan: pa.Table,
     *,
     input: Input,
@@ -40,7 +64,7 @@ def read(
     want_speech: WantsSpeech,
     kept: pa.Schema = NO_COLUMNS,
 ) -> Iterator[pa.Table]:
-    """Tables of prepared clips (see `audio_ops.prepare`), each clip of the plan once, in order.
+    """Tables as a child hands them over, which decodes what `plan` says.
 
     A clip that ends the process that decodes it, or takes too long, becomes an error row, and a
     new process goes on with what had not come out by then. Where none gets from one clip of a file

@@ -100,17 +100,21 @@ def test_the_format_is_named(format: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("bits", "values", "expected"),
     [
-        ("u8", [0, 128, 255], [-1, 0, 127 / 128]),
-        ("s16", [-(2**15), 0, 2**15 - 1], [-1, 0, 1 - 2**-15]),
+        ("u8", [0, 128, 255], [-(2**15), 0, 2**15 - 256]),
+        ("s16", [-(2**15), 0, 2**15 - 1], [-(2**15), 0, 2**15 - 1]),
         ("s32", [-(2**31), 0, 2**30], [-1, 0, 0.5]),
         ("dbl", [-1, 0.25, 1], [-1, 0.25, 1]),
-        ("s16p", [-(2**15), 0, 2**14], [-1, 0, 0.5]),
+        ("s16p", [-(2**15), 0, 2**14], [-(2**15), 0, 2**14]),
     ],
 )
-def test_integers_become_floats_by_a_power_of_two(bits: str, values: Any, expected: Any) -> None:
+def test_integers_become_16_bits_or_floats_by_a_power_of_two(
+    bits: str, values: Any, expected: Any
+) -> None:
     types = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "dbl": np.float64, "s16p": np.int16}
     frame = av.AudioFrame.from_ndarray(np.array([values], types[bits]), bits, "mono")
-    np.testing.assert_array_equal(module._samples(frame), [np.float32(expected)])
+    found = module._samples(frame)
+    assert found.dtype == (np.int16 if bits in ("u8", "s16", "s16p") else np.float32)
+    np.testing.assert_array_equal(found, [np.float32(expected)])
 
 
 def test_a_long_sound_comes_in_bounded_blocks() -> None:
@@ -158,7 +162,7 @@ def test_a_wav_of_16_bits_is_what_libsndfile_hears(channels: int, change: Any) -
     np.testing.assert_array_equal(found, expected.T)
     blocks = list(open_sound(io.BytesIO(data), 1.5).blocks)
     start = round(1.5 * rate)
-    np.testing.assert_array_equal(np.concatenate(blocks, axis=1), expected[start:].T)
+    np.testing.assert_array_equal(np.concatenate(blocks, axis=1) / 2**15, expected[start:].T)
 
 
 def test_a_wav_that_is_cut_while_it_is_read_is_truncated() -> None:

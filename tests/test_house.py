@@ -71,16 +71,12 @@ from jobs.label import blocks
 from jobs.plan import plan, COMMITTED
 from jobs.read import read
 from jobs.sources import files
-import inspect
 input = Input(path=sys.argv[1], format="files")
 nobody = pa.table({name: pa.array([], pa.string()) for name in COMMITTED})
 todo = plan(files.find(input, print), nobody, "f", retry_errors=False).todo
-known = {
-    "packaging": "files", "input": input, "storage_options": {}, "rates": [16_000, 48_000],
-    "audio": Audio(max_clip_s=100.0), "want_speech": "always", "kept": pa.schema([]),
-}
-wanted = inspect.signature(read).parameters
-tables = list(read(todo, **{name: known[name] for name in wanted if name in known}))
+audio = Audio(max_clip_s=100.0)
+rates = [16_000, 48_000]
+tables = list(read(todo, input=input, audio=audio, rates=rates, want_speech="always"))
 assert sum(len(table) for table in tables) == 2
 assert {kind for table in tables for kind in table["error_kind"].to_pylist()} == {None}
 assert all(table["speech"].null_count == 0 for table in tables)

@@ -177,7 +177,10 @@ def test_time_in_which_nobody_asks_for_a_table_is_free(tmp_path: Path) -> None:
     assert kinds(pa.concat_tables([first, *tables]).to_pylist()) == [None] * 60
 
 
-def test_a_child_that_is_left_in_the_middle_is_not_used_again(tmp_path: Path) -> None:
+def test_a_child_that_is_left_in_the_middle_is_not_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.read.GATHERED_BYTES", 1)
     forget_children()
     input = folder(tmp_path / "audio", [wav(hz=100 + n) for n in range(40)])
     tables = read(planned(input), input=input, audio=AUDIO, rates=[16_000], want_speech="never")
@@ -188,6 +191,15 @@ def test_a_child_that_is_left_in_the_middle_is_not_used_again(tmp_path: Path) ->
     (one,) = child._idle
     assert rows(input) == in_process(input)
     assert child._idle == [one]
+
+
+def test_few_clips_at_a_time_become_tables_of_one_chunk(tmp_path: Path) -> None:
+    input = folder(tmp_path / "audio", [wav(10.0 + n % 2) for n in range(60)])
+    plan = planned(input)
+    tables = list(read(plan, input=input, audio=AUDIO, rates=[16_000], want_speech="never"))
+    assert 1 < len(tables) < 60 / 16
+    assert {column.num_chunks for table in tables for column in table.columns} == {1}
+    assert pa.concat_tables(tables).to_pylist() == in_process(input)
 
 
 def test_a_child_that_died_of_idleness_is_replaced(tmp_path: Path) -> None:

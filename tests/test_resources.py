@@ -14,6 +14,7 @@ import yaml
 from runs import ROOT, Job, earmark
 
 from jobs.config import Config, load_config
+from jobs.models import environment
 from jobs.resources import CannotRun, Shares, lacking, part_in_flight, share_out
 
 
@@ -304,3 +305,29 @@ def test_a_clusters_object_store_is_not_for_the_config_to_size(
     refused = earmark("run", job.config, env=os.environ | {"RAY_ADDRESS": "127.0.0.1:1"})
     assert refused.returncode == 2
     assert "resources.object_store_mb: expected none where Ray runs already" in refused.stdout
+
+
+TOUCH = """
+import resource, threading
+import numpy as np
+
+faults = []
+
+def work():
+    for _ in range(12):
+        np.ones(12_500_000)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(faults[-1] - faults[1])
+"""
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_models_process_on_cpus_keeps_the_memory_that_it_had(on_gpu: bool) -> None:
+    variables = os.environ | {"NUMPY_MADVISE_HUGEPAGE": "0"} | environment(1, on_gpu)
+    said = subprocess.run([sys.executable, "-c", TOUCH], env=variables, capture_output=True)
+    pages = int(said.stdout)
+    assert pages > 10_000 if on_gpu else pages < 100

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audio_ops.checkpoint import Checkpoint, load, load_model
-from audio_ops.fbank import compute_on
+from audio_ops.features import compute_on
 from audio_ops.speech import Piece, Transcript, geometric_mean
 from audio_ops.tasks import Clip, Window
 from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP, hears_padded, shortest

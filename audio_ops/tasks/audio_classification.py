@@ -23,7 +23,7 @@ from audio_ops.classification import (
     Windowing,
     classification_columns,
 )
-from audio_ops.fbank import compute_on
+from audio_ops.features import compute_on
 from audio_ops.tasks import Clip, WantsSpeech, Window
 from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP, hears_padded, shortest
 

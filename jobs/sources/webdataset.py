@@ -135,7 +135,7 @@ def _samples(file: BinaryIO, input: Input, kept: frozenset[str]) -> Iterator[_Sa
     sample, count = _Sample(""), 0
     try:
         with _tar_errors(), _unpacked(file) as stream:
-            archive = _Archive.open(fileobj=stream, mode="r|")  # type: ignore[call-overload]
+            archive = _Archive.open(fileobj=stream, mode="r|", bufsize=stream.at_once)  # type: ignore[call-overload]
             while (header := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
                 name = _as_utf8(header.name)
@@ -205,15 +205,16 @@ def _unpacked(file: BinaryIO) -> Iterator[_Bounded]:
         with pa.CompressedInputStream(file, "zstd") as unpacked:
             yield _Bounded(unpacked, most)
     else:
-        yield _Bounded(file, most)
+        yield _Bounded(file, most, at_once=1 << 16)
 
 
 class _Bounded:
     """A stream of at most so many bytes. It ends once: to skip what a header claims beyond the
     end, tarfile would read on for ever. Raises ClipError."""
 
-    def __init__(self, file: Any, most: int) -> None:
+    def __init__(self, file: Any, most: int, at_once: int = tarfile.RECORDSIZE) -> None:
         self._file, self._most = file, most
+        self.at_once = at_once  # bytes: with damage to a packed tar, so much before it can be lost
         self._count = self._ends = 0
 
     def read(self, size: int) -> bytes:

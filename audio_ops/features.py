@@ -1,0 +1,102 @@
+"""What transformers' feature extractors do in numpy, in torch on the model's device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP
+
+FLOOR = 1.192092955078125e-07  # Kaldi's, of a band's power
+PREEMPHASIS = 0.97
+
+
+def compute_on(device: str, extractor: Any) -> Any:
+    """The extractor, or one that gives the same features faster.
+
+    Kaldi's filter bank is what AST, SeamlessM4T, wav2vec2-bert and Speech2Text hear. transformers
+    goes through it frame by frame (`spectrogram` in audio_utils.py), 15 ms for 10 s of sound, which
+    a GPU labels in one. With torchaudio it has other filters, and keeps them.
+    """
+    if type(extractor).__name__ == "Wav2Vec2FeatureExtractor" and (
+        extractor.padding_side,
+        extractor.padding_value,
+    ) == ("right", 0.0):
+        return Normed(extractor, device)
+    if device != "cpu" and {"mel_filters", "window", "_extract_fbank_features"} <= set(
+        dir(extractor)
+    ):
+        extractor._extract_fbank_features = FilterBank(extractor, device)
+    return extractor
+
+
+class Normed:
+    """`Wav2Vec2FeatureExtractor`: sound of zero mean and unit variance, padded with zeros behind.
+
+    Only for batches whose clips are all of one length, or which go with an attention mask: without
+    one transformers takes padding for sound.
+    """
+
+    def __init__(self, extractor: Any, device: str):
+        self.device = device
+        self.normalize: bool = extractor.do_normalize
+        self.wants_mask: bool = extractor.return_attention_mask
+
+    def __call__(
+        self,
+        waveforms: Sequence[np.ndarray],
+        return_attention_mask: bool | None = None,
+        **_: Any,
+    ) -> Any:
+        """`input_values`, float32 `(clips, samples)`, and perhaps their `attention_mask`, int32,
+        both on the device, in transformers' BatchFeature.
+        """
+        import torch
+        from transformers import BatchFeature
+
+        lengths = torch.tensor([len(waveform) for waveform in waveforms], device=self.device)
+        padded = np.zeros((len(waveforms), max(map(len, waveforms))), np.float32)
+        for row, waveform in zip(padded, waveforms, strict=True):
+            row[: len(waveform)] = waveform
+        values = torch.from_numpy(padded).to(self.device)
+        mask = (torch.arange(values.shape[1], device=self.device) < lengths[:, None]).int()
+        if self.normalize:
+            values -= values.sum(1, keepdim=True) / lengths[:, None]
+            values *= mask
+            variance = values.square().sum(1, keepdim=True) / lengths[:, None]
+            values /= (variance + 1e-7).sqrt()
+        features = {"input_values": values}
+        if self.wants_mask if return_attention_mask is None else return_attention_mask:
+            features["attention_mask"] = mask
+        return BatchFeature(features)
+
+
+class FilterBank:
+    """An extractor's `_extract_fbank_features` in torch, in float64 like the original."""
+
+    def __init__(self, extractor: Any, device: str):
+        import torch
+
+        self.device = device
+        self.filters = torch.from_numpy(extractor.mel_filters).to(device)  # (bins, mels)
+        self.window = torch.from_numpy(extractor.window).to(device)
+
+    def __call__(self, waveform: np.ndarray, max_length: int | None = None) -> np.ndarray:
+        """Float32 `(frames, mels)`; with `max_length`, as AST calls it, so many frames.
+
+        Those who call it without take samples to be 16-bit integers, as Kaldi does.
+        """
+        import torch
+        from torch.nn.functional import pad
+
+        sound = torch.tensor(np.squeeze(waveform), device=self.device).double()
+        frames = (sound if max_length else sound * 2**15).unfold(0, FBANK_FRAME, FBANK_HOP)
+        frames = frames - frames.mean(1, keepdim=True)
+        frames = frames - PREEMPHASIS * pad(frames[None, :, :-1], (1, 0), "replicate")[0]
+        power = torch.fft.rfft(frames * self.window, 512).abs().square()
+        bank = (power @ self.filters).clamp(min=FLOOR).log().float()
+        if max_length:
+            bank = pad(bank, (0, 0, 0, max_length - len(bank)))
+        return bank.cpu().numpy()
