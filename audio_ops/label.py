@@ -212,21 +212,25 @@ class Label:
             for (_, window), length in zip(windows, lengths, strict=True)
         ]
         outputs: list[Any] = [None] * len(windows)
-        padded_s = [self.model.padded_s(length) for length in lengths]
-        batches = micro_batches(padded_s, self.batch_s, groups)
+        batches = micro_batches(
+            [self.model.padded_s(length) for length in lengths], self.batch_s, groups
+        )
         for first in range(0, len(batches), NOTED_BATCHES):
             noted = batches[first : first + NOTED_BATCHES]
             with at_hand([windows[n][0] for batch in noted for n in batch]):
                 for batch in noted:
-                    waveforms = [
-                        windows[n][0].waveform[windows[n][1].start : windows[n][1].stop]
-                        for n in batch
-                    ]
-                    found = self.isolated(waveforms, windows[batch[0]][1].group)
+                    found = self.heard([windows[number] for number in batch])
                     for number, output in zip(batch, found, strict=True):
                         outputs[number] = output
-                    self.heard_s += sum(lengths[n] for n in batch) / self.model.sample_rate
-                    self.padded_s += len(batch) * max(padded_s[n] for n in batch)
+        return outputs
+
+    def heard(self, windows: Sequence[tuple[Clip, Window]]) -> list[Any]:
+        """The model's output (or a ClipError) for each window of one micro-batch, and its count."""
+        waveforms = [clip.waveform[window.start : window.stop] for clip, window in windows]
+        outputs = self.isolated(waveforms, windows[0][1].group)
+        lengths = [len(waveform) for waveform in waveforms]
+        self.heard_s += sum(lengths) / self.model.sample_rate
+        self.padded_s += len(lengths) * max(map(self.model.padded_s, lengths))
         return outputs
 
     def isolated(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Any]:

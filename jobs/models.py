@@ -43,7 +43,7 @@ def environment(threads: int, on_gpu: bool) -> dict[str, str]:
     variables = {"OMP_NUM_THREADS": str(threads)}
     if not on_gpu:
         # torch allocates each activation anew on a CPU. glibc maps it from the kernel, which fills
-        # page by page with zeros, and unmaps it at once: a fifth of a forward pass of wav2vec2.
+        # page by page with zeros, and unmaps it at once: a tenth to a third of a wav2vec2 pass.
         # Now glibc keeps what it once had, all in the one arena that holds more than 64 MB.
         variables |= {
             "MALLOC_ARENA_MAX": "1",
