@@ -6,13 +6,18 @@ Read from the committed rows, of which only those made with the same settings ar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.config import Drift
 from jobs.table import Table
 
 LABELS_KEPT = 20
+ROWS_AT_ONCE = 8192
 
 
 def statistics(table: Table, run_id: str) -> dict[str, dict[str, Any]]:
@@ -23,40 +28,56 @@ def statistics(table: Table, run_id: str) -> dict[str, dict[str, Any]]:
     many clips have which one on top. Of recognition: `words_per_s` and `suspects`, how many texts
     are distrusted for which reason. Memory grows with the number of labels, not of rows.
     """
-    import duckdb
-
     from jobs.plan import fingerprint
 
     assert table.delta is not None
     settings = table.settings()
+    rows = table.delta.to_pyarrow_dataset()
     found: dict[str, dict[str, Any]] = {}
-    with duckdb.connect(":memory:") as database:
-        database.register("all_rows", table.delta.to_pyarrow_dataset())
-        names = {name for name, *_ in database.execute("DESCRIBE all_rows").fetchall()}
-        for task in settings.get("tasks", {}):
-            columns = {
-                name: f'"{task}_{name}"'
-                for name in ("label", "score", "text", "suspect", "error")
-                if f"{task}_{name}" in names
-            }
-            database.execute(
-                "CREATE OR REPLACE TEMP VIEW task AS "
-                f"SELECT run_id = '{run_id}' AS mine, duration_s, error_stage, "
-                + ", ".join(f"{column} AS {name}" for name, column in columns.items())
-                + f" FROM all_rows WHERE fingerprint = '{fingerprint(settings)}'"
-            )
-            found[task] = {
-                when: _figures(database, columns, when == "now") for when in ("now", "before")
-            }
-    for task in found.values():
-        task["drift"] = drift(task["now"], task["before"])
-        for figures in (task["now"], task["before"]):
+    for task in settings.get("tasks", {}):
+        names = [
+            name
+            for name in ("label", "score", "text", "suspect", "error")
+            if f"{task}_{name}" in rows.schema.names
+        ]
+        columns = {
+            "mine": pc.field("run_id") == run_id,
+            **{name: pc.field(name) for name in ("duration_s", "error_stage")},
+            **{name: pc.field(f"{task}_{name}") for name in names},
+        }
+        condition = pc.field("fingerprint") == fingerprint(settings)
+        found[task] = _figures(partial(_query, rows, columns, condition), names)
+    for of_task in found.values():
+        of_task["drift"] = drift(of_task["now"], of_task["before"])
+        for figures in (of_task["now"], of_task["before"]):
             if "labels" in figures:
                 figures["labels"] = dict(list(figures["labels"].items())[:LABELS_KEPT])
     return found
 
 
-def _figures(database: Any, columns: Mapping[str, str], mine: bool) -> dict[str, Any]:
+def _query(
+    rows: pa.dataset.Dataset,
+    columns: Mapping[str, pc.Expression],
+    condition: pc.Expression,
+    sql: str,
+) -> list[tuple[Any, ...]]:
+    """What SQL finds in `rows`, which are those that meet the condition, with these columns.
+
+    They are scanned here, few at a time: DuckDB would have a dataset read far ahead of it.
+    """
+    import duckdb
+
+    few = rows.scanner(
+        columns=dict(columns), filter=condition, batch_size=ROWS_AT_ONCE, batch_readahead=4
+    )
+    with duckdb.connect(":memory:") as database:
+        return database.register("rows", few.to_reader()).execute(sql).fetchall()
+
+
+def _figures(
+    query: Callable[[str], list[tuple[Any, ...]]], columns: Collection[str]
+) -> dict[str, dict[str, Any]]:
+    """The figures `now` and `before`."""
     wanted = {
         "clips": "count(*)",
         "failed": "count(*) FILTER (error IS NOT NULL OR error_stage IN ('read', 'decode'))",
@@ -65,24 +86,22 @@ def _figures(database: Any, columns: Mapping[str, str], mine: bool) -> dict[str,
     if "text" in columns:
         words = "sum(len(regexp_extract_all(text, '\\S+')))"
         wanted["words_per_s"] = f"{words} / nullif(sum(duration_s) FILTER (text IS NOT NULL), 0)"
-    query = ", ".join(wanted.values())
-    row = database.execute(f"SELECT {query} FROM task WHERE mine = {mine}").fetchone()
-    figures: dict[str, Any] = dict(zip(wanted, row, strict=True))
-    figures["error_rate"] = figures["failed"] / figures["clips"] if figures["clips"] else None
-    if "label" in columns:
-        figures["labels"] = _counts(database, "label", f"mine = {mine}")
-    if "suspect" in columns:
-        figures["suspects"] = _counts(database, "unnest(suspect)", f"mine = {mine}")
-    return figures
-
-
-def _counts(database: Any, value: str, condition: str) -> dict[str, int]:
-    """How many rows have which value, the most frequent first."""
-    rows = database.execute(
-        f"SELECT value, count(*) AS rows FROM (SELECT {value} AS value FROM task WHERE {condition}) "
-        "WHERE value IS NOT NULL GROUP BY value ORDER BY rows DESC, value"
-    ).fetchall()
-    return dict(rows)
+    none = {name: 0 if name in ("clips", "failed") else None for name in wanted}
+    both = {when: dict[str, Any](none) for when in ("now", "before")}
+    for mine, *row in query(f"SELECT mine, {', '.join(wanted.values())} FROM rows GROUP BY mine"):
+        both["now" if mine else "before"].update(zip(wanted, row, strict=True))
+    counted = {"labels": ("label", "label"), "suspects": ("suspect", "unnest(suspect)")}
+    for figures in both.values():
+        figures["error_rate"] = figures["failed"] / figures["clips"] if figures["clips"] else None
+        figures.update({name: {} for name, (column, _) in counted.items() if column in columns})
+    for name, (column, value) in counted.items():
+        if column in columns:  # the most frequent first
+            for mine, what, count in query(
+                f"SELECT mine, value, count(*) AS rows FROM (SELECT mine, {value} AS value FROM rows) "
+                "WHERE value IS NOT NULL GROUP BY mine, value ORDER BY rows DESC, value"
+            ):
+                both["now" if mine else "before"][name][what] = count
+    return both
 
 
 def drift(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float | None]:

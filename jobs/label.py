@@ -201,6 +201,8 @@ def pipeline(
     for name, options in config.tasks.items():
         later.remove(name)
         share = shares.tasks[name]
+        # What waits at one actor no other can hear. (A pool grows only when more than this waits.)
+        at_an_actor = None if share.num_gpus or share.most_actors > share.actors else 2
         # Not `map_batches`, which on GPUs wants a number of rows. LabelHere batches by seconds.
         clips = clips.map_batches_internal(
             LabelHere,
@@ -217,6 +219,7 @@ def pipeline(
                 min_size=share.actors,
                 max_size=share.most_actors,
                 max_concurrent_calls_per_actor=2,
+                max_tasks_in_flight_per_actor=at_an_actor,
             ),
             num_cpus=share.num_cpus,
             num_gpus=share.num_gpus,
@@ -301,9 +304,13 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # After Ray's one second the workers that read would be gone when the models are loaded.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # No machines can be asked for. By default Ray Data would ask, in parts of a CPU, and be given
+        # of what is left whole CPUs alone: 1.28 of a machine's two, which is one reader instead of two.
+        os.environ.setdefault("RAY_DATA_CLUSTER_AUTOSCALER", "V2")
     import ray
 
-    address = os.environ.get("RAY_ADDRESS")
     console.progress("joining Ray" if address else "starting Ray")
     ours = not ray.is_initialized()
     object_store_mb = config.resources.object_store_mb

@@ -52,7 +52,8 @@ LAST_WRITES_S = 3.0  # after the last one that was seen, of workers that have be
 TRY_AGAIN_AFTER_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 # Data files, also halves of them: ours begin with a dot, those of delta-rs end in #1.
 DATA_FILE = re.compile(r"\.?part-.*\.parquet(#\d+)?")
-COMPRESSION = WriterProperties(compression="ZSTD")
+# In row groups, which readers decode whole, of so few rows that nobody is short of memory for one.
+WRITER = WriterProperties(compression="ZSTD", max_row_group_size=32_768)
 
 IDENTITY = pa.schema([("clip_id", pa.string()), *PLACE])
 OUTCOME = pa.schema([("status", pa.string()), *ERROR])
@@ -596,7 +597,7 @@ class Table:
                     "t.clip_id = s.supersedes",
                     source_alias="s",
                     target_alias="t",
-                    writer_properties=COMPRESSION,
+                    writer_properties=WRITER,
                     commit_properties=properties,
                 )
                 .when_matched_update(columns)
@@ -623,7 +624,7 @@ class Table:
             # Carries no commit number (delta-rs drops it here); the log's own conflict check is
             # enough, for compaction moves rows and changes none.
             optimize = self.delta.optimize
-            self._insist(lambda: optimize.compact(writer_properties=COMPRESSION), lambda: False)
+            self._insist(lambda: optimize.compact(writer_properties=WRITER), lambda: False)
         # Not `vacuum`: it spares hidden files, and with `full=True` takes whatever else lies here.
         # Listed while the table is certainly ours: if this process sleeps from here on, and
         # another run takes over, none of that run's files are among these.
