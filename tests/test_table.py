@@ -135,6 +135,19 @@ def test_several_files_are_committed_at_once_replacing_or_not(tmp_path: Path) ->
     table.release()
 
 
+def test_a_reader_of_a_large_file_need_not_hold_all_its_rows(tmp_path: Path) -> None:
+    table = opened(tmp_path)
+    for part in range(2):
+        ids: dict[str, str | None] = {f"{part}-{n}": None for n in range(20_000)}
+        table.commit(written(table, labelled(ids)))
+    table.tidy()
+    table.release()
+    [file] = Path(table.path).glob("*.parquet")
+    rows = pq.read_metadata(file)
+    groups = [rows.row_group(n).num_rows for n in range(rows.num_row_groups)]
+    assert sum(groups) == 40_000 and max(groups) <= 32_768
+
+
 def test_tidy_leaves_committed_rows_and_the_users_own_files(tmp_path: Path) -> None:
     table = opened(tmp_path)
     for name in "abc":
