@@ -100,24 +100,26 @@ def measured(command: Sequence[str], **options: Any) -> Took:
             start_new_session=True,
             **options,
         )
+        look_at = started
         while True:
-            alive = me.children(recursive=True)
-            for process in alive:
-                with suppress(psutil.Error):
-                    times = process.cpu_times()
-                    cpu_s[process] = times.user + times.system
-            own = sum(_bytes(process.pid, "RssAnon") for process in alive)
-            peak = max(peak, own + _object_store_bytes() - stored)
-            for _ in range(10):  # of the first alone it costs little to look more often
-                own_peak = max(own_peak, _bytes(first.pid, "VmHWM"))
-                with suppress(ChildProcessError):
-                    while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                        if ended[0] == first.pid:
-                            wall_s = time.monotonic() - started
-                            code = first.returncode = os.waitstatus_to_exitcode(ended[1])
-                time.sleep(LOOK_EVERY_S / 10)
-            if not alive and code is not None:
-                break
+            own_peak = max(own_peak, _bytes(first.pid, "VmHWM"))  # of one alone that costs little
+            with suppress(ChildProcessError):
+                while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                    if ended[0] == first.pid:
+                        wall_s = time.monotonic() - started
+                        code = first.returncode = os.waitstatus_to_exitcode(ended[1])
+            if time.monotonic() >= look_at:
+                alive = me.children(recursive=True)
+                for process in alive:
+                    with suppress(psutil.Error):
+                        times = process.cpu_times()
+                        cpu_s[process] = times.user + times.system
+                own = sum(_bytes(process.pid, "RssAnon") for process in alive)
+                peak = max(peak, own + _object_store_bytes() - stored)
+                if not alive and code is not None:
+                    break
+                look_at = time.monotonic() + LOOK_EVERY_S
+            time.sleep(LOOK_EVERY_S / 10)
         if code:
             said.seek(0)
             raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{said.read()[-4000:]}")

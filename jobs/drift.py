@@ -33,6 +33,7 @@ def statistics(table: Table, run_id: str) -> dict[str, dict[str, Any]]:
     assert table.delta is not None
     settings = table.settings()
     rows = table.delta.to_pyarrow_dataset()
+    condition = pc.field("fingerprint") == fingerprint(settings)
     found: dict[str, dict[str, Any]] = {}
     for task in settings.get("tasks", {}):
         names = [
@@ -45,7 +46,6 @@ def statistics(table: Table, run_id: str) -> dict[str, dict[str, Any]]:
             **{name: pc.field(name) for name in ("duration_s", "error_stage")},
             **{name: pc.field(f"{task}_{name}") for name in names},
         }
-        condition = pc.field("fingerprint") == fingerprint(settings)
         found[task] = _figures(partial(_query, rows, columns, condition), names)
     for of_task in found.values():
         of_task["drift"] = drift(of_task["now"], of_task["before"])
@@ -87,21 +87,21 @@ def _figures(
         words = "sum(len(regexp_extract_all(text, '\\S+')))"
         wanted["words_per_s"] = f"{words} / nullif(sum(duration_s) FILTER (text IS NOT NULL), 0)"
     none = {name: 0 if name in ("clips", "failed") else None for name in wanted}
-    both = {when: dict[str, Any](none) for when in ("now", "before")}
+    both = {mine: dict[str, Any](none) for mine in (True, False)}
     for mine, *row in query(f"SELECT mine, {', '.join(wanted.values())} FROM rows GROUP BY mine"):
-        both["now" if mine else "before"].update(zip(wanted, row, strict=True))
-    counted = {"labels": ("label", "label"), "suspects": ("suspect", "unnest(suspect)")}
+        both[mine].update(zip(wanted, row, strict=True))
     for figures in both.values():
         figures["error_rate"] = figures["failed"] / figures["clips"] if figures["clips"] else None
-        figures.update({name: {} for name, (column, _) in counted.items() if column in columns})
-    for name, (column, value) in counted.items():
-        if column in columns:  # the most frequent first
-            for mine, what, count in query(
+    for column, value in (("label", "label"), ("suspect", "unnest(suspect)")):
+        if column in columns:
+            for figures in both.values():
+                figures[f"{column}s"] = {}
+            for mine, what, count in query(  # the most frequent first
                 f"SELECT mine, value, count(*) AS rows FROM (SELECT mine, {value} AS value FROM rows) "
                 "WHERE value IS NOT NULL GROUP BY mine, value ORDER BY rows DESC, value"
             ):
-                both["now" if mine else "before"][name][what] = count
-    return both
+                both[mine][f"{column}s"][what] = count
+    return {"now": both[True], "before": both[False]}
 
 
 def drift(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float | None]:
