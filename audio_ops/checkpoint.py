@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from audio_ops import attention
 from audio_ops.dtype import torch_dtype
 
 if TYPE_CHECKING:
@@ -165,4 +166,6 @@ def load_model(
             f"model: expected all weights of {type(model).__name__}, found none for "
             f"{', '.join(missing[:5])} in {checkpoint.name}"
         )
+    if attention.pays(dtype, device):
+        attention.use_in_blocks(model)
     return model.to(device, dtype).eval()

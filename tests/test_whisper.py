@@ -263,8 +263,9 @@ def test_the_score_is_the_geometric_mean_probability_of_the_tokens(
     tiny_en: Path, recorded: dict[str, np.ndarray]
 ) -> None:
     import torch
+    from transformers import GenerationConfig
 
-    model = whisper(tiny_en)
+    model, config = whisper(tiny_en), GenerationConfig.from_pretrained(tiny_en)
     family, sound = model.family, recorded["clone-test"]
     (label,) = hear(model, [sound])
     features = family.extractor(sound, sampling_rate=RATE, return_tensors="pt").to(device())
@@ -275,10 +276,25 @@ def test_the_score_is_the_geometric_mean_probability_of_the_tokens(
             **features,
             decoder_input_ids=torch.tensor([start + spoken[:-1]], device=device()),
         ).logits[0, 1:]
-    logits[:, family.model.generation_config.suppress_tokens] = -torch.inf
-    logits[0, family.model.generation_config.begin_suppress_tokens] = -torch.inf
+    logits[:, config.suppress_tokens] = -torch.inf
+    logits[0, config.begin_suppress_tokens] = -torch.inf
     chosen = logits.log_softmax(-1)[range(len(spoken)), spoken]
     assert label["score"] == pytest.approx(chosen.mean().exp().item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("setting", ["suppress_tokens", "begin_suppress_tokens"])
+def test_what_may_not_be_said_is_not_said(
+    setting: str,
+    tiny_en: Path,
+    recorded: dict[str, np.ndarray],
+    heard: dict[str, dict[str, Any]],
+) -> None:
+    usual, sound = heard["clone-test"]["text"], recorded["clone-test"]
+    first, *_ = whisper(tiny_en).family.tokenizer.encode(" " + usual, add_special_tokens=False)
+    kept = {setting: [first, 50256]}
+    (label,) = hear(whisper(tiny_en, max_new_tokens=20, generate=kept), [sound])
+    (said,) = pipeline_texts(tiny_en, [sound], generate_kwargs={"max_new_tokens": 20, **kept})
+    assert label["text"] == said["text"].strip() != usual
 
 
 def test_a_beam_search_of_one_scores_like_greedy_search(

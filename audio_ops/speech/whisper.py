@@ -16,6 +16,7 @@ length; such windows are heard again in full. Under 15 s it loops on every secon
 
 from __future__ import annotations
 
+import math
 import threading
 import zlib
 from collections.abc import Hashable, Sequence
@@ -42,6 +43,7 @@ TOKEN_S = 0.02  # a timestamp token's step, and a position of the encoder's outp
 LEAST_FRAMES = 10  # 0.1 s of sound: no second look at a rest below that
 PIPELINE_NEW_TOKENS = 256  # the pipeline's own limit where a checkpoint sets none
 SHORT_CONTEXTS_S = (15.0, 20.0, 25.0)  # what the encoder hears of a short window, at least
+SILENCE = 1e-10  # the least power of a mel band
 MARGIN_S = 5.0  # of silence behind the sound
 TOKENS, TOKENS_PER_S = 16, 8.0  # nobody says more: what does is a loop, and is heard on its own
 
@@ -160,7 +162,11 @@ class Model:
         room = self.model.config.max_target_positions - prompt
         for name, value in options.generate.items():
             setattr(config, name, value)
+        self.unsaid: list[int] = config.suppress_tokens or []
+        self.unsaid_first: list[int] = config.begin_suppress_tokens or []
         config.update(
+            suppress_tokens=None,  # `_Unsaid` sees to them
+            begin_suppress_tokens=None,
             num_beams=options.num_beams,
             max_new_tokens=min(asked or PIPELINE_NEW_TOKENS, room),
             max_length=None,
@@ -387,7 +393,11 @@ class Model:
 
         begin = len(prompts[0])
         chosen = Chosen(self.model.generation_config)
-        processors = LogitsProcessorList()
+        unsaid = (
+            torch.tensor(tokens, dtype=torch.long, device=states.device)
+            for tokens in (self.unsaid, self.unsaid_first)
+        )
+        processors = LogitsProcessorList([_Unsaid(begin, *unsaid)])
         if self.timestamps != "none":
             processors.append(
                 WhisperTimeStampLogitsProcessor(self.model.generation_config, begin_index=begin)
@@ -547,19 +557,37 @@ class LogMel:
     def __call__(self, waveforms: Sequence[np.ndarray], samples: int) -> torch.Tensor:
         """Float32 `(batch, mels, frames)` of waveforms that are padded to so many samples."""
         import torch
+        from torch.nn.functional import pad
 
-        sound = torch.zeros(len(waveforms), samples, device=self.device)
+        hop, width = self.extractor.hop_length, self.extractor.n_fft
+        # Behind the longest of them all frames are alike: nothing of the padding is transformed.
+        longest = max(map(len, waveforms))
+        frames = min(samples // hop, -(-(longest + width) // hop))
+        sound = torch.zeros(len(waveforms), frames * hop, device=self.device)
         for row, waveform in zip(sound, waveforms, strict=True):
             row[: len(waveform)] = torch.tensor(waveform)
-        spectrum = torch.stft(
-            sound,
-            self.extractor.n_fft,
-            self.extractor.hop_length,
-            window=self.window,
-            return_complex=True,
-        )[..., :-1]
-        log = (self.filters.T @ spectrum.abs().square()).clamp(min=1e-10).log10()
+        spectrum = torch.stft(sound, width, hop, window=self.window, return_complex=True)[..., :-1]
+        power = torch.view_as_real(spectrum).square().sum(-1)
+        log = (self.filters.T @ power).clamp(min=SILENCE).log10()
+        log = pad(log, (0, samples // hop - frames), value=math.log10(SILENCE))
         return (torch.maximum(log, log.amax((1, 2), keepdim=True) - 8.0) + 4.0) / 4.0
+
+
+@dataclass(frozen=True)
+class _Unsaid:
+    """Keeps tokens from being said at all, or as the first behind `begin` tokens of prompt.
+
+    transformers' processors look for them in the whole vocabulary anew, by sorting, at each step.
+    """
+
+    begin: int
+    never: torch.Tensor  # int64 (tokens,)
+    not_first: torch.Tensor
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if input_ids.shape[1] == self.begin:
+            scores = scores.index_fill(1, self.not_first, -math.inf)
+        return scores.index_fill(1, self.never, -math.inf)
 
 
 @dataclass(frozen=True)

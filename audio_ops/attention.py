@@ -1,0 +1,122 @@
+"""Attention in bfloat16 on CPUs that have its dot products, but no AMX (AMD from Zen 4 on, Cooper Lake)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "in_blocks"
+SCORES_AT_ONCE = 768 << 10  # 1.5 MB of them: what a core's caches hold
+
+
+def pays(dtype: torch.dtype, device: str) -> bool:
+    """Whether a model of that number format on that device should `use_in_blocks`."""
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    dots_alone = bool(has.get("avx512_bf16")) and not has.get("amx_bf16")
+    return device == "cpu" and dtype == torch.bfloat16 and dots_alone
+
+
+def in_blocks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`softmax(scaling * query @ key.T) @ value`, in blocks of queries that stay in the caches.
+
+    `query` is `(batch, heads, queries, width)`, `key` and `value` are `(batch, heads, keys, width)`,
+    `mask` can be broadcast to `(batch, heads, queries, keys)`: true for a key that is heard, or a
+    number to add to its score. Returns `(batch, heads, queries, width)`.
+
+    torch's own kernel has MKL multiply bfloat16, which on these CPUs first makes float32 of it:
+    twice as long for an encoder, and five times as long for a decoder's single queries.
+    """
+    import torch
+
+    if mask is not None:  # has a shape of its own: clip by clip
+        masks = mask.expand(len(query), *mask.shape[1:])
+        clips = zip(query, key, value, masks, strict=True)
+        return torch.stack([_in_blocks(q, k, v, scaling, m) for q, k, v, m in clips])
+    rows, keys, values = (part.flatten(0, 1) for part in (query, key, value))
+    return _in_blocks(rows, keys, values, scaling, None).view(query.shape)
+
+
+def _in_blocks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float,
+    mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """The same for `(rows, queries, width)`, a row being a head of a clip."""
+    import torch
+
+    rows, queries, _ = query.shape
+    keys = key.shape[1]
+    queries_at_once = min(queries, max(1, SCORES_AT_ONCE // keys))
+    rows_at_once = max(1, SCORES_AT_ONCE // (queries_at_once * keys))
+    query, key = query * scaling, key.transpose(1, 2)
+    if mask is not None:
+        mask = mask.expand(rows, queries, keys)
+    heard = torch.empty_like(query)
+    for row in range(0, rows, rows_at_once):
+        some = slice(row, row + rows_at_once)
+        for first in range(0, queries, queries_at_once):
+            part = some, slice(first, first + queries_at_once)
+            scores = query[part] @ key[some]
+            if mask is not None and mask.dtype == torch.bool:
+                scores.masked_fill_(~mask[part], torch.finfo(scores.dtype).min)
+            elif mask is not None:
+                scores += mask[part]
+            heard[part] = scores.softmax(-1) @ value[some]
+    return heard
+
+
+def _forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls. Whatever is not plain attention over all keys it does itself."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if (
+        (causal and attention_mask is None and query.shape[2] > 1)
+        or query.shape[1] != key.shape[1]
+        or any(others.get(name) is not None for name in ("position_bias", "softcap", "cache"))
+    ):
+        return sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=scaling,
+            is_causal=is_causal,
+            **others,
+        )
+    scaling = query.shape[3] ** -0.5 if scaling is None else scaling
+    return in_blocks(query, key, value, scaling, attention_mask).transpose(1, 2).contiguous(), None
+
+
+def use_in_blocks(model: Any) -> None:
+    """Let a transformers model, and what it is made of, attend `in_blocks` where it would use torch's
+    own kernel."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    if model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, _forward)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)

@@ -1,0 +1,147 @@
+"""Attention in blocks is torch's own, and what the models say with it is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import tiny_ctc
+from hearing import sound
+from test_families import FAMILIES
+from torch.nn.functional import scaled_dot_product_attention
+
+from audio_ops import attention
+from audio_ops.attention import in_blocks, pays
+from audio_ops.checkpoint import find_checkpoint
+from audio_ops.label import Label
+from audio_ops.tasks import Clip, load_task
+
+FEW = 100  # scores at once, so that all is cut
+
+
+def drawn(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("at_once", [1, FEW, 5000, attention.SCORES_AT_ONCE])
+@pytest.mark.parametrize("queries", [1, 2, 50])
+@pytest.mark.parametrize("masked", [None, "bool", "float"])
+def test_it_is_torchs_own(
+    masked: str | None, queries: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", at_once)
+    query, key, value = drawn(3, 4, queries, 8), drawn(3, 4, 50, 8), 2 * drawn(3, 4, 50, 8)
+    mask = None
+    if masked:  # the three clips have so many keys
+        mask = (torch.arange(50) < torch.tensor([50, 7, 33])[:, None])[:, None, None]
+        if masked == "float":
+            mask = torch.where(mask, 0.0, -1e9) + drawn(1, 4, queries, 50)
+    found = in_blocks(query, key, value, 0.3, mask)
+    expected = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 1e-5
+
+
+def test_a_mask_may_serve_all_clips() -> None:
+    query, key, value = drawn(2, 3, 6, 8), drawn(2, 3, 6, 8), drawn(2, 3, 6, 8)
+    mask = torch.ones(6, 6, dtype=torch.bool).tril()[None, None]
+    expected = scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
+    assert (in_blocks(query, key, value, 1.0, mask) - expected).abs().max() < 1e-5
+
+
+def test_heads_that_share_keys_are_left_to_transformers() -> None:
+    module = torch.nn.Module()
+    module.num_key_value_groups = 2  # type: ignore[assignment]
+    query, key, value = drawn(2, 4, 6, 8), drawn(2, 2, 6, 8), drawn(2, 2, 6, 8)
+    found, _ = attention._forward(module, query, key, value, None, scaling=1.0, is_causal=False)
+    shared = (part.repeat_interleave(2, dim=1) for part in (key, value))
+    expected = scaled_dot_product_attention(query, *shared, scale=1.0)
+    assert (found.transpose(1, 2) - expected).abs().max() < 1e-5
+
+
+def test_in_bfloat16_it_is_hardly_further_from_the_truth_than_torchs_own() -> None:
+    exact = [drawn(n, 4, 600, 64)[:1] for n in (1, 2, 3)]
+    short = [part.bfloat16() for part in exact]
+    truth = scaled_dot_product_attention(*exact)
+    found = in_blocks(*short, 64**-0.5)
+    assert found.dtype == torch.bfloat16
+    ours, torchs = (
+        (one.float() - truth).abs().mean() for one in (found, scaled_dot_product_attention(*short))
+    )
+    assert ours < 1.5 * torchs
+
+
+@pytest.mark.parametrize(
+    ("has", "dtype", "device", "expected"),
+    [
+        ({"avx512_bf16": True}, torch.bfloat16, "cpu", True),
+        ({"avx512_bf16": True}, torch.float32, "cpu", False),
+        ({"avx512_bf16": True}, torch.bfloat16, "cuda", False),
+        ({"avx512_bf16": True, "amx_bf16": True}, torch.bfloat16, "cpu", False),
+        ({}, torch.bfloat16, "cpu", False),  # a Mac, which knows neither
+    ],
+)
+def test_it_is_for_cpus_that_have_dot_products_of_bfloat16_alone(
+    has: dict[str, bool],
+    dtype: torch.dtype,
+    device: str,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert pays(dtype, device) is expected
+
+
+MODELS = {
+    **{name: (family.make, family.task, family.options) for name, family in FAMILIES.items()},
+    "masked": (  # its batches are padded, with a mask
+        lambda folder: tiny_ctc(folder, "hubert", feat_extract_norm="layer"),
+        FAMILIES["ctc"].task,
+        {},
+    ),
+    "wavlm": (lambda folder: tiny_ctc(folder, "wavlm"), FAMILIES["ctc"].task, {}),
+}
+BY_THEMSELVES = {"clap", "speech_to_text", "wavlm"}  # their attention is their own
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_say_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, task, options = MODELS[name]
+    folder = make(tmp_path)
+
+    def said() -> list[Any]:
+        chosen = load_task(task).Options(
+            task=task,
+            model=str(folder),
+            dtype="float32",
+            **{"top_k": 5, **options} if "classification" in task else options,
+        )
+        label = Label("it", chosen, find_checkpoint(str(folder)), batch_s=1e6)
+        rate = label.model.sample_rate
+        waves = [sound(s * rate / 16_000, hz) for s, hz in ((1.0, 200), (2.4, 900), (0.4, 3000))]
+        return label.label([Clip(wave, len(wave) / rate) for wave in waves])
+
+    expected = said()
+    shapes = []
+
+    def watched(query: torch.Tensor, *rest: Any) -> torch.Tensor:
+        shapes.append(query.shape)
+        return in_blocks(query, *rest)
+
+    monkeypatch.setattr(attention, "SCORES_AT_ONCE", FEW)
+    monkeypatch.setattr(attention, "pays", lambda *_: True)
+    monkeypatch.setattr(attention, "in_blocks", watched)
+    found = said()
+    for one, other in zip(found, expected, strict=True):
+        assert same(one, other)
+    assert bool(shapes) is (name not in BY_THEMSELVES)
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == pytest.approx(other, abs=1e-4) if isinstance(one, float) else one == other)
