@@ -194,7 +194,8 @@ def test_alone_or_in_a_mixed_batch_a_sound_gets_the_same_label(
 ) -> None:
     model = whisper(tiny_en, **options)
     noise = 0.01 * np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32)
-    sounds = [recorded["clone-test"], noise]
+    two = recorded["two_cities"]
+    sounds = [recorded["clone-test"], noise, two[: 8 * RATE], two[: 2 * RATE]]
     together = hear(model, sounds)
     for label, sound in zip(together, sounds, strict=True):
         (alone,) = hear(model, [sound])
@@ -207,12 +208,26 @@ def test_alone_or_in_a_mixed_batch_a_sound_gets_the_same_label(
 
 
 def test_windows_that_go_on_for_ever_are_the_pipelines(many_tongues: Path) -> None:
-    """They are generated twice: with the others up to what anybody can say, then to their end."""
     options = {"language": "fr", "max_new_tokens": 200}
     expected = pipeline_texts(many_tongues, tones(), generate_kwargs=options)
     labels = hear(whisper(many_tongues, **options), tones())
     assert max(len(label["text"]) for label in labels) > 100
     assert [label["text"] for label in labels] == [wanted["text"].strip() for wanted in expected]
+
+
+def test_a_batch_goes_on_without_those_that_have_ended(
+    tiny_en: Path, recorded: dict[str, np.ndarray]
+) -> None:
+    model, rows = whisper(tiny_en), []
+
+    def look(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        rows.append(len(inputs["input_ids"]))
+
+    hook = model.family.model.model.decoder.register_forward_pre_hook(look, with_kwargs=True)
+    hear(model, [recorded["two_cities"][: seconds * RATE] for seconds in (1, 2, 3, 12)])
+    hook.remove()
+    assert rows == sorted(rows, reverse=True)
+    assert rows[0] == 4 and rows[-1] <= 2
 
 
 def test_guarded_windows_say_what_full_ones_say(

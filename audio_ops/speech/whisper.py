@@ -45,7 +45,8 @@ PIPELINE_NEW_TOKENS = 256  # the pipeline's own limit where a checkpoint sets no
 SHORT_CONTEXTS_S = (15.0, 20.0, 25.0)  # what the encoder hears of a short window, at least
 SILENCE = 1e-10  # the least power of a mel band
 MARGIN_S = 5.0  # of silence behind the sound
-TOKENS, TOKENS_PER_S = 16, 8.0  # nobody says more: what does is a loop, and is heard on its own
+TOKENS, TOKENS_PER_S = 16, 8.0  # nobody says more: what does is a loop
+LEAST_ROWS = 4  # fewer go on together: to go on without some costs as much as a few steps
 
 
 def check(options: Options, checkpoint: Checkpoint) -> None:
@@ -176,6 +177,12 @@ class Model:
             output_attentions=options.timestamps == "word",
         )
         self.samples_tokens = bool(config.do_sample)
+        self.is_greedy = options.num_beams == 1 and not config.do_sample
+        # Not where settings count from where generate begins.
+        self.drops = self.is_greedy and not any(
+            getattr(config, name, None)
+            for name in ("min_new_tokens", "exponential_decay_length_penalty", "output_attentions")
+        )
         self.length_penalty: float = 1.0 if config.length_penalty is None else config.length_penalty
 
     def _forced(self) -> list[list[int | None]]:
@@ -278,7 +285,10 @@ class Model:
                 )
             prompts = [self._prompt(languages[row]) for row in rows]
             left = [heard[row].frames - heard[row].seek for row in rows]
-            said = self._generated(states, prompts, left, cache if states is first else None)
+            limit: int = self.model.generation_config.max_new_tokens
+            if context_s < self.extractor.chunk_length:  # what says more is heard again in full
+                limit = min(limit, _most_tokens(left))
+            said = self._generated(states, prompts, left, limit, cache if states is first else None)
             for row, spoken in zip(rows, said, strict=True):
                 self._grow(heard[row], spoken, languages[row])
             rows = [row for row in rows if heard[row].frames - heard[row].seek >= LEAST_FRAMES]
@@ -354,24 +364,62 @@ class Model:
         return [codes[index] for index in best], silence, cache
 
     def _generated(
-        self, states: torch.Tensor, prompts: list[list[int]], frames: list[int], cache: Any
+        self,
+        states: torch.Tensor,
+        prompts: list[list[int]],
+        frames: list[int],
+        limit: int,
+        cache: Any,
     ) -> list[_Spoken]:
-        """Continue each prompt; `frames` are the 10 ms frames of sound in each window.
-
-        A batch runs until its last row has ended, and one that loops goes on to the limit. So what
-        has not ended after as many tokens as anybody says in that time goes on without the rest.
-        """
-        config = self.model.generation_config
-        limit: int = config.max_new_tokens
-        bound = TOKENS + int(TOKENS_PER_S * max(frames) / 100)
-        if config.num_beams > 1 or config.do_sample or bound >= limit:
-            return self._said(states, prompts, frames, limit, cache)
-        spoken = self._said(states, prompts, frames, bound, cache)
-        late = [row for row, said in enumerate(spoken) if not said.ended]
+        """Continue each prompt by `limit` tokens at most; `frames` are the 10 ms frames of sound in
+        each window."""
+        if self.timestamps != "word" or not self.is_greedy:
+            return self._with_fewer_and_fewer(
+                states, prompts, frames, limit, cache, len(prompts[0])
+            )
+        # The times want the attention of all steps. So what has not ended after as many tokens as
+        # anybody says in that time, which is a loop, is heard again without the rest.
+        bound = min(limit, _most_tokens(frames))
+        spoken, _ = self._said(states, prompts, frames, bound, None, len(prompts[0]))
+        late = [row for row, said in enumerate(spoken) if not said.ended and bound < limit]
         if late:
             rest = [prompts[row] for row in late], [frames[row] for row in late]
-            for row, said in zip(late, self._said(states[late], *rest, limit, None), strict=True):
+            again, _ = self._said(states[late], *rest, limit, None, len(prompts[0]))
+            for row, said in zip(late, again, strict=True):
                 spoken[row] = said
+        return spoken
+
+    def _with_fewer_and_fewer(
+        self,
+        states: torch.Tensor,
+        prompts: list[list[int]],
+        frames: list[int],
+        limit: int,
+        cache: Any,
+        begin: int,
+    ) -> list[_Spoken]:
+        """The same. A batch runs until its last row has ended, and one that loops goes on to the
+        limit: so once half of the rows have ended, the others go on from there without them.
+
+        `prompts` hold what was said so far, from `begin` on.
+        """
+        import torch
+
+        spoken, cache = self._said(states, prompts, frames, limit, cache, begin)
+        late = [row for row, said in enumerate(spoken) if not said.ended]
+        left = limit - len(spoken[late[0]].tokens) if late and self.drops else 0
+        if left:
+            cache.batch_select_indices(torch.tensor(late, device=states.device))
+            rest = self._with_fewer_and_fewer(
+                states[late],
+                [prompts[row] + spoken[row].tokens for row in late],
+                [frames[row] for row in late],
+                left,
+                cache,
+                begin,
+            )
+            for row, more in zip(late, rest, strict=True):
+                spoken[row] = spoken[row].followed_by(more)
         return spoken
 
     def _said(
@@ -379,19 +427,21 @@ class Model:
         states: torch.Tensor,
         prompts: list[list[int]],
         frames: list[int],
-        max_new_tokens: int,
+        limit: int,
         cache: Any,
-    ) -> list[_Spoken]:
-        """The same, for at most `max_new_tokens`."""
+        begin: int,
+    ) -> tuple[list[_Spoken], Any]:
+        """The same in one go, perhaps until half of the rows have ended; and the cache with which the
+        others go on."""
         import torch
         from transformers import (
             GenerationMixin,
             LogitsProcessorList,
+            StoppingCriteriaList,
             WhisperTimeStampLogitsProcessor,
         )
         from transformers.modeling_outputs import BaseModelOutput
 
-        begin = len(prompts[0])
         chosen = Chosen(self.model.generation_config)
         unsaid = (
             torch.tensor(tokens, dtype=torch.long, device=states.device)
@@ -405,17 +455,24 @@ class Model:
         beams = self.model.generation_config.num_beams > 1
         if not beams:
             processors.append(chosen)
+        so_far = torch.tensor(prompts, device=states.device)
         # GenerationMixin's, not Whisper's own around it: that one runs the encoder again to detect
         # the language, and copies the key-value cache to the host for every window.
         output: Any = GenerationMixin.generate(
             self.model,
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            decoder_input_ids=torch.tensor(prompts, device=states.device),
+            decoder_input_ids=so_far,
+            decoder_attention_mask=torch.ones_like(
+                so_far
+            ),  # all of it, of which the cache has some
             logits_processor=processors,
-            max_new_tokens=max_new_tokens,
+            stopping_criteria=StoppingCriteriaList(
+                [_Half(self.end, so_far.shape[1])] if self.drops else []
+            ),
+            max_new_tokens=limit,
             past_key_values=cache,
         )
-        sequences = output.sequences[:, begin:].tolist()
+        sequences = output.sequences[:, so_far.shape[1] :].tolist()
         log_probabilities = None if beams else chosen.log_probabilities(output.sequences, None)
         spoken = []
         for row, sequence in enumerate(sequences):
@@ -431,7 +488,7 @@ class Model:
             if self.timestamps == "word":
                 times = self._token_times(output, row, begin, length, frames[row])
             spoken.append(_Spoken(tokens, each, times, ended))
-        return spoken
+        return spoken, output.past_key_values
 
     def _token_times(
         self, output: Any, row: int, begin: int, length: int, frames: int
@@ -574,6 +631,19 @@ class LogMel:
 
 
 @dataclass(frozen=True)
+class _Half:
+    """Stops a batch once half of its rows have said `end` behind their first `length` tokens."""
+
+    end: int
+    length: int
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        ended = (input_ids[:, self.length :] == self.end).any(1)
+        half = 2 * ended.sum() >= len(ended)
+        return half.expand(len(ended)) if len(ended) >= LEAST_ROWS else ended
+
+
+@dataclass(frozen=True)
 class _Unsaid:
     """Keeps tokens from being said at all, or as the first behind `begin` tokens of prompt.
 
@@ -598,6 +668,11 @@ class _Spoken:
     log_probabilities: list[float]
     times: list[float] | None  # when each token ends, in seconds
     ended: bool = True  # and was not cut off
+
+    def followed_by(self, more: _Spoken) -> _Spoken:
+        """This and, from where it was cut off, that."""
+        log_probabilities = self.log_probabilities + more.log_probabilities
+        return _Spoken(self.tokens + more.tokens, log_probabilities, None, more.ended)
 
     def score(self, numbers: Sequence[int]) -> float:
         total = sum(self.log_probabilities[n] for n in numbers)
@@ -624,6 +699,11 @@ class _Growing:
 
 def _first(ids: int | list[int]) -> int:
     return ids[0] if isinstance(ids, list) else ids
+
+
+def _most_tokens(frames: Sequence[int]) -> int:
+    """That anybody says in the longest of so many 10 ms frames."""
+    return TOKENS + int(TOKENS_PER_S * max(frames) / 100)
 
 
 def _bad(heard: Heard) -> bool:
