@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audio_ops import attention
+from audio_ops import bfloat16
 from audio_ops.dtype import torch_dtype
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ def load_model(
             f"model: expected all weights of {type(model).__name__}, found none for "
             f"{', '.join(missing[:5])} in {checkpoint.name}"
         )
-    if attention.pays(dtype, device):
-        attention.use_in_blocks(model)
-    return model.to(device, dtype).eval()
+    model = model.to(device, dtype).eval()
+    if bfloat16.pays(dtype, device):
+        bfloat16.speed_up(model)
+    return model

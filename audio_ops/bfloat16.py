@@ -1,4 +1,5 @@
-"""Attention in bfloat16 on CPUs that have its dot products, but no AMX (AMD from Zen 4 on, Cooper Lake)."""
+"""What torch does slowly in bfloat16 on CPUs that have its dot products, but no AMX: AMD from Zen 4 on,
+Intel's Cooper Lake."""
 
 from __future__ import annotations
 
@@ -8,16 +9,62 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "in_blocks"
+ROWS = 16  # for which a layer's weights are laid out: a decoder's batch
 SCORES_AT_ONCE = 768 << 10  # 1.5 MB of them: what a core's caches hold
 
 
 def pays(dtype: torch.dtype, device: str) -> bool:
-    """Whether a model of that number format on that device should `use_in_blocks`."""
+    """Whether `speed_up` is for a model of that number format on that device."""
     import torch
 
     has = torch.cpu.get_capabilities()
     dots_alone = bool(has.get("avx512_bf16")) and not has.get("amx_bf16")
     return device == "cpu" and dtype == torch.bfloat16 and dots_alone
+
+
+def speed_up(model: Any) -> None:
+    """Let a transformers model, ready to infer, attend `in_blocks` and pack its weights."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    if model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, _forward)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)
+    if getattr(model.config, "adapter_attn_dim", None) is None:  # MMS exchanges some of them later
+        pack(model)
+
+
+def pack(model: torch.nn.Module) -> None:
+    """Lay the weights of all plain linear layers out as oneDNN multiplies them.
+
+    torch does that in each call, which for the few rows of a decoder's step takes longer than the
+    product. The results are the same to the bit. As torch's inductor does it when it freezes a
+    model (`packed_linear` in torch/_inductor/fx_passes/mkldnn_fusion.py).
+    """
+    import torch
+
+    class Packed(torch.nn.Module):
+        def __init__(self, linear: torch.nn.Linear):
+            super().__init__()
+            self.bias = linear.bias
+            self.in_features, self.out_features = linear.in_features, linear.out_features
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), ROWS)
+
+        @property
+        def weight(self) -> torch.Tensor:  # WavLM multiplies with it by itself
+            return self.packed.to_dense()
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+                rows, self.packed, self.bias, "none", [], None
+            )
+            return product
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is torch.nn.Linear:
+                setattr(module, name, Packed(child))
 
 
 def in_blocks(
@@ -108,15 +155,3 @@ def _forward(
         )
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     return in_blocks(query, key, value, scaling, attention_mask).transpose(1, 2).contiguous(), None
-
-
-def use_in_blocks(model: Any) -> None:
-    """Let a transformers model, and what it is made of, attend `in_blocks` where it would use torch's
-    own kernel."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    if model.config._attn_implementation == "sdpa":
-        AttentionInterface.register(NAME, _forward)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
-        model.set_attn_implementation(NAME)

@@ -1,4 +1,4 @@
-"""Attention in blocks is torch's own, and what the models say with it is the same."""
+"""Attention in blocks and packed weights give what torch's own do, and the models say the same."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hearing import sound
 from test_families import FAMILIES
 from torch.nn.functional import scaled_dot_product_attention
 
-from audio_ops import attention
-from audio_ops.attention import in_blocks, pays
+from audio_ops import bfloat16
+from audio_ops.bfloat16 import in_blocks, pack, pays
 from audio_ops.checkpoint import find_checkpoint
 from audio_ops.label import Label
 from audio_ops.tasks import Clip, load_task
@@ -25,13 +25,13 @@ def drawn(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-@pytest.mark.parametrize("at_once", [1, FEW, 5000, attention.SCORES_AT_ONCE])
+@pytest.mark.parametrize("at_once", [1, FEW, 5000, bfloat16.SCORES_AT_ONCE])
 @pytest.mark.parametrize("queries", [1, 2, 50])
 @pytest.mark.parametrize("masked", [None, "bool", "float"])
 def test_it_is_torchs_own(
     masked: str | None, queries: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(bfloat16, "SCORES_AT_ONCE", at_once)
     query, key, value = drawn(3, 4, queries, 8), drawn(3, 4, 50, 8), 2 * drawn(3, 4, 50, 8)
     mask = None
     if masked:  # the three clips have so many keys
@@ -55,7 +55,7 @@ def test_heads_that_share_keys_are_left_to_transformers() -> None:
     module = torch.nn.Module()
     module.num_key_value_groups = 2  # type: ignore[assignment]
     query, key, value = drawn(2, 4, 6, 8), drawn(2, 2, 6, 8), drawn(2, 2, 6, 8)
-    found, _ = attention._forward(module, query, key, value, None, scaling=1.0, is_causal=False)
+    found, _ = bfloat16._forward(module, query, key, value, None, scaling=1.0, is_causal=False)
     shared = (part.repeat_interleave(2, dim=1) for part in (key, value))
     expected = scaled_dot_product_attention(query, *shared, scale=1.0)
     assert (found.transpose(1, 2) - expected).abs().max() < 1e-5
@@ -94,12 +94,37 @@ def test_it_is_for_cpus_that_have_dot_products_of_bfloat16_alone(
     assert pays(dtype, device) is expected
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_weights_multiply_the_same(bias: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(24, 40, bias), torch.nn.Linear(40, 8, bias))
+    model.to(dtype)
+    weight, inputs = (
+        model[0].weight,
+        [drawn(*shape, 24).to(dtype) for shape in ((1,), (2, 5), (70,))],
+    )
+    with torch.inference_mode():
+        expected = [model(rows) for rows in inputs]
+        pack(model)
+        found = [model(rows) for rows in inputs]
+    assert not any(isinstance(layer, torch.nn.Linear) for layer in model)
+    assert torch.equal(model[0].weight, weight)
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() <= (0.01 if dtype == torch.bfloat16 else 1e-6)
+
+
 MODELS = {
     **{name: (family.make, family.task, family.options) for name, family in FAMILIES.items()},
     "masked": (  # its batches are padded, with a mask
         lambda folder: tiny_ctc(folder, "hubert", feat_extract_norm="layer"),
         FAMILIES["ctc"].task,
         {},
+    ),
+    "mms": (
+        lambda folder: tiny_ctc(folder, "wav2vec2", languages={"deu": "abcd", "fra": "efgh"}),
+        FAMILIES["ctc"].task,
+        {"target_lang": "fra"},
     ),
     "wavlm": (lambda folder: tiny_ctc(folder, "wavlm"), FAMILIES["ctc"].task, {}),
 }
@@ -130,9 +155,9 @@ def test_models_say_the_same(name: str, tmp_path: Path, monkeypatch: pytest.Monk
         shapes.append(query.shape)
         return in_blocks(query, *rest)
 
-    monkeypatch.setattr(attention, "SCORES_AT_ONCE", FEW)
-    monkeypatch.setattr(attention, "pays", lambda *_: True)
-    monkeypatch.setattr(attention, "in_blocks", watched)
+    monkeypatch.setattr(bfloat16, "SCORES_AT_ONCE", FEW)
+    monkeypatch.setattr(bfloat16, "pays", lambda *_: True)
+    monkeypatch.setattr(bfloat16, "in_blocks", watched)
     found = said()
     for one, other in zip(found, expected, strict=True):
         assert same(one, other)
