@@ -720,12 +720,11 @@ def _mp3_chain(
     The last frame has one to itself, and so have those with padding to trim. Where the file goes on
     behind them, or has more or fewer than its header says, they are left to the demuxer.
     """
-    header = lru_cache(_mpeg_frame)
-    first = header(bytes(memoryview(before)[:4]))
+    first = _mpeg_frame(bytes(memoryview(before)[:4]))
     at = before.pos + before.size
     if not first:
         return at
-    index = before.pts // before.duration + 1  # of the frame at `at`
+    kind, index = first.kind, before.pts // before.duration + 1  # the index of the frame at `at`
     frames, delay, padding = _mp3_lengths(source)
     sound = 1 << 62  # samples up to the padding
     if stream.start_time:  # FFmpeg trims both ends, or none
@@ -734,6 +733,11 @@ def _mp3_chain(
         if (stream.start_time, stream.duration) != (start * tick, (sound - start) * tick):
             return at  # it understands the header in another way
 
+    @lru_cache
+    def size(header: bytes) -> int:
+        frame = _mpeg_frame(header)
+        return frame.size if frame and frame.kind == kind else 0
+
     def packet(data: bytes) -> Any:
         made: Any = av.Packet(data)
         made.stream, made.time_base, made.pts = stream, stream.time_base, index * before.duration
@@ -741,11 +745,9 @@ def _mp3_chain(
 
     while True:
         data = source.at(at, _RUN)
-        ends = [0]
-        while (frame := header(data[ends[-1] : ends[-1] + 4])) and frame.kind == first.kind:
-            if ends[-1] + frame.size > len(data):
-                break
-            ends.append(ends[-1] + frame.size)
+        ends, end = [0], 0
+        while (more := size(data[end : end + 4])) and (end := end + more) <= len(data):
+            ends.append(end)
         count = min(len(ends) - 2, sound // first.samples - index)
         if count < 1:
             break

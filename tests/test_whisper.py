@@ -251,6 +251,20 @@ def test_guarded_windows_say_what_full_ones_say(
     assert [words(row["text"]) for row in together] == [words(row["text"]) for row in full]
 
 
+def test_what_says_too_much_for_its_length_is_heard_again_whatever_its_neighbours(
+    tiny_en: Path, recorded: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audio_ops.speech.whisper.TOKENS", 0)
+    monkeypatch.setattr("audio_ops.speech.whisper.TOKENS_PER_S", 2.5)
+    model = whisper(tiny_en, window="guarded")
+    wordy, long = recorded["clone-test"], np.zeros(10 * RATE, np.float32)
+    contexts = {model.padded_s(len(sound)) for sound in (wordy, long)}
+    (context_s,) = contexts
+    (alone,), (beside, other) = model([wordy], context_s), model([wordy, long], context_s)
+    assert alone.redone and beside.redone and not other.redone
+    assert alone.text == beside.text
+
+
 def test_what_a_guarded_window_spoils_is_heard_again_in_full(many_tongues: Path) -> None:
     """A random Whisper says nothing but loops: all of it has to be done again."""
     clips = [Clip(sound, len(sound) / RATE) for sound in tones()]

@@ -114,6 +114,7 @@ class Model:
     equal_lengths = False  # every window is padded to 30 s of silence, which the model knows
 
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
+        import torch
         from transformers import (
             AutoTokenizer,
             WhisperFeatureExtractor,
@@ -163,8 +164,10 @@ class Model:
         room = self.model.config.max_target_positions - prompt
         for name, value in options.generate.items():
             setattr(config, name, value)
-        self.unsaid: list[int] = config.suppress_tokens or []
-        self.unsaid_first: list[int] = config.begin_suppress_tokens or []
+        self.unsaid, self.unsaid_first = (
+            torch.tensor(tokens or [], dtype=torch.long, device=device)
+            for tokens in (config.suppress_tokens, config.begin_suppress_tokens)
+        )
         config.update(
             suppress_tokens=None,  # `_Unsaid` sees to them
             begin_suppress_tokens=None,
@@ -286,9 +289,13 @@ class Model:
             prompts = [self._prompt(languages[row]) for row in rows]
             left = [heard[row].frames - heard[row].seek for row in rows]
             limit: int = self.model.generation_config.max_new_tokens
-            if context_s < self.extractor.chunk_length:  # what says more is heard again in full
-                limit = min(limit, _most_tokens(left))
+            is_short = context_s < self.extractor.chunk_length
+            if is_short:
+                limit = min(limit, _most_tokens(max(left)))
             said = self._generated(states, prompts, left, limit, cache if states is first else None)
+            if is_short:  # what says more is heard again in full, whatever its neighbours' limit
+                for spoken, own in zip(said, left, strict=True):
+                    spoken.ended &= len(spoken.tokens) < _most_tokens(own)
             for row, spoken in zip(rows, said, strict=True):
                 self._grow(heard[row], spoken, languages[row])
             rows = [row for row in rows if heard[row].frames - heard[row].seek >= LEAST_FRAMES]
@@ -379,7 +386,7 @@ class Model:
             )
         # The times want the attention of all steps. So what has not ended after as many tokens as
         # anybody says in that time, which is a loop, is heard again without the rest.
-        bound = min(limit, _most_tokens(frames))
+        bound = min(limit, _most_tokens(max(frames)))
         spoken, _ = self._said(states, prompts, frames, bound, None, len(prompts[0]))
         late = [row for row, said in enumerate(spoken) if not said.ended and bound < limit]
         if late:
@@ -443,11 +450,7 @@ class Model:
         from transformers.modeling_outputs import BaseModelOutput
 
         chosen = Chosen(self.model.generation_config)
-        unsaid = (
-            torch.tensor(tokens, dtype=torch.long, device=states.device)
-            for tokens in (self.unsaid, self.unsaid_first)
-        )
-        processors = LogitsProcessorList([_Unsaid(begin, *unsaid)])
+        processors = LogitsProcessorList([_Unsaid(begin, self.unsaid, self.unsaid_first)])
         if self.timestamps != "none":
             processors.append(
                 WhisperTimeStampLogitsProcessor(self.model.generation_config, begin_index=begin)
@@ -456,15 +459,14 @@ class Model:
         if not beams:
             processors.append(chosen)
         so_far = torch.tensor(prompts, device=states.device)
+        goes_on = so_far.shape[1] > begin  # then the cache has all but the last token
         # GenerationMixin's, not Whisper's own around it: that one runs the encoder again to detect
         # the language, and copies the key-value cache to the host for every window.
         output: Any = GenerationMixin.generate(
             self.model,
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             decoder_input_ids=so_far,
-            decoder_attention_mask=torch.ones_like(
-                so_far
-            ),  # all of it, of which the cache has some
+            decoder_attention_mask=torch.ones_like(so_far) if goes_on else None,
             logits_processor=processors,
             stopping_criteria=StoppingCriteriaList(
                 [_Half(self.end, so_far.shape[1])] if self.drops else []
@@ -660,7 +662,7 @@ class _Unsaid:
         return scores.index_fill(1, self.never, -math.inf)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Spoken:
     """One row of what was generated: tokens without end-of-text, log probabilities with it."""
 
@@ -701,9 +703,9 @@ def _first(ids: int | list[int]) -> int:
     return ids[0] if isinstance(ids, list) else ids
 
 
-def _most_tokens(frames: Sequence[int]) -> int:
-    """That anybody says in the longest of so many 10 ms frames."""
-    return TOKENS + int(TOKENS_PER_S * max(frames) / 100)
+def _most_tokens(frames: int) -> int:
+    """That anybody says in so many 10 ms frames, with the end of text."""
+    return TOKENS + int(TOKENS_PER_S * frames / 100)
 
 
 def _bad(heard: Heard) -> bool:
