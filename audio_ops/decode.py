@@ -51,7 +51,7 @@ KINDS = {
 MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz
 MAX_CHANNELS = 64
 MAX_SAMPLES = 6_000_000_000  # of all channels together: 4 h at 48 kHz, 8 channels
-BLOCK_SAMPLES = 1 << 17  # of all channels together, in one block
+BLOCK_SAMPLES = 1 << 16  # of all channels together, in one block: it stays in a core's cache
 _MAX_MESSAGE = 500  # characters
 _LOUDEST = 1e12  # beyond it the mean of channels might become Inf; full scale is 1
 _HEAD = 1 << 16  # bytes looked at to recognise a format
@@ -245,6 +245,9 @@ _KNOWN = [  # container, what it starts with
     ("mpegps", rb"\x00\x00\x01\xba"),
     ("amr", rb"#!AMR(-WB)?\n"),
 ]
+_KNOWN_AT_START = re.compile(
+    b"|".join(b"(?P<%s>%s)" % (name.encode(), pattern) for name, pattern in _KNOWN), re.DOTALL
+)
 _REFUSED = [  # kind, name, what it starts with
     ("unsupported", "a playlist", rb"(?i)\s*(#EXTM3U|\[playlist\]|ffconcat|<asx|<smil|<MPD)"),
     ("unsupported", "a MIDI score", rb"MThd"),
@@ -287,9 +290,8 @@ def _recognise(source: _Source) -> str:
                 "truncated", f"the tag at the start says {tag} bytes, found {source.length}"
             )
         source.skip(tag)
-    for name, pattern in _KNOWN:
-        if re.match(pattern, head, re.DOTALL):
-            return name
+    if known := _KNOWN_AT_START.match(head):
+        return str(known.lastgroup)
     for kind, name, pattern in _REFUSED:
         if re.match(pattern, head, re.DOTALL):
             raise ClipError(kind, f"{name} is not among the formats that are read")

@@ -17,7 +17,7 @@ from audio_ops.decode import ClipError, Sound, open_sound
 from audio_ops.voice import SAMPLE_RATE as SPEECH_RATE
 from audio_ops.voice import speech_probability
 from audio_ops.wave import Level, Resampler, downmix, resample
-from audio_ops.waveforms import COLUMN, Pcm16, Waveform, waveform_column
+from audio_ops.waveforms import COLUMN, Pcm16, Waveform, as_float32, waveform_column
 
 Speech = Literal["never", "long", "always"]
 Stretch = tuple[float, float]  # of a file: where it begins, how long it is; seconds
@@ -157,6 +157,8 @@ def prepare_clip(
         if count > max_clip_s * sound.sample_rate:
             raise _too_long("more", max_clip_s)
         decoded(count / sound.sample_rate)
+        if sound.sample_rate not in rates:  # nobody takes it as it is stored
+            block = as_float32(block)
         level.add(block)
         mono = downmix(block)
         for rate, resampler in resamplers.items():

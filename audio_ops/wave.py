@@ -63,11 +63,11 @@ def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.nda
 def _sum_of_squares(samples: np.ndarray) -> float:
     """Of float32 (samples,), in rows: float32 has digits enough for 256, float64 for all of them.
 
-    Not a dot product: BLAS would spend a thread per core on it.
+    Not one dot product: BLAS would spend a thread per core on it.
     """
     whole = len(samples) - len(samples) % 256
-    rows, rest = samples[:whole].reshape(-1, 256), samples[whole:]
-    of_rows = np.einsum("ij,ij->i", rows, rows).sum(dtype=np.float64)
+    rows, rest = samples[:whole].reshape(-1, 1, 256), samples[whole:]
+    of_rows = np.matmul(rows, rows.swapaxes(1, 2)).sum(dtype=np.float64)
     return float(of_rows + np.einsum("i,i->", rest, rest))
 
 

@@ -39,7 +39,9 @@ def as_float32(samples: np.ndarray) -> np.ndarray:
     """int16 of full scale 2^15 as float32 of full scale 1, exactly; float32 as it is."""
     if samples.dtype == np.float32:
         return samples
-    return np.multiply(samples, np.float32(2.0**-15), dtype=np.float32)
+    converted = samples.astype(np.float32)  # and then in place: numpy would cast piece by piece
+    converted *= np.float32(2.0**-15)
+    return converted
 
 
 def waveform_column(sounds: Sequence[Waveform | None]) -> pa.StructArray:
