@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+os.environ.pop("_RJEM_MALLOC_CONF", None)  # what `jobs` asks of an allocator, Daft's would hear too
+
 BATCH = 16  # the fastest of 8, 16, 32 and 64 for Whisper on CPUs
 
 
