@@ -35,6 +35,18 @@ def speed_up(model: Any) -> None:
         pack(model)
 
 
+def rounded(count: int) -> int:
+    """At least `count`: itself up to 32, then one of sixteen numbers from a power of two to the next,
+    from 512 on a multiple of 32.
+
+    oneDNN keeps the code of a product for each shape that it meets, about a quarter of a megabyte,
+    until the process ends, whatever its cache of primitives may hold. Clips have any length, so a
+    product gets a few more rows, which are left out of the result.
+    """
+    step = 1 << min(max(0, count.bit_length() - 5), 5)
+    return -(-count // step) * step
+
+
 def pack(model: torch.nn.Module) -> None:
     """Lay the weights of all plain linear layers out as oneDNN multiplies them.
 
@@ -55,11 +67,15 @@ def pack(model: torch.nn.Module) -> None:
         def weight(self) -> torch.Tensor:  # WavLM multiplies with it by itself
             return self.packed.to_dense()
 
-        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            rows = states.reshape(-1, self.in_features)
+            count, more = len(rows), rounded(len(rows))
+            if more > count:
+                rows = torch.nn.functional.pad(rows, (0, 0, 0, more - count))
             product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
                 rows, self.packed, self.bias, "none", [], None
             )
-            return product
+            return product[:count].view(*states.shape[:-1], self.out_features)
 
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -90,7 +106,7 @@ def in_blocks(
         clips = zip(query, key, value, masks, strict=True)
         return torch.stack([_in_blocks(q, k, v, scaling, m) for q, k, v, m in clips])
     rows, keys, values = (part.flatten(0, 1) for part in (query, key, value))
-    return _in_blocks(rows, keys, values, scaling, None).view(query.shape)
+    return _in_blocks(rows, keys, values, scaling, None).unflatten(0, query.shape[:2])
 
 
 def _in_blocks(
@@ -102,26 +118,37 @@ def _in_blocks(
 ) -> torch.Tensor:
     """The same for `(rows, queries, width)`, a row being a head of a clip."""
     import torch
+    from torch.nn.functional import pad
 
     rows, queries, _ = query.shape
     keys = key.shape[1]
-    queries_at_once = min(queries, max(1, SCORES_AT_ONCE // keys))
-    rows_at_once = max(1, SCORES_AT_ONCE // (queries_at_once * keys))
     query, key = query * scaling, key.transpose(1, 2)
     if mask is not None:
         mask = mask.expand(rows, queries, keys)
+    if queries > 1:  # a decoder's steps are few, and a copy of all its keys would cost them much
+        query = pad(query, (0, 0, 0, rounded(queries) - queries))
+        key = pad(key, (0, rounded(keys) - keys))
+        value = pad(value, (0, 0, 0, rounded(keys) - keys))
+    all_queries, all_keys = query.shape[1], key.shape[2]
+    queries_at_once = min(all_queries, max(1, SCORES_AT_ONCE // all_keys))
+    rows_at_once = max(1, SCORES_AT_ONCE // (queries_at_once * all_keys))
     heard = torch.empty_like(query)
     for row in range(0, rows, rows_at_once):
         some = slice(row, row + rows_at_once)
-        for first in range(0, queries, queries_at_once):
+        for first in range(0, all_queries, queries_at_once):
             part = some, slice(first, first + queries_at_once)
             scores = query[part] @ key[some]
-            if mask is not None and mask.dtype == torch.bool:
-                scores.masked_fill_(~mask[part], torch.finfo(scores.dtype).min)
-            elif mask is not None:
-                scores += mask[part]
+            if all_keys > keys:
+                scores[..., keys:] = -torch.inf
+            if mask is not None:
+                masks = mask[part]
+                masked = scores[:, : masks.shape[1], :keys]
+                if mask.dtype == torch.bool:
+                    masked.masked_fill_(~masks, torch.finfo(scores.dtype).min)
+                else:
+                    masked += masks
             heard[part] = scores.softmax(-1) @ value[some]
-    return heard
+    return heard[:, :queries]
 
 
 def _forward(

@@ -11,6 +11,7 @@ from checkpoints import tiny_ctc
 from hearing import sound
 from test_families import FAMILIES
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from audio_ops import bfloat16
 from audio_ops.bfloat16 import in_blocks, pack, pays
@@ -112,6 +113,32 @@ def test_packed_weights_multiply_the_same(bias: bool, dtype: torch.dtype) -> Non
     assert torch.equal(model[0].weight, weight)
     for one, other in zip(found, expected, strict=True):
         assert (one - other).abs().max() <= (0.01 if dtype == torch.bfloat16 else 1e-6)
+
+
+def test_lengths_make_few_shapes() -> None:
+    """Each of them costs memory for good."""
+    found = [bfloat16.rounded(count) for count in range(1, 3001)]
+    assert all(count <= more <= count * 17 / 16 for count, more in enumerate(found, 1))
+    assert len(set(found)) < 200
+
+    products = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, call: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if any(name in str(call) for name in ("matmul", "linear")):
+                products.add((str(call), *(part.shape for part in args[:2])))
+            return call(*args, **(kwargs or {}))
+
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    pack(model)
+    lengths = range(33, 700)
+    with torch.inference_mode(), Watch():
+        for length in lengths:
+            states = model(drawn(1, length, 8))[None]
+            in_blocks(states, states, states, 1.0)
+    kinds = {product[0] for product in products}
+    assert len(kinds) == 2
+    assert len(products) == 3 * len({bfloat16.rounded(length) for length in lengths})
 
 
 MODELS = {
