@@ -167,9 +167,9 @@ def pipeline(
 ) -> tuple[Shares, ray.data.Dataset]:
     """The whole walk of a clip. What comes out is a row of `table.WRITTEN` per data file."""
     import ray
-    from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+    from ray.data import ActorPoolStrategy, DataContext
 
-    from jobs.metrics import LabelHere, read, write_rows
+    from jobs.metrics import LabelHere, read
 
     nodes = nodes_now()
     context = DataContext.get_current()
@@ -197,6 +197,14 @@ def pipeline(
         max_retries=CRASHES_BEFORE_GIVING_UP,
         **arrow,
     )
+    write = {
+        "schema": schema,
+        "tasks": list(config.tasks),
+        "path": table.path,
+        "storage_options": config.output_options,
+        "run_id": run_id,
+        "fingerprint": run_fingerprint,
+    }
     later = list(config.tasks)
     for name, options in config.tasks.items():
         later.remove(name)
@@ -214,6 +222,7 @@ def pipeline(
                 "threads": share.threads,
                 "drop": columns_done_with(rates, name, later),
                 "ledger": ledger,
+                "write": None if later else write,
             },
             compute=ActorPoolStrategy(
                 min_size=share.actors,
@@ -228,22 +237,7 @@ def pipeline(
             max_task_retries=-1,
             **arrow,
         )
-    written = clips.map_batches(
-        write_rows,  # type: ignore[arg-type]
-        fn_kwargs={
-            "schema": schema,
-            "tasks": list(config.tasks),
-            "path": table.path,
-            "storage_options": config.output_options,
-            "run_id": run_id,
-            "fingerprint": run_fingerprint,
-        },
-        num_cpus=0,
-        compute=TaskPoolStrategy(size=shares.writers),
-        max_retries=CRASHES_BEFORE_GIVING_UP,
-        **arrow,
-    )
-    return shares, written
+    return shares, clips
 
 
 def commit_as_it_comes(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter as Counts
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -46,9 +46,17 @@ def read(plan: pa.Table, **settings: Any) -> Iterator[pa.Table]:
 
 
 class LabelHere(models.LabelHere):
-    """`jobs.models.LabelHere`, counted as a stage with the task's name."""
+    """`jobs.models.LabelHere`, counted as a stage with the task's name.
+
+    With `write`, the settings of `jobs.table.write_rows`, it writes what it has labelled, and what
+    comes out are that function's rows. While one call writes another one labels.
+    """
 
     counted = 0.0, 0.0
+
+    def __init__(self, *, write: Mapping[str, Any] | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.write = write
 
     def __call__(self, clips: pa.Table) -> pa.Table:
         started = time.monotonic()
@@ -62,7 +70,7 @@ class LabelHere(models.LabelHere):
         _count("earmark_heard_seconds", heard_s, stage=self.name)
         _count("earmark_padded_seconds", padded_s, stage=self.name)
         _took(self.name, started)
-        return labelled
+        return labelled if self.write is None else write_rows(labelled, **self.write)
 
 
 def write_rows(clips: pa.Table, **settings: Any) -> pa.Table:

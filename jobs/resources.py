@@ -39,12 +39,9 @@ class TaskShare:
 
 @dataclass(frozen=True)
 class Shares:
-    """What each stage gets: CPUs per worker that reads and decodes; how many write at once, for which
-    they claim nothing, so that what is labelled is never kept waiting by what is read; the tasks'
-    actors."""
+    """What each stage gets: CPUs per worker that reads and decodes; the tasks' actors."""
 
     prepare_cpus: float
-    writers: int
     tasks: dict[str, TaskShare]
 
 
@@ -107,13 +104,13 @@ def _divide(config: Config, nodes: Nodes, worth: int, part: float, may_fill: Nod
             threads=max(1, round(num_cpus) if num_gpus or not small else round(cpus / actors)),
             batch_s=wish.batch_s if wish else None,
         )
-    return Shares(prepare_cpus, max(1, int(cpus / 4)), tasks)
+    return Shares(prepare_cpus, tasks)
 
 
 def block_bytes(nodes: Nodes) -> int:
     """Of sound that travels together at the most. A GPU wants many clips at once, on CPUs smaller
     blocks keep all actors busy and are committed sooner."""
-    return 128 << 20 if _sum(nodes, "GPU") else 32 << 20
+    return 128 << 20 if _sum(nodes, "GPU") else 16 << 20
 
 
 def part_in_flight(config: Config, nodes: Nodes) -> float:

@@ -43,12 +43,12 @@ def claimed(shares: Shares) -> tuple[float, float]:
 @pytest.mark.parametrize("gpus", [0, 1, 2, 3, 8])
 @pytest.mark.parametrize("tasks", [1, 2, 3, 5])
 @pytest.mark.parametrize("cpus", [1, 2, 4, 7, 8, 16, 64, 200])
-def test_reading_and_writing_always_find_a_cpu_beside_the_models(
+def test_reading_always_finds_a_cpu_beside_the_models(
     tmp_path: Path, cpus: int, tasks: int, gpus: int
 ) -> None:
     shares = share_out(config(tmp_path, tasks), [{"CPU": cpus, "GPU": gpus}])
     held_cpus, held_gpus = claimed(shares)
-    assert held_cpus + shares.prepare_cpus <= cpus + 1e-6 and shares.writers >= 1
+    assert held_cpus + shares.prepare_cpus <= cpus + 1e-6
     assert held_gpus <= gpus + 1e-6
     for task in shares.tasks.values():
         assert task.actors >= 1 and task.num_cpus > 0 and task.threads >= 1
@@ -249,11 +249,11 @@ def store(cpus: float, mib: int, gpus: float = 0) -> dict[str, float]:
 
 def test_sound_on_its_way_has_room_by_the_cpus_that_read_it(tmp_path: Path) -> None:
     default = config(tmp_path)
-    assert part_in_flight(default, [store(2, 8192)]) == 256 / 8192
-    assert part_in_flight(default, [store(2, 8192)] * 10) == 256 / 8192
+    assert part_in_flight(default, [store(2, 8192)]) == 128 / 8192
+    assert part_in_flight(default, [store(2, 8192)] * 10) == 128 / 8192
     assert part_in_flight(default, [store(16, 32768, gpus=1)]) == 8192 / 32768
     assert part_in_flight(default, [store(64, 1024)]) == 0.5
-    assert part_in_flight(default, [store(0, 4096), store(2, 8192)]) == 256 / 8192
+    assert part_in_flight(default, [store(0, 4096), store(2, 8192)]) == 128 / 8192
     assert part_in_flight(default, [store(0, 4096)]) == 0.5  # a head whose workers are to come
     asked = config(tmp_path, in_flight_mb=1000)
     assert part_in_flight(asked, [store(2, 4000), store(2, 1000)]) == 0.2
