@@ -228,6 +228,7 @@ def pipeline(
                 min_size=share.actors,
                 max_size=share.most_actors,
                 max_concurrent_calls_per_actor=2,
+                enable_true_multi_threading=True,  # `LabelHere` labels in one thread by itself
                 max_tasks_in_flight_per_actor=at_an_actor,
             ),
             num_cpus=share.num_cpus,

@@ -5,10 +5,10 @@ On Ray's metrics endpoint the names begin with `ray_`, and those of counters end
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter as Counts
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -26,7 +26,6 @@ COUNTERS = {
     "earmark_heard_seconds": ("Seconds of sound that a task's model has heard.", ("stage",)),
     "earmark_padded_seconds": ("The same with the padding of its batches.", ("stage",)),
 }
-COUNTING = threading.Lock()
 SECONDS = "earmark_stage_seconds"
 BUCKETS_S = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]
 
@@ -49,7 +48,7 @@ class LabelHere(models.LabelHere):
     """`jobs.models.LabelHere`, counted as a stage with the task's name.
 
     With `write`, the settings of `jobs.table.write_rows`, it writes what it has labelled, and what
-    comes out are that function's rows. While one call writes another one labels.
+    comes out are that function's rows. Of two calls at once one labels while the other writes.
     """
 
     counted = 0.0, 0.0
@@ -57,20 +56,24 @@ class LabelHere(models.LabelHere):
     def __init__(self, *, write: Mapping[str, Any] | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         self.write = write
+        self.thread = ThreadPoolExecutor(1)  # each thread that torch is called from gets a pool
 
     def __call__(self, clips: pa.Table) -> pa.Table:
+        labelled = self.thread.submit(self.labelled, clips).result()
+        return labelled if self.write is None else write_rows(labelled, **self.write)
+
+    def labelled(self, clips: pa.Table) -> pa.Table:
         started = time.monotonic()
         labelled = super().__call__(clips)
-        with COUNTING:  # two calls at once must not both count what either of them heard
-            before, self.counted = self.counted, (self.heard_s, self.padded_s)
-            heard_s, padded_s = (now - then for now, then in zip(self.counted, before, strict=True))
+        before, self.counted = self.counted, (self.heard_s, self.padded_s)
+        heard_s, padded_s = (now - then for now, then in zip(self.counted, before, strict=True))
         statuses = Counts(_outcome(error) for error in labelled[f"{self.name}_error"].to_pylist())
         _count_clips(self.name, statuses)
         _count("earmark_audio_seconds", _seconds(labelled), stage=self.name)
         _count("earmark_heard_seconds", heard_s, stage=self.name)
         _count("earmark_padded_seconds", padded_s, stage=self.name)
         _took(self.name, started)
-        return labelled if self.write is None else write_rows(labelled, **self.write)
+        return labelled
 
 
 def write_rows(clips: pa.Table, **settings: Any) -> pa.Table:

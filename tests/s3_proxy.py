@@ -20,6 +20,7 @@ from s3 import S3
 # Of the last two the server has done what it was asked, and the answer is none, or a 500.
 FAULTS = ("500", "503", "reset", "cut", "slow", "lost", "lost-500")
 SLOW_S = 0.3
+PAIRED_WITHIN_S = 10.0
 ERROR = '<?xml version="1.0"?><Error><Code>{}</Code><Message>by the proxy</Message></Error>'
 
 
@@ -42,14 +43,15 @@ class Proxy(NamedTuple):
 
 @contextmanager
 def flaky(
-    s3: S3, log: Path, share: float = 0.0, seed: int = 0, spoils: str = "-"
+    s3: S3, log: Path, share: float = 0.0, seed: int = 0, spoils: str = "-", pairs: str = "-"
 ) -> Iterator[Proxy]:
     """A proxy that fails this share of the requests, while it is needed.
 
     Of each key with `spoils` in it the answer to the first PUT is always lost, and that to the
-    first GET always cut short.
+    first GET always cut short. The first PUT of a key with `pairs` in it waits for one of another
+    (`paired` in the log), or in vain (`alone`).
     """
-    arguments = [s3.endpoint, str(log), str(share), str(seed), spoils]
+    arguments = [s3.endpoint, str(log), str(share), str(seed), spoils, pairs]
     with subprocess.Popen(
         [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -61,7 +63,7 @@ def flaky(
             process.kill()
 
 
-async def serve(target: str, log: Path, share: float, seed: int, spoils: str) -> None:
+async def serve(target: str, log: Path, share: float, seed: int, spoils: str, pairs: str) -> None:
     """Say the port, and serve for ever."""
     import aiohttp
     from aiohttp import web
@@ -71,6 +73,8 @@ async def serve(target: str, log: Path, share: float, seed: int, spoils: str) ->
     lottery = random.Random(seed)
     seen: set[tuple[str, str]] = set()
     lines = log.open("a", buffering=1)
+    put: set[str] = set()
+    another = asyncio.Event()
 
     async def answer(request: web.Request) -> web.StreamResponse:
         fault = lottery.choice(FAULTS) if lottery.random() < share else "none"
@@ -81,6 +85,8 @@ async def serve(target: str, log: Path, share: float, seed: int, spoils: str) ->
         lines.write(f"{fault}\n")
         if fault == "slow":
             await asyncio.sleep(SLOW_S)
+        if request.method == "PUT" and pairs in request.path:
+            await second(request.path)
         content = await request.read()
         if fault in ("500", "503"):
             code = "InternalError" if fault == "500" else "SlowDown"
@@ -114,6 +120,17 @@ async def serve(target: str, log: Path, share: float, seed: int, spoils: str) ->
                 return _gone(request, response)
             return response
 
+    async def second(key: str) -> None:
+        put.add(key)
+        if len(put) > 1:
+            another.set()
+            return
+        try:
+            await asyncio.wait_for(another.wait(), PAIRED_WITHIN_S)
+            lines.write("paired\n")
+        except asyncio.TimeoutError:
+            lines.write("alone\n")
+
     def _gone(request: web.Request, response: web.StreamResponse | None = None) -> Any:
         if request.transport:
             request.transport.abort()
@@ -131,5 +148,5 @@ async def serve(target: str, log: Path, share: float, seed: int, spoils: str) ->
 
 
 if __name__ == "__main__":
-    target, log, share, seed, spoils = sys.argv[1:]
-    asyncio.run(serve(target, Path(log), float(share), int(seed), spoils))
+    target, log, share, seed, *keys = sys.argv[1:]
+    asyncio.run(serve(target, Path(log), float(share), int(seed), *keys))

@@ -13,6 +13,7 @@ import pytest
 from deltalake import DeltaTable
 from runs import Job
 from s3 import MANY, S3, s3  # noqa: F401  # the fixture
+from s3_proxy import flaky
 from test_sources import PACK, SOUNDS, ids, sounds, walk, write_lines, write_tar
 
 from audio_ops.checkpoint import find_checkpoint
@@ -187,6 +188,27 @@ def test_a_model_is_fetched_once_and_again_when_it_changes(
         find_model(f"s3://{bucket}", None, s3.resolved)
     with pytest.raises(FileNotFoundError, match="expected a model folder"):
         find_model(f"s3://{bucket}/nothing", None, s3.resolved)
+
+
+def test_a_model_goes_on_while_what_it_labelled_is_written(
+    tmp_path: Path,
+    s3: S3,  # noqa: F811
+    bucket: str,
+    classifier: Path,
+    local_ray: None,
+) -> None:
+    """The store takes the first data file when the second one comes, from the same actor."""
+    with flaky(s3, tmp_path / "log", pairs="/part-") as proxy:
+        job = Job(
+            tmp_path,
+            classifier,
+            output={"path": f"s3://{bucket}/table", "storage_options": proxy.s3.options},
+            resources={"clips_per_block": 1, "tasks": {"kind": {"actors": 1}}},
+        )
+        job.sounds(4)
+        assert job.run().code == 0
+        said = proxy.log.read_text().split()
+        assert "paired" in said and "alone" not in said
 
 
 def test_a_whole_run_on_s3(
