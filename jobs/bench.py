@@ -558,7 +558,7 @@ def mountain(options: argparse.Namespace) -> None:
 
 def memory(options: argparse.Namespace) -> None:
     """All processes together, with ten and forty times as many clips, and with a recording of four
-    hours. (All 500 clips are less than may be in flight at once, 5,000 are more.)"""
+    hours. (500 clips are a little more than may be in flight at once.)"""
     rows, peaks = [], []
     for count, hours in ((500, 0), (5_000, 0), (20_000, 0), (500, 4)):
         with tempfile.TemporaryDirectory() as name:
