@@ -806,18 +806,20 @@ def _frames(packets: Iterator[_Packet], container: str) -> Iterator[av.AudioFram
         yield from frames
 
 
+_DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 _SCALE = {"s32": 2.0**-31, "s64": 2.0**-63}
 
 
 def _samples(frame: av.AudioFrame) -> np.ndarray:
     """(channels, samples), as in `Sound.blocks`; by the exact power of two."""
-    if frame.format.name == "fltp" and len(frame.planes) == 1:  # to_ndarray would copy it
-        plane: Any = frame.planes[0]
-        return np.frombuffer(plane, np.float32, frame.samples)[None]
-    samples = frame.to_ndarray()
-    if frame.format.is_packed:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
     name = frame.format.name.removesuffix("p")
+    if len(frame.planes) == 1:  # packed, or mono: to_ndarray would copy it
+        plane: Any = frame.planes[0]
+        channels = frame.layout.nb_channels
+        samples = np.frombuffer(plane, _DTYPES[name], frame.samples * channels)
+        samples = samples.reshape(-1, channels).T
+    else:
+        samples = frame.to_ndarray()
     if name == "s16":
         return samples
     if name == "u8":

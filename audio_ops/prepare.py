@@ -152,13 +152,16 @@ def prepare_clip(
     expected_s = min(sound.duration_s or 0, length_s, max_clip_s)
     sounds = {rate: _Samples(round(expected_s * rate) + 1) for rate in rates}
     level, count = Level(), 0
+    room = np.empty((sound.channels, 0), np.float32)  # one for all: a page that is new costs more
     for block in _up_to(sound, length_s):
         count += block.shape[1]
         if count > max_clip_s * sound.sample_rate:
             raise _too_long("more", max_clip_s)
         decoded(count / sound.sample_rate)
         if sound.sample_rate not in rates:  # nobody takes it as it is stored
-            block = as_float32(block)
+            if room.shape[1] < block.shape[1]:
+                room = np.empty_like(block, np.float32)
+            block = as_float32(block, room[:, : block.shape[1]])
         level.add(block)
         mono = downmix(block)
         for rate, resampler in resamplers.items():

@@ -51,7 +51,8 @@ class Resampler:
         if last:  # soxr rounds to the nearest number of samples
             source_rate, target_rate = self._rates
             wanted = -(-self._taken * target_rate // source_rate)
-            out = np.pad(out, (0, wanted - self._given))
+            if missing := wanted - self._given:
+                out = np.append(out, np.zeros(missing, np.float32))
         return out
 
 

@@ -35,13 +35,16 @@ class Pcm16:
 Waveform = np.ndarray | Pcm16
 
 
-def as_float32(samples: np.ndarray) -> np.ndarray:
-    """int16 of full scale 2^15 as float32 of full scale 1, exactly; float32 as it is."""
+def as_float32(samples: np.ndarray, room: np.ndarray | None = None) -> np.ndarray:
+    """int16 of full scale 2^15 as float32 of full scale 1, exactly, perhaps in a `room` of float32
+    of the same shape; float32 as it is."""
     if samples.dtype == np.float32:
         return samples
-    converted = samples.astype(np.float32)  # and then in place: numpy would cast piece by piece
-    converted *= np.float32(2.0**-15)
-    return converted
+    if room is None:
+        room = np.empty_like(samples, np.float32)
+    np.copyto(room, samples)  # and then in place: numpy would cast piece by piece
+    room *= np.float32(2.0**-15)
+    return room
 
 
 def waveform_column(sounds: Sequence[Waveform | None]) -> pa.StructArray:
