@@ -43,7 +43,7 @@ class Proxy(NamedTuple):
 
 @contextmanager
 def flaky(
-    s3: S3, log: Path, share: float = 0.0, seed: int = 0, spoils: str = "-", pairs: str = "-"
+    s3: S3, log: Path, share: float = 0.0, seed: int = 0, spoils: str = "", pairs: str = ""
 ) -> Iterator[Proxy]:
     """A proxy that fails this share of the requests, while it is needed.
 
@@ -80,12 +80,12 @@ async def serve(target: str, log: Path, share: float, seed: int, spoils: str, pa
         fault = lottery.choice(FAULTS) if lottery.random() < share else "none"
         first = (request.method, request.path) not in seen
         seen.add((request.method, request.path))
-        if first and spoils in request.path and request.method in ("GET", "PUT"):
+        if first and spoils and spoils in request.path and request.method in ("GET", "PUT"):
             fault = "cut" if request.method == "GET" else FAULTS[-1 - len(seen) % 2]
         lines.write(f"{fault}\n")
         if fault == "slow":
             await asyncio.sleep(SLOW_S)
-        if request.method == "PUT" and pairs in request.path:
+        if request.method == "PUT" and pairs and pairs in request.path:
             await second(request.path)
         content = await request.read()
         if fault in ("500", "503"):

@@ -206,7 +206,7 @@ def goes_on_over(flaky_s3: Proxy, s3: S3, bucket: str, requests: int) -> None:  
 
 
 def test_runs_over_a_flaky_server_end_and_go_on(s3: S3, tmp_path: Path) -> None:  # noqa: F811
-    with flaky(s3, tmp_path / "log", share=0.2) as proxy:
+    with flaky(s3, tmp_path / "log", share=0.2, spoils="/part-") as proxy:
         goes_on_over(proxy, s3, "flaky", 200)
 
 
@@ -226,7 +226,7 @@ def test_a_commit_whose_answer_is_lost_is_found_in_the_log(s3: S3, tmp_path: Pat
 
 @pytest.mark.chaos
 def test_five_thousand_requests_to_a_flaky_server(s3: S3, tmp_path: Path) -> None:  # noqa: F811
-    with flaky(s3, tmp_path / "log", share=0.2) as proxy:
+    with flaky(s3, tmp_path / "log", share=0.2, spoils="/part-") as proxy:
         goes_on_over(proxy, s3, "flakier", 5_000)
 
 
