@@ -806,6 +806,7 @@ def _frames(packets: Iterator[_Packet], container: str) -> Iterator[av.AudioFram
         yield from frames
 
 
+# Of FFmpeg's samples. PyAV's own table lacks s64.
 _DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 _SCALE = {"s32": 2.0**-31, "s64": 2.0**-63}
 

@@ -117,6 +117,24 @@ def test_integers_become_16_bits_or_floats_by_a_power_of_two(
     np.testing.assert_array_equal(found, [np.float32(expected)])
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_integers_of_64_bits_are_exact(channels: int) -> None:
+    """What neither soundfile writes nor PyAV makes an array of."""
+    values = np.random.default_rng(0).integers(-(2**63), 2**63, (channels, 3000), np.int64)
+    file = io.BytesIO()
+    with av.open(file, "w", "w64") as container:
+        layout = "mono" if channels == 1 else "stereo"
+        stream: Any = container.add_stream("pcm_s64le", 16000, layout=layout)
+        frame = av.AudioFrame("s64", layout, values.shape[1])
+        frame.sample_rate = 16000
+        frame.planes[0].update(values.T.tobytes())
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    file.seek(0)
+    found, _, name = decode(file)
+    assert name == "w64/pcm_s64le"
+    np.testing.assert_array_equal(found, values.astype(np.float32) * np.float32(2.0**-63))
+
+
 def test_a_long_sound_comes_in_bounded_blocks() -> None:
     for format in ("wav", "flac", "mp3"):
         sound = open_sound(io.BytesIO(encode(noise(8, 44100, 2), 44100, format)))
