@@ -12,11 +12,12 @@ from __future__ import annotations
 import errno
 import re
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, pairwise
+from operator import attrgetter
 from typing import Any, BinaryIO
 
 import av
@@ -51,9 +52,10 @@ KINDS = {
 MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz
 MAX_CHANNELS = 64
 MAX_SAMPLES = 6_000_000_000  # of all channels together: 4 h at 48 kHz, 8 channels
-BLOCK_SAMPLES = 1 << 16  # of all channels together, in one block: it stays in a core's cache
+# Of all channels together, in one block. The decoder and the resampler each fill a core's cache, so
+# that a turn should be long; but what glibc keeps for the next block (see `jobs.child`) is limited.
+BLOCK_SAMPLES = 1 << 18
 _MAX_MESSAGE = 500  # characters
-_LOUDEST = 1e12  # beyond it the mean of channels might become Inf; full scale is 1
 _HEAD = 1 << 16  # bytes looked at to recognise a format
 _MAX_CHUNKS = 10_000  # a header with more is hostile, or a fragmented MP4
 
@@ -271,6 +273,9 @@ _REFUSED = [  # kind, name, what it starts with
     ),
     ("unsupported", "an unknown RIFF or IFF file", rb"RIFF|FORM"),
 ]
+_REFUSED_AT_START = [
+    (kind, name, re.compile(pattern, re.DOTALL)) for kind, name, pattern in _REFUSED
+]
 _TEXT = re.compile(rb"[\t\n\f\r -~]*")
 
 
@@ -292,8 +297,8 @@ def _recognise(source: _Source) -> str:
         source.skip(tag)
     if known := _KNOWN_AT_START.match(head):
         return str(known.lastgroup)
-    for kind, name, pattern in _REFUSED:
-        if re.match(pattern, head, re.DOTALL):
+    for kind, name, pattern in _REFUSED_AT_START:
+        if pattern.match(head):
             raise ClipError(kind, f"{name} is not among the formats that are read")
     for start in re.finditer(rb"\xff[\xe0-\xff]", head):  # MPEG audio and ADTS, junk ahead or not
         for container, frame in (("aac", _adts_frame), ("mp3", _mpeg_frame)):
@@ -670,13 +675,14 @@ def _open_ffmpeg(source: _Source, container: str) -> Sound:
     else:
         packets = ((packet, None) for packet in opened.demux(stream))
     frames = _frames(packets, container)
-    first = next(frames, None)
-    if first is None and duration_s:
+    ahead = next(frames, None)
+    if not ahead and duration_s:
         raise ClipError("damaged", f"header says {duration_s:.2f} s, found no samples")
-    if first is None:
+    if not ahead:
         raise ClipError("empty", "no samples")
+    first = ahead[0]
     name = stream.codec_context.codec.canonical_name
-    blocks = _blocks(chain([first], frames), container)
+    blocks = _blocks(chain([ahead], frames), container)
     return Sound(
         first.sample_rate,  # not the header's: HE-AAC decodes to twice that
         first.layout.nb_channels,
@@ -766,6 +772,9 @@ def _mp3_chain(
     return source.length
 
 
+_SAMPLES = attrgetter("samples")  # of a frame
+
+
 def _head(frame: av.AudioFrame, samples: int) -> list[av.AudioFrame]:
     """The frame's first samples; nothing if these are none."""
     fifo = av.AudioFifo()
@@ -774,8 +783,9 @@ def _head(frame: av.AudioFrame, samples: int) -> list[av.AudioFrame]:
     return [part] if samples > 0 and (part := fifo.read(samples)) else []
 
 
-def _frames(packets: Iterator[_Packet], container: str) -> Iterator[av.AudioFrame]:
-    """Decode packet by packet; a bad one is `truncated` if it is the last, else `damaged`.
+def _frames(packets: Iterator[_Packet], container: str) -> Iterator[list[av.AudioFrame]]:
+    """What each packet holds, if anything; a bad one is `truncated` if it is the last, else
+    `damaged`.
 
     FFmpeg passes over a bad frame in a packet of several: then samples are missing.
     """
@@ -789,7 +799,7 @@ def _frames(packets: Iterator[_Packet], container: str) -> Iterator[av.AudioFram
             cut = packet.is_corrupt and container not in _CHUNKS  # PCM ends as it likes
             cut = cut or (found is not None and found.size > packet.size)
             problem = "incomplete packet" if cut else ""
-            extra = 0 if expected is None else sum(frame.samples for frame in frames) - expected
+            extra = 0 if expected is None else sum(map(_SAMPLES, frames)) - expected
             if extra < 0:
                 problem = f"{-extra} of {expected} samples can't be decoded"
             elif extra:
@@ -803,7 +813,8 @@ def _frames(packets: Iterator[_Packet], container: str) -> Iterator[av.AudioFram
             if header and not header(bytes(memoryview(packet)[:length])):
                 return  # a tag, or other junk behind the sound
             raise ClipError("truncated", f"the last packet is cut short: {problem}, {at}")
-        yield from frames
+        if frames:
+            yield frames
 
 
 # Of FFmpeg's samples. PyAV's own table lacks s64.
@@ -831,35 +842,30 @@ def _samples(frame: av.AudioFrame) -> np.ndarray:
         return samples.astype(np.float32, copy=False)
 
 
-def _blocks(frames: Iterator[av.AudioFrame], container: str) -> Iterator[np.ndarray]:
+def _blocks(decoded: Iterable[list[av.AudioFrame]], container: str) -> Iterator[np.ndarray]:
     """Join frames to blocks. Rate, channels and (FLAC counts its samples) position have to go on."""
     joined = av.AudioFifo()  # an array for each frame would take as long as decoding
-    count = rate = channels = 0
-    for frame in frames:
-        if frame.sample_rate != rate or frame.layout.nb_channels != channels:
-            now = f"{frame.sample_rate} Hz, {frame.layout.nb_channels} channels"
-            if rate:
-                before, at = f"{rate} Hz, {channels} channels", f"at {count / rate:.2f} s"
-                raise ClipError("damaged", f"changes from {before} to {now} {at}")
-            rate, channels = frame.sample_rate, frame.layout.nb_channels
-        if container == "flac" and frame.time is not None:
-            gap = round(frame.time * rate) - count
-            if gap > 0:
-                raise ClipError("damaged", f"{gap} samples are missing at {count / rate:.2f} s")
-        count += frame.samples
-        frame.pts = None  # they may overlap
-        joined.write(frame)
+    rate = channels = 0
+    for frames in decoded:
+        for frame in frames:
+            if frame.sample_rate != rate or frame.layout.nb_channels != channels:
+                now = f"{frame.sample_rate} Hz, {frame.layout.nb_channels} channels"
+                if rate:
+                    before, at_s = f"{rate} Hz, {channels} channels", joined.samples_written / rate
+                    raise ClipError("damaged", f"changes from {before} to {now} at {at_s:.2f} s")
+                rate, channels = frame.sample_rate, frame.layout.nb_channels
+            if container == "flac" and frame.time is not None:
+                gap = round(frame.time * rate) - joined.samples_written
+                if gap > 0:
+                    at_s = joined.samples_written / rate
+                    raise ClipError("damaged", f"{gap} samples are missing at {at_s:.2f} s")
+            frame.pts = None  # they may overlap
+            joined.write(frame)
+        frames.clear()  # the next ones get their memory, which is in the cache
         if joined.samples * channels >= BLOCK_SAMPLES and (block := joined.read()):
             yield _samples(block)
     if block := joined.read():
         yield _samples(block)
-
-
-def _is_finite(block: np.ndarray) -> bool:
-    """True for sound of 16 bits, and where no sample is NaN or beyond what anybody records."""
-    if block.dtype == np.int16 or not block.size:
-        return True
-    return bool(block.max() < _LOUDEST and block.min() > -_LOUDEST)  # NaN: False
 
 
 def _checked(
@@ -870,20 +876,15 @@ def _checked(
     claimed_s: float | None,
     tolerance_s: float,
 ) -> Iterator[np.ndarray]:
-    """Pass blocks on; raise ClipError for what the decoder raises, NaN, Inf and missing samples."""
+    """Pass blocks on; raise ClipError for what the decoder raises, and for missing samples."""
     count = 0
-    while True:
-        with _clip_errors(source, opened=True):
-            block = next(blocks, None)
-        if block is None:
-            break
-        if not _is_finite(block):
-            where = count + int(np.argmin((np.abs(block) < _LOUDEST).all(axis=0)))
-            raise ClipError("not_finite", f"NaN or Inf at {where / sample_rate:.2f} s")
-        count += block.shape[1]
-        if count * len(block) > MAX_SAMPLES:
-            raise ClipError("too_large", f"a clip may have {MAX_SAMPLES:,} samples at its own rate")
-        yield block
+    with _clip_errors(source, opened=True):
+        for block in blocks:
+            count += block.shape[1]
+            if count * len(block) > MAX_SAMPLES:
+                expected = f"a clip may have {MAX_SAMPLES:,} samples at its own rate"
+                raise ClipError("too_large", expected)
+            yield block
     found_s = count / sample_rate
     if not count and not claimed_s:
         raise ClipError("empty", "no samples")

@@ -23,6 +23,7 @@ Speech = Literal["never", "long", "always"]
 Stretch = tuple[float, float]  # of a file: where it begins, how long it is; seconds
 NONE_LOST: Mapping[str, ClipError] = MappingProxyType({})
 
+LOUDEST = 1e12  # beyond it the mean of channels might become Inf; full scale is 1
 SHORT_S = 0.1  # a stretch may miss so much at the end: manifests round
 
 SOUND = pa.schema(
@@ -162,10 +163,13 @@ def prepare_clip(
             if room.shape[1] < block.shape[1]:
                 room = np.empty_like(block, np.float32)
             block = as_float32(block, room[:, : block.shape[1]])
-        level.add(block)
+        if not level.add(block) < LOUDEST:
+            at = count - block.shape[1] + int(np.argmin((np.abs(block) < LOUDEST).all(axis=0)))
+            raise ClipError("not_finite", f"NaN or Inf at {start_s + at / sound.sample_rate:.2f} s")
         mono = downmix(block)
         for rate, resampler in resamplers.items():
-            sounds[rate].add(resampler(mono))
+            for part in resampler(mono):
+                sounds[rate].add(part)
     missing_s = length_s - count / sound.sample_rate
     if not count:
         raise ClipError("truncated", f"the sound ends before {start_s:g} s")
@@ -175,7 +179,8 @@ def prepare_clip(
             f"expected {length_s:g} s from {start_s:g} s on, {missing_s:.2f} s are missing",
         )
     for rate, resampler in resamplers.items():
-        sounds[rate].add(resampler(mono[:0], last=True))
+        for part in resampler(mono[:0], last=True):
+            sounds[rate].add(part)
     waveforms = {f"sound_{rate}": sounds[rate].whole() for rate in rates}
     return {
         "duration_s": count / sound.sample_rate,

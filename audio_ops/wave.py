@@ -7,11 +7,14 @@ which sound of 16 bits stays until something is computed with it. Rates are in H
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import soxr
 
 from audio_ops.waveforms import as_float32
+
+PIECE_SAMPLES = 1 << 14  # that soxr gets at a time: it copies them, within the core's cache
 
 
 def downmix(block: np.ndarray) -> np.ndarray:
@@ -40,36 +43,40 @@ class Resampler:
         if source_rate != target_rate:
             self._stream = soxr.ResampleStream(source_rate, target_rate, 1, "float32", "HQ")
 
-    def __call__(self, block: np.ndarray, last: bool = False) -> np.ndarray:
-        """(samples,) -> float32 (as many as are ready,); `last` gives the rest. Where the two rates
-        are one, a block comes back as it is."""
+    def __call__(self, block: np.ndarray, last: bool = False) -> Iterator[np.ndarray]:
+        """(samples,) -> float32 (as many as are ready,), in parts; `last` gives the rest. Where the
+        two rates are one, a block comes back as it is."""
         if self._stream is None:
-            return block
-        out = self._stream.resample_chunk(np.ascontiguousarray(as_float32(block)), last)
+            yield block
+            return
         self._taken += len(block)
-        self._given += len(out)
+        for start in range(0, len(block) or 1, PIECE_SAMPLES):
+            piece = as_float32(block[start : start + PIECE_SAMPLES])
+            is_last = last and start + PIECE_SAMPLES >= len(block)
+            part = self._stream.resample_chunk(np.ascontiguousarray(piece), is_last)
+            self._given += len(part)
+            yield part
         if last:  # soxr rounds to the nearest number of samples
             source_rate, target_rate = self._rates
             wanted = -(-self._taken * target_rate // source_rate)
-            if missing := wanted - self._given:
-                out = np.append(out, np.zeros(missing, np.float32))
-        return out
+            yield np.zeros(wanted - self._given, np.float32)
 
 
 def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
     """float32 (samples,) at one rate -> float32 (samples,) at the other."""
-    return Resampler(source_rate, target_rate)(waveform, last=True)
+    if source_rate == target_rate:
+        return waveform
+    return np.concatenate(list(Resampler(source_rate, target_rate)(waveform, last=True)))
 
 
 def _sum_of_squares(samples: np.ndarray) -> float:
-    """Of float32 (samples,), in rows: float32 has digits enough for 256, float64 for all of them.
+    """Of float32 (samples,), in rows: float32 has digits enough for 1024, float64 for all of them.
 
     Not one dot product: BLAS would spend a thread per core on it.
     """
-    whole = len(samples) - len(samples) % 256
-    rows, rest = samples[:whole].reshape(-1, 1, 256), samples[whole:]
-    of_rows = np.matmul(rows, rows.swapaxes(1, 2)).sum(dtype=np.float64)
-    return float(of_rows + np.einsum("i,i->", rest, rest))
+    whole = len(samples) - len(samples) % 1024
+    rows, rest = samples[:whole].reshape(-1, 1024), samples[whole:]
+    return float(np.vecdot(rows, rows).sum(dtype=np.float64) + np.vecdot(rest, rest))
 
 
 class Level:
@@ -80,14 +87,18 @@ class Level:
         self._square = 0.0
         self._count = 0
 
-    def add(self, block: np.ndarray) -> None:
-        """Take (channels, samples) into account."""
-        if block.size:
-            unit = 2.0**-15 if block.dtype == np.int16 else 1.0
-            self._peak = max(self._peak, unit * float(block.max()), -unit * float(block.min()))
-            samples = block.ravel("K").astype(np.float32, copy=False)
+    def add(self, block: np.ndarray) -> float:
+        """Take (channels, samples) into account; returns their own peak, NaN if one of them is."""
+        if not block.size:
+            return 0.0
+        unit = 2.0**-15 if block.dtype == np.int16 else 1.0
+        peak = unit * max(float(block.max()), -float(block.min()))
+        self._peak = max(self._peak, peak)
+        samples = block.ravel("K").astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # of what nobody records, as the peak says
             self._square += unit**2 * _sum_of_squares(samples)
-            self._count += block.size
+        self._count += block.size
+        return peak
 
     @property
     def peak_dbfs(self) -> float | None:

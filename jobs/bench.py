@@ -34,7 +34,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from jobs import testbed
+from jobs import peers, testbed
+from jobs.child import child
 from jobs.demo import whisper_tiny_en
 from jobs.summary import package_version
 from jobs.testbed import Sample
@@ -435,11 +436,8 @@ def _agreement(ours: Outcome, theirs: Outcome, task: str) -> str:
 
 def decode(options: argparse.Namespace) -> None:
     """Decoding and resampling to 16 kHz alone, on one core, by format and rate."""
-    import av
     import soundfile
     import soxr
-
-    from audio_ops.prepare import prepare_clip
 
     sample = testbed.sample(options.data, options.hours).every(96)
     speech = np.concatenate(
@@ -456,26 +454,7 @@ def decode(options: argparse.Namespace) -> None:
             clips.append(file.getvalue())
         return clips
 
-    def with_soundfile(clip: bytes) -> np.ndarray:
-        samples, rate = soundfile.read(io.BytesIO(clip), dtype="float32", always_2d=True)
-        return soxr.resample(samples.mean(1), rate, 16_000)
-
-    def with_av(clip: bytes) -> np.ndarray:
-        with av.open(io.BytesIO(clip), "r") as container:
-            resampler = av.AudioResampler("flt", "mono", 16_000)
-            frames = [*container.decode(audio=0), None]
-            parts = [part.to_ndarray()[0] for frame in frames for part in resampler.resample(frame)]
-        return np.concatenate(parts)
-
-    def ours(clip: bytes) -> Any:
-        return prepare_clip(io.BytesIO(clip), [16_000], 3600.0)
-
-    decoders: dict[str, Callable[[bytes], Any]] = {
-        "Earmark": ours,
-        "soundfile + soxr": with_soundfile,
-        "PyAV": with_av,
-    }
-    header = ["format", *decoders, "Earmark / the better one"]
+    header = ["format", *peers.DECODERS, "Earmark / the better one"]
     rows = []
     for container, codec, rates in (
         ("WAV", "PCM_16", (8_000, 16_000, 44_100, 48_000)),
@@ -487,19 +466,18 @@ def decode(options: argparse.Namespace) -> None:
         for rate in rates:
             clips = encoded(rate, container, codec)
             audio_s = len(speech) / rate_of_speech
-            speeds: dict[str, list[float]] = {name: [] for name in decoders}
-            for _ in range(3 * options.rounds):  # they are short, and the machine slow for moments
-                for name, decoder in decoders.items():
-                    before = time.process_time()
-                    for clip in clips:
-                        decoder(clip)
-                    speeds[name].append(audio_s / (time.process_time() - before))
-            medians = {name: statistics.median(each) for name, each in speeds.items()}
-            ratio = medians["Earmark"] / max(medians["soundfile + soxr"], medians["PyAV"])
+            with child() as process:
+                work = {"clips": clips, "rounds": 3 * options.rounds}
+                (took,) = process.tables(peers.decode_in_turns, work, 600.0, 8 << 30)
+            speeds = {
+                name: audio_s / statistics.median(took[name].to_pylist())
+                for name in took.column_names
+            }
+            ratio = speeds["Earmark"] / max(speeds["soundfile + soxr"], speeds["PyAV"])
             what = (
                 f"{container if codec in (None, 'PCM_16') else codec.title()} {rate / 1000:g} kHz"
             )
-            rows.append([what, *(f"{speed:.0f}" for speed in medians.values()), f"{ratio:.2f}"])
+            rows.append([what, *(f"{speed:.0f}" for speed in speeds.values()), f"{ratio:.2f}"])
             if rate == 48_000 and container != "OGG":
                 target(f"{what} → 16 kHz / the better decoder", ratio, 0.9)
     show("Decoding to 16 kHz mono, × real time of one core (CPU time)", header, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import tarfile
@@ -16,7 +17,9 @@ import pyarrow as pa
 import pytest
 from poison import constant, poisoned, wav
 from runs import ROOT, Job, command
+from sounds import encode, tone
 
+from audio_ops.prepare import prepare_clip
 from jobs import child
 from jobs.config import Audio, Input
 from jobs.plan import COMMITTED, plan, plan_shards
@@ -200,6 +203,25 @@ def test_few_clips_at_a_time_become_tables_of_one_chunk(tmp_path: Path) -> None:
     assert 1 < len(tables) < 60 / 16
     assert {column.num_chunks for table in tables for column in table.columns} == {1}
     assert pa.concat_tables(tables).to_pylist() == in_process(input)
+
+
+def pages_taken(_: child.Shared, sound: bytes) -> Iterator[pa.Table]:
+    """How many new pages the kernel gives for a clip, one like the other."""
+    pages = []
+    for _clip in range(6):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        prepare_clip(BytesIO(sound), [16_000], 3600.0)
+        pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    yield pa.table({"pages": pages})
+
+
+def test_a_child_decodes_into_the_memory_that_it_has() -> None:
+    sound = encode(tone(60, 48_000, 2), 48_000, "flac")
+    with child.child() as process:
+        (table,) = process.tables(pages_taken, {"sound": sound}, PATIENCE_S, 1 << 30)
+    first, *_, last = table["pages"].to_pylist()
+    assert first > 60 * 16_000 * 4 / resource.getpagesize()
+    assert last < first / 10
 
 
 def test_a_child_that_died_of_idleness_is_replaced(tmp_path: Path) -> None:

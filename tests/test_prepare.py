@@ -46,6 +46,20 @@ def test_a_clip_is_decoded_downmixed_and_resampled_to_each_rate() -> None:
     assert found["rms_dbfs"] == pytest.approx(-9.03, abs=0.01)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_nan_and_inf_are_found(value: float) -> None:
+    """But where nobody asks for them."""
+    samples = tone(20, channels=2)  # some blocks
+    samples[1, 160_000] = value
+    data = encode(samples, 16000, "wav_float")
+    for stretch in (None, (5.0, 10.0)):
+        with pytest.raises(ClipError) as found:
+            prepare_clip(io.BytesIO(data), [16000], 100, stretch)
+        assert (found.value.kind, found.value.message) == ("not_finite", "NaN or Inf at 10.00 s")
+    assert prepare_clip(io.BytesIO(data), [16000], 100, (1.0, 9.0))["duration_s"] == 9
+    assert prepare_clip(io.BytesIO(data), [16000], 100, (11.0, 2.0))["duration_s"] == 2
+
+
 def test_rows_in_are_rows_out_in_order() -> None:
     lost = ClipError("unreadable", "permission denied")
     (table,) = prepare(clips(wav(1), b"", lost, b"words", wav(2)), IDENTITY, [16000, 8000], 100)

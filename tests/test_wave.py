@@ -16,8 +16,8 @@ RATES = [(44100, 16000), (48000, 16000), (8000, 16000), (11025, 48000), (16000, 
 
 def in_blocks(sound: np.ndarray, rates: tuple[int, int], size: int) -> np.ndarray:
     resampler = Resampler(*rates)
-    parts = [resampler(sound[at : at + size]) for at in range(0, len(sound), size)]
-    return np.concatenate([*parts, resampler(np.empty(0, np.float32), last=True)])
+    parts = [part for at in range(0, len(sound), size) for part in resampler(sound[at : at + size])]
+    return np.concatenate([*parts, *resampler(np.empty(0, np.float32), last=True)])
 
 
 def test_stereo_is_averaged_to_mono() -> None:
