@@ -472,10 +472,7 @@ def decode(options: argparse.Namespace) -> None:
                 (took,) = process.tables(peers.decode_in_turns, work, 600.0, 8 << 30)
             finally:
                 process.end()  # `measured` waits for all that live
-            speeds = {
-                name: audio_s / statistics.median(took[name].to_pylist())
-                for name in took.column_names
-            }
+            speeds = {name: audio_s / took[name][0].as_py() for name in peers.DECODERS}
             ratio = speeds["Earmark"] / max(speeds["soundfile + soxr"], speeds["PyAV"])
             what = (
                 f"{container if codec in (None, 'PCM_16') else codec.title()} {rate / 1000:g} kHz"

@@ -39,8 +39,8 @@ TAKEN = b"taken"
 ALLOCATOR = {
     # One clip's sound goes where the last one's was. Otherwise glibc hands such memory back to the
     # kernel, which fills it with zeros again, page by page: a third of the time of decoding WAV.
-    "MALLOC_MMAP_THRESHOLD_": str(16 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
 }
 
 _idle: list[Child] = []
