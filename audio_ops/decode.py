@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, pairwise
-from operator import attrgetter
 from typing import Any, BinaryIO
 
 import av
@@ -83,7 +82,7 @@ class Sound:
     format: `wav/pcm_16`, `flac`, `mp3`, `ogg/opus`, `mp4/aac`, ...
     duration_s: what the header claims, None where it claims nothing.
     blocks: (channels, samples), BLOCK_SAMPLES or somewhat more each: int16 if that is how the sound
-        is stored or coded, else float32, full scale is [-1, 1].
+        is stored or coded, else float32, full scale is [-1, 1], with NaN and Inf if it has them.
     """
 
     sample_rate: int
@@ -772,9 +771,6 @@ def _mp3_chain(
     return source.length
 
 
-_SAMPLES = attrgetter("samples")  # of a frame
-
-
 def _head(frame: av.AudioFrame, samples: int) -> list[av.AudioFrame]:
     """The frame's first samples; nothing if these are none."""
     fifo = av.AudioFifo()
@@ -799,7 +795,7 @@ def _frames(packets: Iterator[_Packet], container: str) -> Iterator[list[av.Audi
             cut = packet.is_corrupt and container not in _CHUNKS  # PCM ends as it likes
             cut = cut or (found is not None and found.size > packet.size)
             problem = "incomplete packet" if cut else ""
-            extra = 0 if expected is None else sum(map(_SAMPLES, frames)) - expected
+            extra = 0 if expected is None else sum(frame.samples for frame in frames) - expected
             if extra < 0:
                 problem = f"{-extra} of {expected} samples can't be decoded"
             elif extra:

@@ -16,12 +16,14 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
-from jobs.child import Shared
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from jobs.child import Shared
 
 os.environ.pop("_RJEM_MALLOC_CONF", None)  # what `jobs` asks of an allocator, Daft's would hear too
 
@@ -84,6 +86,8 @@ def decode_in_turns(_: Shared, clips: Sequence[bytes], rounds: int) -> Iterator[
     It runs where Earmark decodes, see `jobs.child`: what glibc does with large blocks there, and
     what it has learnt from those before, is half of the time of some formats, in other processes.
     """
+    import pyarrow as pa
+
     took: dict[str, list[list[float]]] = {name: [[] for _ in clips] for name in DECODERS}
     turns = list(DECODERS)
     for _round in range(rounds):
