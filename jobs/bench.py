@@ -569,8 +569,9 @@ def committed(folder: Path, count: int) -> dict[str, Any]:
     """Make `count` files and a table in which all of them are labelled; returns the input."""
     from jobs.config import find_models, load_config
     from jobs.plan import COMMITTED, fingerprint, plan, settings
+    from jobs.read import SHARD_END
     from jobs.sources import load_source
-    from jobs.table import RUN, Table, table_schema, write_rows
+    from jobs.table import RUN, Table, label_columns, table_schema, write_rows
 
     (folder / "audio").mkdir()
     for number in range(count):
@@ -585,7 +586,7 @@ def committed(folder: Path, count: int) -> dict[str, Any]:
     table = Table(config.output.path)
     found = load_source("files").find(config.input, lambda _: None, pa.schema([]))
     todo = plan(found, table.rows(COMMITTED), fingerprint(labels), retry_errors=False).todo
-    for field in schema:
+    for field in (*schema, pa.field("shard_end", SHARD_END)):
         if field.name not in (*todo.column_names, "status", *RUN.names):
             todo = todo.append_column(field, pa.nulls(len(todo), field.type))
     table.acquire("made", schema, labels)
@@ -593,7 +594,7 @@ def committed(folder: Path, count: int) -> dict[str, Any]:
         written = write_rows(
             todo.slice(at, 25_000),
             schema=schema,
-            tasks=["it"],
+            tasks=label_columns(schema, ["it"]),
             path=table.path,
             storage_options={},
             run_id="made",
@@ -608,7 +609,7 @@ def committed(folder: Path, count: int) -> dict[str, Any]:
 def plan_a_million() -> None:
     """Found minus committed, where all is committed."""
     from jobs.plan import clip_ids, plan
-    from jobs.sources import PLACE
+    from jobs.sources import PLACE, Listing
 
     count = 1_000_000
     columns = {
@@ -622,7 +623,7 @@ def plan_a_million() -> None:
     done = found.add_column(0, "clip_id", clip_ids(found))
     done = done.append_column("status", pa.array(["ok"] * count))
     done = done.append_column("fingerprint", pa.array(["f"] * count))
-    assert plan(found, done, "f", retry_errors=False).done == count
+    assert plan(Listing(found), done, "f", retry_errors=False).done == count
 
 
 def say(text: str) -> None:

@@ -45,7 +45,7 @@ UNSAFE_LOADING = (  # switches with which Ray and torch unpickle what stands in 
     "RAY_DATA_WEBDATASET_ALLOW_UNSAFE_DESERIALIZATION",
     "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD",
 )
-RESERVED = re.compile(r"_.*|sound_\d+|speech|supersedes|known")
+RESERVED = re.compile(r"_.*|sound_\d+|speech|supersedes|replaces_labels|shard_end|known")
 ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 

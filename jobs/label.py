@@ -39,10 +39,10 @@ from jobs.resources import (
     part_in_flight,
     share_out,
 )
-from jobs.sources import load_source
+from jobs.sources import Listing, load_source
 from jobs.stream import Stalled, Stream
 from jobs.summary import Summary
-from jobs.table import Table, TableInUse, TableMismatch, table_schema
+from jobs.table import Table, TableInUse, TableMismatch, label_columns, table_schema
 
 if TYPE_CHECKING:
     import ray.data
@@ -121,13 +121,15 @@ def label_what_is_new(
     except FileNotFoundError as error:
         raise ConfigError(f"{config_path}: input.path: {error}") from None
     summary.plan = left_to_do(source, found, table, labels, retry_errors)
-    if not len(summary.plan.todo) and table.is_tidy():
+    if summary.plan.is_empty and table.is_tidy():
         console.say(nothing_to_do(summary.plan, config, time.monotonic() - started))
         return OK
     table.acquire(summary.run_id, schema, labels)
     try:  # what another run committed between our first look and now is done, too
         todo = left_to_do(source, found, table, labels, retry_errors)
         progress = summary.progress = Progress(console, todo, started)
+        if todo.gone:
+            table.commit([], todo.gone)
         if len(todo.todo):
             with running_ray(config, console, stop):
                 ledger = start_ledger()
@@ -198,8 +200,8 @@ def pipeline(
         **arrow,
     )
     write = {
-        "schema": schema,
-        "tasks": list(config.tasks),
+        "schema": table.schema(),
+        "tasks": label_columns(schema, config.tasks),
         "path": table.path,
         "storage_options": config.output_options,
         "run_id": run_id,
@@ -278,7 +280,7 @@ def commit_as_it_comes(
 
 def left_to_do(
     source: ModuleType,
-    found: pa.Table,
+    found: Listing,
     table: Table,
     labels: Mapping[str, Any],
     retry_errors: bool,
@@ -287,7 +289,7 @@ def left_to_do(
     committed = table.rows(COMMITTED)
     if source.SHARDED:
         return plan_shards(
-            found, committed, table.sizes(), fingerprint(labels), retry_errors=retry_errors
+            found, committed, table.shards(), fingerprint(labels), retry_errors=retry_errors
         )
     return plan(found, committed, fingerprint(labels), retry_errors=retry_errors)
 
@@ -402,8 +404,10 @@ def nothing_to_do(todo: Plan, config: Config, seconds: float) -> str:
     failed = (
         f", {todo.failed_before:,} of them failed (--retry-errors)" if todo.failed_before else ""
     )
+    vanished = f", {todo.vanished:,} more have vanished" if todo.vanished else ""
     return (
         f"nothing to do: {todo.found:,} clips found, all {todo.done:,} already labelled{failed}"
+        f"{vanished}"
         f" · {seconds:.1f} s\ntable: {config.output.path}"
     )
 

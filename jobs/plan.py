@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import reduce
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from audio_ops.checkpoint import Checkpoint
 from jobs.config import Config
-from jobs.sources import PLACE
+from jobs.sources import NO_VERSION, PLACE, Listing
 
 # Raise it when the code would give another label for the same sound, model and settings.
 LABEL_VERSION = 1
@@ -34,77 +37,175 @@ KNOWN = pa.list_(
 
 @dataclass(frozen=True)
 class Plan:
-    """`todo` holds `clip_id`, the source's columns and `supersedes`: the `clip_id` of the
-    committed row that the clip's new row takes the place of, or null. Of a source of shards it
-    holds shards, and `known` in place of both. The counts are of clips, as far as they are known.
+    """What a run has to do.
+
+    `todo` holds `clip_id`, the source's columns, `supersedes`: the `clip_id` of the committed row
+    that the clip's new row takes the place of, or null, and `replaces_labels`: whether that row has
+    labels. Of a source of shards it holds shards, and `known` in place of these. `gone` are
+    `clip_id`s of committed rows whose clips are no longer in files that still are there.
+
+    The counts are of clips, as far as they are known. `vanished` counts those that the table has
+    rows of, which stay, and the input has not.
     """
 
     todo: pa.Table
+    gone: Sequence[str]
     found: int
     done: int
     failed_before: int
+    vanished: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not len(self.todo) and not self.gone
 
 
-def plan(found: pa.Table, committed: pa.Table, fingerprint: str, *, retry_errors: bool) -> Plan:
+def plan(listing: Listing, committed: pa.Table, fingerprint: str, *, retry_errors: bool) -> Plan:
     """Compare the clips that a source found with the table's rows (`COMMITTED`).
 
     A clip is done if a row has its id and the run's fingerprint, and, with `retry_errors`, if
     nothing failed in it. Its id holds the file's version, so a changed file is another clip at
-    the same place, whose new row takes the place of the old one.
+    the same place, whose new row takes the place of the old one. A file that is missing has no
+    version: the row that was made while it was there stays.
     """
-    found = found.add_column(0, "clip_id", clip_ids(found))
+    found = listing.clips.add_column(0, "clip_id", clip_ids(listing.clips))
+    places, committed_places = _places(found), _places(committed)
+    row_at = pc.index_in(places, value_set=committed_places)  # null where there is none
+    versions = committed["source_version"].combine_chunks().take(row_at)
+    is_vanished = pc.and_(
+        pc.is_in(found["source_version"], value_set=pa.array(NO_VERSION)),
+        pc.invert(pc.is_in(versions, value_set=pa.array(NO_VERSION))),
+    )
+    is_vanished = pc.and_(is_vanished, row_at.is_valid())
+    is_committed = pc.is_in(committed_places, value_set=places)
+    gone = _gone(listing, committed.filter(pc.invert(is_committed)))
     done = _done(committed, fingerprint, retry_errors)
     is_done = pc.is_in(found["clip_id"], value_set=done["clip_id"].combine_chunks())
-    todo = found.filter(pc.invert(is_done))
     finished = done.filter(pc.is_in(done["clip_id"], value_set=found["clip_id"].combine_chunks()))
-    failed = finished.filter(pc.not_equal(finished["status"], "ok"))
+    is_due = pc.invert(pc.or_(is_done, is_vanished))
+    todo, row_at = found.filter(is_due), row_at.filter(_whole(is_due))
+    has_labels = pc.is_in(committed["status"], value_set=pa.array(["ok", "partial"]))
+    todo = todo.append_column("supersedes", _whole(committed["clip_id"]).take(row_at))
+    todo = todo.append_column("replaces_labels", _whole(has_labels).take(row_at))
+    vanished = pc.sum(is_vanished).as_py() or 0
     return Plan(
-        todo.append_column("supersedes", _superseded(todo, committed)),
-        found=len(found),
-        done=len(found) - len(todo),
-        failed_before=len(failed),
+        todo,
+        gone,
+        found=len(found) - vanished,
+        done=len(found) - vanished - len(todo),
+        failed_before=len(finished.filter(pc.not_equal(finished["status"], "ok"))),
+        vanished=len(committed) - (pc.sum(is_committed).as_py() or 0) - len(gone) + vanished,
     )
 
 
+def _gone(listing: Listing, unlisted: pa.Table) -> list[str]:
+    """The ids of those rows of clips that are not listed which have not just vanished."""
+    rows = unlisted.select(["clip_id", "source", "source_version"]).to_pydict().values()
+    return [
+        id
+        for id, source, version in zip(*rows, strict=True)
+        if source in listing.whole or listing.versions.get(source, version) != version
+    ]
+
+
 def plan_shards(
-    found: pa.Table,
+    listing: Listing,
     committed: pa.Table,
-    sizes: Mapping[tuple[str, str], int],
+    shards: Mapping[str, Shard],
     fingerprint: str,
     *,
     retry_errors: bool,
 ) -> Plan:
-    """The same for a source whose shards have to be read to know what is in them.
+    """Like `plan`, for a source whose shards have to be read to know what is in them.
 
-    `sizes` says of (source, version) how many clips it holds, where an earlier run has seen that.
-    A shard is done if that many of its clips are; otherwise its row takes along the rows that the
-    table holds from it, so that its reader skips what is done.
+    `shards` are those that an earlier run has read to their end. One is done if it has not changed
+    since and the table has a finished row of each of its clips; otherwise its row takes along the
+    rows that the table holds from it, so that its reader skips what is done.
     """
+    found = listing.clips
     done = _done(committed, fingerprint, retry_errors)
-    of_shard = Counter(_shards(done))
-    is_done = [sizes.get(shard) == of_shard[shard] for shard in _shards(found)]
-    todo = found.filter(pc.invert(pa.array(is_done, pa.bool_())))
-    finished = set(_shards(found)) - set(_shards(todo))
+    kept = pa.array([id for shard in shards.values() for id in shard.kept], pa.string())
+    is_kept = pc.is_in(done["clip_id"], value_set=kept)
+    own = _digests(done.filter(pc.invert(is_kept)))
+    rows_of = Counter(committed["source"].to_pylist())
+
+    places = list(zip(*(found[n].to_pylist() for n in ("source", "source_version")), strict=True))
+    # A tar that is missing just now has vanished, unless nothing is known of it.
+    vanished = {s for s, version in places if version in NO_VERSION and rows_of[s]}
+    finished = {
+        source
+        for source, version in places
+        if source in shards and shards[source].is_done(version, *own.get(source, NOTHING_DONE))
+    } - vanished
+    is_due = [s not in vanished and s not in finished for s, _ in places]
+    todo = found.filter(pa.array(is_due, pa.bool_()))
     known: dict[str, list[dict[str, Any]]] = {source: [] for source in todo["source"].to_pylist()}
     from_todo = committed.filter(pc.is_in(committed["source"], todo["source"].combine_chunks()))
-    done_ids = set(done["clip_id"].to_pylist())
+    done_ids = set(
+        done.filter(pc.is_in(done["source"], todo["source"].combine_chunks()))[
+            "clip_id"
+        ].to_pylist()
+    )
     for row in from_todo.select(["source", "clip_id", "member", "offset_s"]).to_pylist():
         known[row.pop("source")].append({**row, "done": row["clip_id"] in done_ids})
-    count = sum(sizes[shard] for shard in finished)
-    not_ok = _shards(done.filter(pc.not_equal(done["status"], "ok")))
+    count = sum(shards[source].clips for source in finished)
+    not_ok = done.filter(pc.not_equal(done["status"], "ok"))["source"].to_pylist()
+    there = {source for source, _ in places} - vanished
     return Plan(
         todo.append_column(
             "known", pa.array([known[s] for s in todo["source"].to_pylist()], KNOWN)
         ),
+        gone=(),
         found=count,
         done=count,
-        failed_before=sum(shard in finished for shard in not_ok),
+        failed_before=sum(source in finished for source in not_ok),
+        vanished=sum(rows for source, rows in rows_of.items() if source not in there),
     )
 
 
-def _shards(rows: pa.Table) -> list[tuple[str, str]]:
-    columns = (rows[name].to_pylist() for name in ("source", "source_version"))
-    return list(zip(*columns, strict=True))
+class Shard(NamedTuple):
+    """What a run that read a shard to its end has found out: a fact about the input, which saves
+    reading it again. What is done is in the rows alone."""
+
+    version: str
+    clips: int
+    kept: Collection[str]  # clip_ids of rows of it whose clips were not met, as reading it failed
+    digest: str  # of the clip_ids of its clips; "" where an earlier version did not keep it
+
+    def is_done(self, version: str, clips: int, digest: str) -> bool:
+        """Whether the finished rows of the shard, less those `kept`, are those of its clips."""
+        is_same = digest == self.digest if self.digest else True
+        return version == self.version and clips == self.clips and is_same
+
+
+def digest(clip_ids: Collection[str]) -> str:
+    """One value for a set of ids, in whatever order: their exclusive or, as 32 hex digits."""
+    return f"{reduce(operator.xor, (int(id, 16) for id in clip_ids), 0):032x}"
+
+
+NOTHING_DONE = 0, digest(())
+
+
+def _digests(rows: pa.Table) -> dict[str, tuple[int, str]]:
+    """By source, how many rows there are and the `digest` of their ids."""
+    if not len(rows):
+        return {}
+    sources = _whole(rows["source"]).dictionary_encode()
+    codes = sources.indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    letters = np.frombuffer("".join(rows["clip_id"].to_pylist()).encode(), np.uint8).reshape(-1, 32)
+    nibbles = (letters & 15) + 9 * (letters >> 6)
+    numbers = (nibbles[:, ::2] << 4 | nibbles[:, 1::2])[order]
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    digests = np.bitwise_xor.reduceat(numbers, starts)
+    counts = np.diff(starts, append=len(order))
+    return {
+        source: (int(count), value.tobytes().hex())
+        for source, count, value in zip(
+            sources.dictionary.to_pylist(), counts, digests, strict=True
+        )
+    }
 
 
 def _done(committed: pa.Table, fingerprint: str, retry_errors: bool) -> pa.Table:
@@ -124,21 +225,17 @@ def clip_id(source: str, member: str | None, source_version: str, offset_s: floa
     return hashlib.blake2b(place.encode(), digest_size=16).hexdigest()
 
 
-def _superseded(todo: pa.Table, committed: pa.Table) -> pa.Array:
-    if not len(todo) or not len(committed):
-        return pa.nulls(len(todo), pa.string())
-    index = pc.index_in(_places(todo), value_set=_places(committed))
-    return committed["clip_id"].take(index).combine_chunks()
-
-
 def _places(clips: pa.Table) -> pa.Array:
     parts = [
         clips["source"],
         pc.fill_null(clips["member"], ""),
         pc.cast(clips["offset_s"], pa.string()),
     ]
-    joined = pc.binary_join_element_wise(*parts, "\0")
-    return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
+    return _whole(pc.binary_join_element_wise(*parts, "\0"))
+
+
+def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:

@@ -55,6 +55,14 @@ class Progress:
                 f"{plan.found:,} clips {'known' if self.sharded else 'found'}, "
                 f"{plan.done:,} already labelled, {self.to_do:,} {what} to do"
             )
+        if plan.gone:
+            console.say(
+                f"{len(plan.gone):,} rows of clips that their files no longer hold are removed"
+            )
+        if plan.vanished:
+            console.say(
+                f"{plan.vanished:,} clips have vanished since they were labelled: their rows stay"
+            )
 
     def check(self, file: Mapping[str, Any]) -> None:
         """Raise AssertionError for a data file with a clip that nobody waits for."""

@@ -20,12 +20,24 @@ from audio_ops.prepare import NONE_LOST, prepare
 from audio_ops.tasks import WantsSpeech
 from jobs.child import Died, Shared, child
 from jobs.config import Audio, Input
-from jobs.plan import clip_id
+from jobs.plan import clip_id, digest
 from jobs.sources import NO_COLUMNS, PLACE, load_source
 
-# The last row of a shard is no clip: it tells the driver how many clips the shard holds, and how
-# many of them were done before. It walks with them as a row that has failed, and ends at `write`.
+# Behind the clips of a shard comes a row that is no clip: its `shard_end` says what came of the
+# shard. It passes the models, which leave out rows with an `error_kind`, and ends at `write_rows`.
 END_OF_SHARD = "end of shard"
+SHARD_END = pa.struct(
+    [
+        ("clips", pa.int64()),  # in the shard
+        ("skipped", pa.int64()),  # of them, as they were done before
+        ("gone", pa.list_(pa.string())),  # clip_ids of rows whose clips are no longer in it
+        ("kept", pa.list_(pa.string())),  # of rows that stay although their clips were not met
+        ("digest", pa.string()),  # of the clip_ids of those in it, see `plan.digest`
+    ]
+)
+IDENTITY = pa.schema([("clip_id", pa.string()), *PLACE])
+# How a clip's new row changes the table: whose place it takes, and whether that one has labels.
+CHANGE = pa.schema([("supersedes", pa.string()), ("replaces_labels", pa.bool_())])
 DEATHS_OF_A_FILE = 3  # between its clips, until what is left of it is given up
 GATHERED_BYTES = 8 << 20
 
@@ -91,7 +103,7 @@ def _handed_over(
             with child() as process:
                 for table in process.tables(prepared, work, *limits):
                     given.update(table["clip_id"].to_pylist())
-                    ended += table["error_kind"].to_pylist().count(END_OF_SHARD)
+                    ended += len(table) - table["shard_end"].null_count
                     yield table
             return
         except Died as death:
@@ -125,7 +137,6 @@ def prepared(
     `clip_id` or source, is not touched.
     """
     source = load_source(input.format)
-    text = pa.string()
 
     def noted() -> Clips:
         row = 0
@@ -136,7 +147,7 @@ def prepared(
             else _alive(source, plan, input, kept, lost)
         )
         for clip, file in clips:
-            is_end = isinstance(file, ClipError) and file.kind == END_OF_SHARD
+            is_end = "shard_end" in clip
             shared.at(clip.get("clip_id", ""), row)
             yield clip, file  # and it is prepared
             row += is_end or not source.SHARDED
@@ -144,7 +155,7 @@ def prepared(
 
     return prepare(
         noted(),
-        schema=pa.schema([("clip_id", text), *PLACE, *kept, ("supersedes", text)]),
+        schema=pa.schema([*IDENTITY, *kept, *CHANGE, ("shard_end", SHARD_END)]),
         rates=rates,
         max_clip_s=max_clip_s,
         want_speech=want_speech,
@@ -164,29 +175,59 @@ def shards(
 ) -> Clips:
     """The clips of each shard that are not done yet, and after them the shard's last row.
 
-    `passed` hears of each clip that is left out. What is `given` counts, but does not come again.
+    `passed` is called for each clip that is left out. What is `given` counts, but does not come
+    again.
     """
     for number, shard in enumerate(plan.to_pylist()):
-        done = {row["clip_id"] for row in shard["known"] if row["done"]}
-        places = {
-            (row["member"], row["offset_s"]): row["clip_id"]
-            for row in shard["known"]
-            if not row["done"]
-        }
-        found = skipped = 0
-        if shard["source"] in lost:  # then none of those is seen
-            found, skipped = len(done | given), len(done)
+        part = _Shard(shard)
         for clip, file in _alive(source, plan.slice(number, 1), input, kept, lost):
-            found += 1
-            clip["clip_id"] = clip_id(*(clip[name] for name in PLACE.names))
-            if clip["clip_id"] in done or clip["clip_id"] in given:
-                skipped += clip["clip_id"] in done
+            clip["clip_id"], clip["supersedes"] = part.meet(clip)
+            if clip["clip_id"] in part.done or clip["clip_id"] in given:
                 passed()
                 continue
-            clip["supersedes"] = places.get((clip["member"], clip["offset_s"]))
             yield clip, file
+        if shard["source"] in lost:  # what came out of it before that counts all the same
+            part.met |= part.done | given
+            part.left -= part.met
         end = {name: shard[name] for name in ("source", "source_version", "offset_s")}
-        yield end, ClipError(END_OF_SHARD, f"{found} {skipped}")
+        yield end | {"shard_end": part.end()}, ClipError(END_OF_SHARD, "")
+
+
+class _Shard:
+    """A shard while it is read, beside the rows that the table holds of it."""
+
+    def __init__(self, shard: Mapping[str, Any]) -> None:
+        known = shard["known"]
+        self.version = shard["source_version"]
+        self.done = {row["clip_id"] for row in known if row["done"]}
+        self.places = {(row["member"], row["offset_s"]): row["clip_id"] for row in known}
+        self.left = {row["clip_id"] for row in known}  # rows that nothing was met of
+        self.met: set[str] = set()  # clip_ids
+        self.is_whole = True
+
+    def meet(self, clip: Mapping[str, Any]) -> tuple[str, str | None]:
+        """The clip's id, and that of the row whose place it takes."""
+        ids = [clip_id(*(clip[name] for name in PLACE.names))]
+        # Rows from before clips of shards had versions of their own.
+        ids.append(clip_id(clip["source"], clip["member"], self.version, clip["offset_s"]))
+        own = next((id for id in ids if id in self.done), ids[0])
+        old = None if own in self.done else self.places.get((clip["member"], clip["offset_s"]))
+        self.met.add(own)
+        self.left -= {own, old}
+        if clip["member"] is None:  # an error in place of the rest of the shard
+            self.is_whole = False
+        return own, old
+
+    def end(self) -> dict[str, Any]:
+        """`SHARD_END`. What was not met is gone, unless some of the shard could not be read."""
+        gone, kept = (self.left, []) if self.is_whole else ((), self.left)
+        return {
+            "clips": len(self.met),
+            "skipped": len(self.met & self.done),
+            "gone": sorted(gone),
+            "kept": sorted(kept),
+            "digest": digest(self.met),
+        }
 
 
 def _alive(

@@ -127,11 +127,12 @@ def _models(actors: Sequence[Work], started_at: float) -> dict[str, Any]:
 
 
 def _counts(progress: Progress | None, plan: Plan | None, elapsed_s: float) -> dict[str, Any]:
-    names = ("found", "done", "labelled", "ok", "partial", "failed", "left")
+    names = ("found", "done", "labelled", "ok", "partial", "failed", "left", "vanished")
     if progress is None:
         counts = dict.fromkeys(names) if plan is None else dict.fromkeys(names, 0)
         if plan is not None:
             counts |= {"found": plan.found, "done": plan.done, "left": len(plan.todo)}
+            counts["vanished"] = plan.vanished
         return {"clips": counts, "audio_hours": 0.0, "times_real_time": 0.0, "errors": []}
     ready = progress.shards if progress.sharded else progress.labelled
     statuses = progress.statuses
@@ -144,6 +145,7 @@ def _counts(progress: Progress | None, plan: Plan | None, elapsed_s: float) -> d
             "partial": statuses["partial"],
             "failed": statuses["error"],
             "left": progress.to_do - ready,
+            "vanished": progress.plan.vanished,
         },
         "audio_hours": progress.audio_s / 3600,
         "times_real_time": progress.audio_s / elapsed_s,

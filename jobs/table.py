@@ -19,13 +19,15 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -35,9 +37,9 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from audio_ops.prepare import ERROR, SOUND
 from audio_ops.tasks import TaskOptions, load_task
+from jobs.plan import Shard
 from jobs.plan import fingerprint as fingerprint_of
-from jobs.read import END_OF_SHARD
-from jobs.sources import PLACE
+from jobs.read import IDENTITY, SHARD_END
 
 T = TypeVar("T")
 
@@ -53,9 +55,10 @@ TRY_AGAIN_AFTER_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 # Data files, also halves of them: ours begin with a dot, those of delta-rs end in #1.
 DATA_FILE = re.compile(r"\.?part-.*\.parquet(#\d+)?")
 # In row groups, which readers decode whole, of so few rows that nobody is short of memory for one.
-WRITER = WriterProperties(compression="ZSTD", max_row_group_size=32_768)
+ROWS_AT_ONCE = 32_768
+WRITER = WriterProperties(compression="ZSTD", max_row_group_size=ROWS_AT_ONCE)
+LOOKS_AT_ONCE = 16  # at files
 
-IDENTITY = pa.schema([("clip_id", pa.string()), *PLACE])
 OUTCOME = pa.schema([("status", pa.string()), *ERROR])
 RUN = pa.schema(
     [
@@ -64,20 +67,29 @@ RUN = pa.schema(
         ("labelled_at", pa.timestamp("us", "UTC")),
     ]
 )
-SIZES = pa.schema([("source", pa.string()), ("source_version", pa.string()), ("clips", pa.int64())])
-# What the write stage tells the driver of each data file.
+SHARDS = pa.schema(
+    [
+        ("source", pa.string()),
+        ("source_version", pa.string()),
+        ("clips", pa.int64()),
+        ("kept", pa.list_(pa.string())),
+        ("digest", pa.string()),
+    ]
+)
+# What `write_rows` tells the driver of each data file.
 WRITTEN = pa.schema(
     [
         ("path", pa.string()),
         ("size_bytes", pa.int64()),
+        ("rows", pa.int64()),  # in the file
         ("audio_s", pa.float64()),
         ("source", pa.string()),  # of its first clip: where the input is shards, of all
-        ("clip_ids", pa.list_(pa.string())),
-        ("supersedes", pa.list_(pa.string())),  # the row that each clip's row takes the place of
-        ("statuses", pa.list_(pa.string())),
+        ("clip_ids", pa.list_(pa.string())),  # of all clips, those without a row included
+        ("supersedes", pa.list_(pa.string())),  # the rows whose place its rows take
+        ("statuses", pa.list_(pa.string())),  # of all clips
         ("errors", pa.list_(pa.struct([(n, pa.string()) for n in ("kind", "source", "message")]))),
-        # Shards that were read to their end: how many clips each holds, and had been done before.
-        ("shards", pa.list_(pa.struct([*SIZES, ("skipped", pa.int64())]))),
+        # Shards that were read to their end.
+        ("shards", pa.list_(pa.struct([*list(SHARDS)[:2], *SHARD_END]))),
     ]
 )
 
@@ -109,7 +121,7 @@ def write_rows(
     table: pa.Table,
     *,
     schema: pa.Schema,
-    tasks: Sequence[str],
+    tasks: Mapping[str, Sequence[str]],
     path: str,
     storage_options: Mapping[str, Any],
     run_id: str,
@@ -117,63 +129,67 @@ def write_rows(
 ) -> pa.Table:
     """Write labelled clips as one data file under a new name; returns its row of `WRITTEN`.
 
-    Plain readers of the folder never see half a file: it gets its name when it is whole. Where
-    there are no clips there is no file, and its path is null. Raises OSError with the path.
+    `schema` is the table's, `tasks` has each task's label columns. Plain readers of the folder never see half a file: it gets its name when it is whole. Where
+    there are no rows there is no file, and its path is null. A clip that could not be read has no
+    row if the one that it would take the place of has labels: these stay, and the next run tries
+    again. Raises OSError with the path.
     """
-    table, shards = _without_ends(table)
+    is_end = table["shard_end"].is_valid()
+    ends = table.filter(is_end).select(["source", "source_version", "shard_end"]).to_pylist()
+    shards = [{**end.pop("shard_end"), **end} for end in ends]
+    table = table.filter(pc.invert(is_end))
     if not len(table):
         return pa.Table.from_pylist([{"shards": shards}], schema=WRITTEN)
-    table = _with_outcome(table, _label_columns(schema, tasks))
-    rows = len(table)
-    constants = {
-        "run_id": pa.array([run_id] * rows, pa.string()),
-        "fingerprint": pa.array([fingerprint] * rows, pa.string()),
-        "labelled_at": pa.array([datetime.now(timezone.utc)] * rows, RUN.field("labelled_at").type),
-    }
-    data = pa.table(
-        [
-            constants.get(name, table[name] if name in table.column_names else None)
-            for name in schema.names
+    table = _with_outcome(table, tasks)
+    failed = table.filter(table["error_kind"].is_valid())
+    about = {
+        "audio_s": pc.sum(table["duration_s"]).as_py() or 0.0,
+        "source": table["source"][0].as_py(),
+        "clip_ids": table["clip_id"].to_pylist(),
+        "statuses": table["status"].to_pylist(),
+        "errors": [
+            {"kind": kind, "source": source, "message": message}
+            for kind, source, message in zip(
+                *(failed[n].to_pylist() for n in ("error_kind", "source", "error_message")),
+                strict=True,
+            )
         ],
-        schema=schema,
-    )
+        "shards": shards,
+    }
+    is_unread = pc.equal(table["error_kind"], "unreadable")
+    spared = pc.fill_null(pc.and_(is_unread, table["replaces_labels"]), False)
+    table = table.filter(pc.invert(spared))
+    if not len(table):
+        return pa.Table.from_pylist([about], schema=WRITTEN)
+    about["supersedes"] = table["supersedes"].drop_null().to_pylist()
+    for field, value in zip(RUN, (run_id, fingerprint, datetime.now(timezone.utc)), strict=True):
+        table = table.append_column(field, pa.array([value] * len(table), field.type))
     name = f"part-{run_id}-{uuid.uuid4().hex}.parquet"
-    fs, root = fsspec.url_to_fs(path, **storage_options)
     sink = pa.BufferOutputStream()
-    pq.write_table(data, sink, compression="zstd")
-    content = sink.getvalue()
+    pq.write_table(_in_schema(table, schema), sink, compression="zstd")
+    fs, root = fsspec.url_to_fs(path, **storage_options)
+    _put_data_file(fs, root, name, sink.getvalue())
+    about |= {"path": name, "size_bytes": sink.getvalue().size, "rows": len(table)}
+    return pa.Table.from_pylist([about], schema=WRITTEN)
+
+
+def _in_schema(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema in its order and types; those that the rows lack are null."""
+    columns = [
+        rows[field.name].cast(field.type)
+        if field.name in rows.column_names
+        else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _put_data_file(fs: Any, root: str, name: str, content: pa.Buffer) -> None:
+    """Raises OSError with the path."""
     if "file" in fs.protocol:
         _write_whole(f"{root}/{name}", content, f"{root}/.{name}")
     else:
         fs.pipe_file(f"{root}/{name}", content.to_pybytes())
-    failed = [
-        row
-        for row in data.select(["status", "error_kind", "source", "error_message"]).to_pylist()
-        if row["error_kind"]
-    ]
-    return pa.Table.from_pylist(
-        [
-            {
-                "path": name,
-                "size_bytes": content.size,
-                "audio_s": pc.sum(data["duration_s"]).as_py() or 0.0,
-                "source": data["source"][0].as_py(),
-                "clip_ids": data["clip_id"].to_pylist(),
-                "supersedes": table["supersedes"].to_pylist(),
-                "statuses": data["status"].to_pylist(),
-                "errors": [
-                    {
-                        "kind": row["error_kind"],
-                        "source": row["source"],
-                        "message": row["error_message"],
-                    }
-                    for row in failed
-                ],
-                "shards": shards,
-            }
-        ],
-        schema=WRITTEN,
-    )
 
 
 def _write_whole(path: str, content: Any, unfinished: str) -> None:
@@ -188,19 +204,7 @@ def _write_whole(path: str, content: Any, unfinished: str) -> None:
         raise OSError(error.errno, error.strerror, path) from None
 
 
-def _without_ends(table: pa.Table) -> tuple[pa.Table, list[dict[str, Any]]]:
-    """Take the last rows of shards out, see `read.END_OF_SHARD`."""
-    is_end = pc.fill_null(pc.equal(table["error_kind"], END_OF_SHARD), False)
-    shards = []
-    for end in (
-        table.filter(is_end).select(["source", "source_version", "error_message"]).to_pylist()
-    ):
-        clips, skipped = end.pop("error_message").split()
-        shards.append({**end, "clips": int(clips), "skipped": int(skipped)})
-    return table.filter(pc.invert(is_end)), shards
-
-
-def _label_columns(schema: pa.Schema, tasks: Sequence[str]) -> dict[str, list[str]]:
+def label_columns(schema: pa.Schema, tasks: Collection[str]) -> dict[str, list[str]]:
     """Each task's columns in a `table_schema`, but for its error: they stand before it."""
     columns, start = {}, schema.names.index(OUTCOME.names[-1]) + 1
     for task in tasks:
@@ -258,6 +262,7 @@ class Table:
         with contextlib.suppress(TableNotFoundError):
             self._open()
         self.settings_seen = self.settings()
+        self.ids_of: dict[str, np.ndarray] = {}  # by data file, as far as it was asked for
 
     # -- reading ---------------------------------------------------------------------------
 
@@ -286,6 +291,11 @@ class Table:
         description = self.delta.metadata().description if self.delta else None
         return json.loads(description) if description else {}
 
+    def schema(self) -> pa.Schema:
+        """All columns of the table, those of tasks that are no more included."""
+        assert self.delta is not None
+        return pa.schema(self.delta.schema().to_arrow())
+
     def rows(self, columns: Sequence[str]) -> pa.Table:
         """The committed rows' columns."""
         if self.delta is None:
@@ -298,34 +308,46 @@ class Table:
                 if self._refresh().version() == version:
                     raise
 
-    def sizes(self, *, strict: bool = False) -> dict[tuple[str, str], int]:
-        """How many clips each shard holds, by (source, version), where a run has read it whole.
+    def shards(self, *, strict: bool = False) -> dict[str, Shard]:
+        """The shards that a run has read to their end, by source.
 
-        A fact about the input that saves reading it again; what is done is in the rows alone. What
-        is missing or damaged is not known; if `strict`, damage raises pa.ArrowException or OSError.
+        What is missing or damaged is not known; if `strict`, damage raises pa.ArrowException or
+        OSError.
         """
         try:
             content = self.fs.cat_file(f"{self.root}/_earmark/shards.parquet")
         except FileNotFoundError:
             return {}
         try:
-            known = pq.read_table(pa.BufferReader(content), schema=SIZES)
-        except (pa.ArrowException, OSError):  # not of the store, but of what is read from memory
+            known = pq.read_table(pa.BufferReader(content))
+            if "digest" not in known.column_names:  # as tables had it before
+                known = known.append_column("digest", pa.array([""] * len(known)))
+                known = known.append_column("kept", pa.array([[]] * len(known), SHARDS.types[3]))
+            known = known.select(SHARDS.names).cast(SHARDS)
+        except (pa.ArrowException, OSError, KeyError):  # of what is read from memory
             if strict:
                 raise
             return {}
-        columns = known.drop_null().to_pydict()
-        shards = zip(columns["source"], columns["source_version"], strict=True)
-        return dict(zip(shards, columns["clips"], strict=True))
+        rows = known.drop_null().to_pydict().values()
+        return {
+            source: Shard(version, clips, tuple(kept), digest)
+            for source, version, clips, kept, digest in zip(*rows, strict=True)
+        }
 
-    def remember(self, sizes: Mapping[tuple[str, str], int]) -> None:
-        """Add to `sizes` what this run has seen."""
+    def remember(self, shards: Mapping[str, Shard]) -> None:
+        """Add to `shards` what this run has found out."""
         rows = [
-            {"source": source, "source_version": version, "clips": clips}
-            for (source, version), clips in {**self.sizes(), **sizes}.items()
+            {
+                "source": source,
+                "source_version": shard.version,
+                "clips": shard.clips,
+                "kept": list(shard.kept),
+                "digest": shard.digest,
+            }
+            for source, shard in {**self.shards(), **shards}.items()
         ]
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, schema=SIZES), sink, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, schema=SHARDS), sink, compression="zstd")
         self._put(f"{self.root}/_earmark/shards.parquet", sink.getvalue().to_pybytes())
 
     def keep_report(self, report: Mapping[str, Any]) -> None:
@@ -545,81 +567,128 @@ class Table:
 
     # -- writing ---------------------------------------------------------------------------
 
-    def commit(self, written: Sequence[Mapping[str, Any]]) -> None:
-        """Make the rows of these data files (rows of `WRITTEN`) part of the table, in one step.
+    def commit(self, written: Sequence[Mapping[str, Any]], gone: Collection[str] = ()) -> None:
+        """Make the rows of these data files (rows of `WRITTEN`) part of the table, and take out those
+        whose place they take, those whose clips are no longer in a shard, and those of the
+        clip_ids in `gone`: all in one transaction, so that no reader sees both or neither.
 
-        Rows that take the place of others are merged in, so that no reader ever sees both or
-        neither. Raises TableInUse if the table was taken over.
+        Raises TableInUse if the table was taken over, OSError if a data file is not there.
+        """
+        shards = [shard for file in written for shard in file["shards"] or ()]
+        files = [file for file in written if file["path"]]
+        old = {id for file in files for id in file["supersedes"] or ()}
+        old = old.union(gone, *(shard["gone"] for shard in shards))
+        if files or old:
+            self._own()
+            try:
+                self._see(files)
+                actions, replaced = self._without(old) if old else ([], {})
+            except OSError:
+                self._own()  # to a run that has taken over, our files were leftovers
+                raise
+            actions += [_add(file["path"], file["size_bytes"], file["rows"]) for file in files]
+            note = {"rows": sum(file["rows"] for file in files)}
+            if replaced or not files:
+                note["replaced"] = replaced
+            self._transact(actions, "relabel" if old else "label", note)
+            self.ids_of.update({file["path"]: _numbers(file["clip_ids"]) for file in files})
+        if shards:
+            self.remember(
+                {
+                    shard["source"]: Shard(
+                        shard["source_version"], shard["clips"], shard["kept"], shard["digest"]
+                    )
+                    for shard in shards
+                }
+            )
+
+    def _see(self, files: Sequence[Mapping[str, Any]]) -> None:
+        """Raise OSError unless every data file is where readers will look for it, as it was written."""
+
+        def size(file: Mapping[str, Any]) -> int | None:
+            try:
+                path = f"{self.root}/{file['path']}"
+                found: int = self._asking(lambda: self.fs.info(path, refresh=True))["size"]
+            except FileNotFoundError:
+                return None
+            return found
+
+        with ThreadPoolExecutor(LOOKS_AT_ONCE) as threads:
+            for file, found in zip(files, threads.map(size, files), strict=True):
+                if found != file["size_bytes"]:
+                    raise OSError(
+                        f"expected {self.root}/{file['path']}, which a worker has written with "
+                        f"{file['size_bytes']:,} bytes, found "
+                        f"{'no such file' if found is None else f'{found:,} bytes'}: output.path "
+                        "has to be the same storage on every node"
+                    )
+
+    def _without(
+        self, old: Collection[str]
+    ) -> tuple[list[AddAction | RemoveAction], dict[str, int]]:
+        """The actions that take rows out of the table, and how many they are by run.
+
+        Files that hold some of them are written anew without. Not by delta-rs's MERGE, whose files
+        have types that pandas and Ray cannot read (delta-rs#4302), and which is a second transaction.
         """
         assert self.delta is not None
-        shards = [shard for file in written for shard in file["shards"] or ()]
-        written = [file for file in written if file["path"]]
-        new = [file for file in written if not any(file["supersedes"])]
-        if new:
-            rows = sum(len(file["clip_ids"]) for file in new)
-            self._transact([_add(file) for file in new], "label", {"rows": rows})
-        replacing = [file for file in written if any(file["supersedes"])]
-        if replacing:
-            self._replace(replacing)
-        if shards:
-            self.remember({(s["source"], s["source_version"]): s["clips"] for s in shards})
+        numbers = np.unique(_numbers(old))
+        actions: list[AddAction | RemoveAction] = []
+        replaced: Counter[str] = Counter()
+        for name in self._data_files():
+            if name not in self.ids_of:
+                ids = self._asking(partial(self._read, name, ["clip_id"]))["clip_id"]
+                self.ids_of[name] = _numbers(ids.to_pylist())
+            if not np.isin(self.ids_of[name], numbers).any():
+                continue
+            rest, taken = self._asking(partial(self._rewritten, name, old))
+            if taken:
+                actions.append(RemoveAction(name, True, int(time.time() * 1000)))
+                actions += rest
+                replaced.update(taken)
+        return actions, dict(replaced)
 
-    def _replace(self, written: Sequence[Mapping[str, Any]]) -> None:
+    def _rewritten(
+        self, name: str, without: Collection[str] = ()
+    ) -> tuple[list[AddAction | RemoveAction], Counter[str]]:
+        """A data file once more, in the table's own types and without some rows: the action that adds
+        it, if any are left, and how many of each run were left out.
+        """
+        schema, taken, rows = self.schema(), Counter[str](), 0
+        old = pa.array(list(without), pa.string())
+        sink = pa.BufferOutputStream()
+        with (
+            self.fs.open(f"{self.root}/{name}", "rb") as file,
+            pq.ParquetFile(file) as parquet,
+            pq.ParquetWriter(sink, schema, compression="zstd") as writer,
+        ):
+            for batch in parquet.iter_batches(ROWS_AT_ONCE):
+                is_old = pc.is_in(batch["clip_id"].cast(pa.string()), old)
+                taken.update(batch["run_id"].filter(is_old).to_pylist())
+                left = pa.Table.from_batches([batch.filter(pc.invert(is_old))])
+                if len(left):
+                    writer.write_table(_in_schema(left, schema))
+                    rows += len(left)
+        if not rows:
+            return [], taken
+        new = f"part-{self.run_id}-{uuid.uuid4().hex}.parquet"
+        content = sink.getvalue()
+        _put_data_file(self.fs, self.root, new, content)
+        return [_add(new, content.size, rows)], taken
+
+    def _data_files(self) -> list[str]:
         assert self.delta is not None
-        tables = []
-        for file in written:
-            try:
-                with self.fs.open(f"{self.root}/{file['path']}", "rb") as opened:
-                    rows = pq.read_table(opened)
-            except FileNotFoundError:  # to a run that has taken over it was a leftover
-                self._own()
-                raise
-            tables.append(
-                rows.append_column("supersedes", pa.array(file["supersedes"], pa.string()))
-            )
-        rows = pa.concat_tables(tables)
-        # A column that only the table has belongs to a task that is no more.
-        columns = {
-            f'"{field.name}"': f's."{field.name}"' if field.name in rows.column_names else "NULL"
-            for field in self.delta.schema().fields
-        }
-        self._own()
-        note = {
-            "rows": len(rows),
-            "replaced": self._asking(lambda: self._count_by_run(rows["supersedes"])),
-        }
+        return sorted(posixpath.basename(uri) for uri in self.delta.file_uris())
 
-        def merge(properties: CommitProperties) -> None:
-            assert self.delta is not None
-            (
-                self.delta.merge(
-                    rows,
-                    "t.clip_id = s.supersedes",
-                    source_alias="s",
-                    target_alias="t",
-                    writer_properties=WRITER,
-                    commit_properties=properties,
-                )
-                .when_matched_update(columns)
-                .when_not_matched_insert(columns)
-                .execute()
-            )
-
-        self._numbered(merge, "relabel", note)
-
-    def _count_by_run(self, ids: pa.ChunkedArray) -> Counter[str]:
-        """How many rows of each run have one of these clip_ids."""
-        assert self.delta is not None
-        found: Counter[str] = Counter()
-        for batch in self.delta.to_pyarrow_dataset().to_batches(columns=["clip_id", "run_id"]):
-            is_one = pc.is_in(batch["clip_id"], ids.combine_chunks())
-            found.update(batch.filter(is_one)["run_id"].to_pylist())
-        return found
+    def _read(self, name: str, columns: Sequence[str]) -> pa.Table:
+        with self.fs.open(f"{self.root}/{name}", "rb") as file:
+            return pq.ParquetFile(file).read(columns=list(columns))
 
     def tidy(self) -> None:
         """Compact small files, and remove every data file that the log does not name."""
         assert self.delta is not None
         self._own()
+        self._conform()
         if len(self.delta.file_uris()) > 1:
             # Carries no commit number (delta-rs drops it here); the log's own conflict check is
             # enough, for compaction moves rows and changes none.
@@ -633,6 +702,23 @@ class Table:
         for name in self._leftovers(names):
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm_file(f"{self.root}/{name}")
+
+    def _conform(self) -> None:
+        """Write those data files anew that lack columns of the table or have other types for them, as
+        tables have that earlier versions relabelled: plain readers want them alike.
+        """
+        schema, names = self.schema(), self._data_files()
+
+        def differs(name: str) -> bool:
+            with self.fs.open(f"{self.root}/{name}", "rb") as file:
+                return not pq.read_schema(file).equals(schema)
+
+        with ThreadPoolExecutor(LOOKS_AT_ONCE) as threads:
+            different = [n for n, other in zip(names, threads.map(differs, names)) if other]  # noqa: B905
+        for name in different:
+            added, _ = self._rewritten(name)
+            remove = RemoveAction(name, False, int(time.time() * 1000))
+            self._transact([remove, *added], "conform", {"rows": 0})
 
     def _transact(
         self,
@@ -740,11 +826,14 @@ def _causes(error: Exception) -> str:
     return ": ".join(line.strip() for line in lines if line.strip())
 
 
-def _add(file: Mapping[str, Any]) -> AddAction:
-    statistics = json.dumps({"numRecords": len(file["clip_ids"])})
-    return AddAction(
-        file["path"], file["size_bytes"], {}, int(time.time() * 1000), True, statistics
-    )
+def _add(path: str, size_bytes: int, rows: int) -> AddAction:
+    statistics = json.dumps({"numRecords": rows})
+    return AddAction(path, size_bytes, {}, int(time.time() * 1000), True, statistics)
+
+
+def _numbers(clip_ids: Collection[str]) -> np.ndarray:
+    """A hash of each id, which tells in which files to look for it: int64 `(ids,)`."""
+    return np.array([hash(id) for id in clip_ids], np.int64)
 
 
 def _delta_fields(schema: pa.Schema) -> list[Field]:

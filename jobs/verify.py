@@ -23,7 +23,8 @@ from deltalake.exceptions import DeltaError
 from jobs.console import printable
 from jobs.evaluate import open_table, table_parser
 from jobs.plan import clip_ids, fingerprint
-from jobs.table import DATA_FILE, IDENTITY, OUTCOME, RUN, SIZES, Table, is_alive
+from jobs.read import IDENTITY
+from jobs.table import DATA_FILE, OUTCOME, RUN, Table, is_alive
 
 SAY_EVERY_S = 10.0
 BATCH_ROWS = 16_384
@@ -74,7 +75,7 @@ def verify(table: Table, progress: Callable[[str], None] = lambda _: None) -> Re
         _rows(database, report)
         _runs(table, database, report)
         _older(database, fingerprint(settings), report)
-        _shards(table, database, report)
+    _shards(table, report)
     table.delta.update_incremental()
     if table.delta.version() != report.version:
         report.notes.append(
@@ -319,28 +320,16 @@ def _older(database: Any, current: str, report: Report) -> None:
         )
 
 
-def _shards(table: Table, database: Any, report: Report) -> None:
+def _shards(table: Table, report: Report) -> None:
     path = f"{table.root}/_earmark/shards.parquet"
-    remove = f"remove {path}: runs then read their shards again, and it is written anew"
     try:
-        sizes = table.sizes(strict=True)
-    except (OSError, pa.ArrowException) as error:
+        table.shards(strict=True)
+    except (OSError, KeyError, pa.ArrowException) as error:
         report.wrong.append(
             f"shards.parquet: expected how many clips each shard holds, found: "
-            f"{_first_line(error)}: {remove}"
+            f"{_first_line(error)}: remove {path}: runs then read their shards again, and it is "
+            "written anew"
         )
-        return
-    shards = [(*shard, clips) for shard, clips in sizes.items()]
-    columns = zip(*shards, strict=True) if shards else ([], [], [])
-    database.register("shards", pa.table(list(map(pa.array, columns, SIZES.types)), schema=SIZES))
-    beyond = database.execute(
-        "SELECT source, clips, count(*) FROM rows JOIN shards USING (source, source_version) "
-        "GROUP BY ALL HAVING count(*) > clips ORDER BY source"
-    ).fetchall()
-    report.wrong += [
-        f"shards.parquet: expected at most {clips:,} rows of {source}, found {rows:,}: {remove}"
-        for source, clips, rows in beyond
-    ]
 
 
 def _holder(table: Table, report: Report) -> bool:

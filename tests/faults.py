@@ -21,13 +21,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
-from deltalake.table import TableAlterer, TableMerger, TableOptimizer
+from deltalake.table import TableAlterer, TableOptimizer
 
 import jobs.table
 from audio_ops.tasks.audio_classification import Options
 from jobs.plan import COMMITTED, Plan, fingerprint, plan
-from jobs.sources import NO_COLUMNS, PLACE
-from jobs.table import RUN, Table, TableInUse, delta_options, table_schema
+from jobs.read import CHANGE, SHARD_END
+from jobs.sources import NO_COLUMNS, PLACE, Listing
+from jobs.table import RUN, Table, TableInUse, delta_options, label_columns, table_schema
 from jobs.verify import verify
 
 TASKS = {"kind": Options(task="audio-classification", model="x")}
@@ -66,24 +67,22 @@ class Work:
     def settings(self) -> dict[str, Any]:
         return {"label_version": 1, "tasks": {"kind": {"setting": self.setting}}}
 
-    def found(self) -> pa.Table:
+    def found(self) -> Listing:
         numbers = range(self.clips)
-        return pa.table(
-            {
-                "source": [f"/audio/{n:06}.wav" for n in numbers],
-                "member": pa.nulls(self.clips, pa.string()),
-                "source_version": ["2-2" if n < self.changed else "1-1" for n in numbers],
-                "offset_s": [0.0] * self.clips,
-            },
-            schema=PLACE,
-        )
+        columns = {
+            "source": [f"/audio/{n:06}.wav" for n in numbers],
+            "member": pa.nulls(self.clips, pa.string()),
+            "source_version": ["2-2" if n < self.changed else "1-1" for n in numbers],
+            "offset_s": [0.0] * self.clips,
+        }
+        return Listing(pa.table(columns, schema=PLACE))
 
     def label(self, source: str, version: str) -> str:
         return f"{source} of {version} by {self.setting}"
 
     def expected(self) -> list[tuple[str, str, str]]:
         """(source, label, fingerprint) of every row that there has to be."""
-        columns = self.found().select(["source", "source_version"]).to_pydict().values()
+        columns = self.found().clips.select(["source", "source_version"]).to_pydict().values()
         made_with = fingerprint(self.settings)
         return [(s, self.label(s, v), made_with) for s, v in zip(*columns, strict=True)]
 
@@ -152,13 +151,13 @@ def _label(todo: pa.Table, work: Work) -> pa.Table:
     """What comes out of the last model."""
     columns = todo.select(["source", "source_version"]).to_pydict().values()
     labels = [work.label(source, version) for source, version in zip(*columns, strict=True)]
-    given = {name: todo[name] for name in ("clip_id", *PLACE.names, "supersedes")}
+    given = {name: todo[name] for name in ("clip_id", *PLACE.names, *CHANGE.names)}
     given |= {
         "kind_label": pa.array(labels),
         "duration_s": pa.array([0.5] * len(todo)),
     }
     fields = [f for f in SCHEMA if f.name not in ("status", *RUN.names)]
-    fields.append(pa.field("supersedes", pa.string()))
+    fields += [*CHANGE, pa.field("shard_end", SHARD_END)]
     empty = {f.name: pa.nulls(len(todo), f.type) for f in fields}
     return pa.table({**empty, **given}, schema=pa.schema(fields))
 
@@ -167,7 +166,7 @@ def _write(labelled: pa.Table, table: Table, work: Work, run_id: str) -> pa.Tabl
     return jobs.table.write_rows(
         labelled,
         schema=SCHEMA,
-        tasks=list(TASKS),
+        tasks=label_columns(SCHEMA, TASKS),
         path=work.path,
         storage_options=work.storage_options,
         run_id=run_id,
@@ -184,7 +183,7 @@ POINTS: dict[str, tuple[Callable[[Table], Any], str, Callable[..., Any]]] = {
     "writing": (lambda _: jobs.table, "write_rows", lambda *_, **__: True),
     "naming": (lambda _: os, "replace", lambda _, path: "part-" in path),  # on a local disk alone
     "commit": (lambda _: DeltaTable, "create_write_transaction", lambda _, actions, *__: actions),
-    "merge": (lambda _: TableMerger, "execute", lambda *_: True),
+    "rewriting": (lambda _: Table, "_rewritten", lambda *_: True),
     "compaction": (lambda _: TableOptimizer, "compact", lambda *_: True),
     "listing": (lambda _: Table, "_names", lambda *_: True),
     "removal": (lambda table: table.fs, "rm_file", lambda path: "part-" in path),

@@ -43,15 +43,22 @@ class Proxy(NamedTuple):
 
 @contextmanager
 def flaky(
-    s3: S3, log: Path, share: float = 0.0, seed: int = 0, spoils: str = "", pairs: str = ""
+    s3: S3,
+    log: Path,
+    share: float = 0.0,
+    seed: int = 0,
+    spoils: str = "",
+    pairs: str = "",
+    denies: str = "",
 ) -> Iterator[Proxy]:
     """A proxy that fails this share of the requests, while it is needed.
 
     Of each key with `spoils` in it the answer to the first PUT is always lost, and that to the
     first GET always cut short. The first PUT of a key with `pairs` in it waits for one of another
-    (`paired` in the log), or in vain (`alone`).
+    (`paired` in the log), or in vain (`alone`). `denies` is a status and a part of keys: "403 clips/",
+    which is the answer to every request for them.
     """
-    arguments = [s3.endpoint, str(log), str(share), str(seed), spoils, pairs]
+    arguments = [s3.endpoint, str(log), str(share), str(seed), spoils, pairs, denies]
     with subprocess.Popen(
         [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -63,7 +70,9 @@ def flaky(
             process.kill()
 
 
-async def serve(target: str, log: Path, share: float, seed: int, spoils: str, pairs: str) -> None:
+async def serve(
+    target: str, log: Path, share: float, seed: int, spoils: str, pairs: str, denies: str
+) -> None:
     """Say the port, and serve for ever."""
     import aiohttp
     from aiohttp import web
@@ -83,6 +92,9 @@ async def serve(target: str, log: Path, share: float, seed: int, spoils: str, pa
         if first and spoils and spoils in request.path and request.method in ("GET", "PUT"):
             fault = "cut" if request.method == "GET" else FAULTS[-1 - len(seen) % 2]
         lines.write(f"{fault}\n")
+        status, _, denied = denies.partition(" ")
+        if denied and denied in request.path:
+            return web.Response(status=int(status), text=ERROR.format("AccessDenied"))
         if fault == "slow":
             await asyncio.sleep(SLOW_S)
         if request.method == "PUT" and pairs and pairs in request.path:

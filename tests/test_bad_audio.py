@@ -52,7 +52,7 @@ def outcomes(input: Input, keep: list[str]) -> list[str]:
     """Of every clip of a source, prepared as a run does it."""
     source = load_source(input.format)
     kept = source.columns(input, keep)
-    walked = source.clips(source.find(input, lambda _: None, kept), input, kept)
+    walked = source.clips(source.find(input, lambda _: None, kept).clips, input, kept)
     tables = prepare(walked, pa.schema([*PLACE, *kept]), [16_000], MAX_CLIP_S)
     return [kind or "ok" for table in tables for kind in table["error_kind"].to_pylist()]
 

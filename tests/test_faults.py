@@ -51,7 +51,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
 
 
 ONCE = ("taking", "saying who", "compaction", "letting go")
-OFTEN = ("writing", "commit", "merge", "removal")
+OFTEN = ("writing", "commit", "rewriting", "removal")
 KILLS = [Signal(point, after) for point in ONCE for after in (False, True)]
 KILLS += [Signal(point, after, nth) for point in OFTEN for after in (False, True) for nth in (1, 2)]
 LABEL_KILLS = [Signal("creating", after) for after in (False, True)] + KILLS
@@ -153,7 +153,7 @@ def test_of_runs_with_different_settings_at_once_one_labels(
 
 
 SLEEPS = [
-    *(Signal(p, number=signal.SIGSTOP) for p in ("commit", "merge", "compaction", "listing")),
+    *(Signal(p, number=signal.SIGSTOP) for p in ("commit", "rewriting", "compaction", "listing")),
     Signal("writing", after=True, number=signal.SIGSTOP),
     Signal("removal", number=signal.SIGSTOP),
 ]

@@ -105,7 +105,7 @@ IN_DRIVER = ("taking", "saying who", "commit", "compaction", "removal", "letting
     "kill",
     [
         Signal(point, after)
-        for point in ("creating", "changing settings", "merge", *IN_DRIVER)
+        for point in ("creating", "changing settings", "rewriting", *IN_DRIVER)
         for after in (False, True)
     ],
     ids=str,
@@ -118,7 +118,7 @@ def test_a_whole_run_that_was_killed_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = []
-    if kill.point in ("changing settings", "merge"):
+    if kill.point in ("changing settings", "rewriting"):
         assert job.run().code == 0
         options = ["--relabel", "--set", "tasks.kind.top_k=2"]
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))

@@ -331,7 +331,7 @@ def test_a_pickle_in_a_column_stays_what_it_is(tmp_path: Path, column: str) -> N
     source, input = load_source("parquet"), Input(path=str(path), format="parquet")
     kept = source.columns(input, ["x"])
     assert kept.field("x").type == pa.binary()
-    [(row, sound)] = source.clips(source.find(input, print, kept), input, kept)
+    [(row, sound)] = source.clips(source.find(input, print, kept).clips, input, kept)
     assert (sound.read() if column == "audio" else row["x"]) == data
     assert not (tmp_path / "ran").exists()
 

@@ -460,7 +460,7 @@ def test_one_file_a_glob_and_a_folder_name_each_clip_once(tmp_path: Path, classi
     job.sound("b[1].wav", 300)
     job.sound("c.dat", 300)
     paths = (f"{job.audio}/a.wav", f"{job.audio}/*.dat", str(job.audio), f"{job.audio}/b[1].wav")
-    found = files.find(Input(path=paths), print)
+    found = files.find(Input(path=paths), print).clips
     names = [source.removeprefix(f"{job.audio}/") for source in found["source"].to_pylist()]
     assert names == ["a.wav", "b[1].wav", "c.dat"]
 
@@ -471,7 +471,7 @@ def test_a_link_to_its_own_parent_is_walked_once(tmp_path: Path, classifier: Pat
     job = Job(tmp_path, classifier)
     job.sound("sub/a.wav", 300)
     (job.audio / "sub" / "up").symlink_to(job.audio)
-    assert len(files.find(Input(path=str(job.audio)), print)) == 1
+    assert len(files.find(Input(path=str(job.audio)), print).clips) == 1
 
 
 def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:

@@ -46,11 +46,40 @@ def stored(s3: S3, url: str, **options: Any) -> Input:  # noqa: F811
 
 
 def test_ten_thousand_keys_are_found_by_listing_alone(s3: S3) -> None:  # noqa: F811
-    found = load_source("files").find(stored(s3, f"s3://{MANY}/clips"), print)
+    found = load_source("files").find(stored(s3, f"s3://{MANY}/clips"), print).clips
     assert len(found) == 10_000 == len(set(found["source"].to_pylist()))
     assert found["source_version"].null_count == 0
     assert len(s3.asked(MANY)) <= 15
     assert len(s3.asked(f"{MANY}/clips/", "HEAD")) <= 1
+
+
+@pytest.mark.parametrize("denies", ["403 clips/", "503 clips/"])
+def test_a_store_that_does_not_say_what_exists_ends_the_run_and_spares_the_labels(
+    tmp_path: Path,
+    local_ray: None,
+    classifier: Path,
+    s3: S3,  # noqa: F811
+    bucket: str,
+    denies: str,
+) -> None:
+    fs = s3.files()
+    lines = [{"audio_filepath": f"clips/{n}.wav"} for n in range(2)]
+    for n in range(2):
+        fs.pipe_file(f"{bucket}/clips/{n}.wav", SOUNDS[n])
+    fs.pipe_file(f"{bucket}/all.jsonl", "\n".join(map(json.dumps, lines)).encode())
+    job = Job(tmp_path, classifier)
+    where = {"path": f"s3://{bucket}/all.jsonl", "storage_options": s3.options}
+    job.write(input=where, output={"path": str(job.table), "storage_options": {}})
+    assert job.run().code == 0
+    before = job.rows()
+    with flaky(s3, tmp_path / "log", denies=denies) as proxy:
+        job.write(input=where | {"storage_options": proxy.s3.options})
+        result = job.run()
+    assert result.code == 1, result.text
+    assert "clips/0.wav" in result.text and "exists" in result.text
+    job.write(input=where)
+    assert job.rows() == before
+    assert "nothing to do: 2 clips found" in job.run().text
 
 
 @pytest.mark.parametrize("name", source_names())
@@ -69,7 +98,7 @@ def test_every_packaging_is_read_from_s3(
     assert sounds(walked) == [0, 1, 2, 3, 4]
     assert ids(walked) == ids(walk(input, keep))
     source = load_source(name)
-    todo = source.find(input, print)
+    todo = source.find(input, print).clips
     changed, gone = packed.files[0], packed.files[-1]
     fs = s3.files()
     fs.pipe_file(f"{bucket}/data/{changed.relative_to(tmp_path)}", changed.read_bytes() + b"x")

@@ -23,8 +23,8 @@ from audio_ops.prepare import prepare_clip
 from jobs.config import Config, ConfigError, Input, find_source, load_config
 from jobs.label import blocks
 from jobs.plan import clip_id, clip_ids, plan
-from jobs.read import END_OF_SHARD, shards
-from jobs.sources import PLACE, NoSuchColumn, load_source, source_names
+from jobs.read import shards
+from jobs.sources import PLACE, Listing, NoSuchColumn, load_source, source_names
 from jobs.sources._paths import resolve
 
 RATE = 16_000
@@ -130,7 +130,7 @@ def rewrite(files: Sequence[Path], *pairs: tuple[bytes, bytes]) -> None:
 
 def found(input: Input, keep: Sequence[str] = ()) -> pa.Table:
     source = load_source(input.format)
-    return source.find(input, print, source.columns(input, list(keep)))
+    return source.find(input, print, source.columns(input, list(keep))).clips
 
 
 def walk(input: Input, keep: Sequence[str] = ()) -> list[tuple[dict[str, Any], Any]]:
@@ -139,7 +139,7 @@ def walk(input: Input, keep: Sequence[str] = ()) -> list[tuple[dict[str, Any], A
     kept = source.columns(input, list(keep))
     return [
         (row, file if isinstance(file, ClipError) else file.read())
-        for row, file in source.clips(source.find(input, print, kept), input, kept)
+        for row, file in source.clips(source.find(input, print, kept).clips, input, kept)
     ]
 
 
@@ -188,7 +188,11 @@ def test_a_changed_file_is_other_clips(tmp_path: Path, name: str) -> None:
     before = ids(walk(input))
     for path in packed.files:
         os.utime(path, ns=(1, 1))
-    assert not set(before) & set(ids(walk(input)))
+    after = ids(walk(input))
+    if load_source(name).SHARDED:  # its clips have versions of their own
+        assert after == before
+    else:
+        assert not set(before) & set(after)
 
 
 @every_packaging
@@ -223,7 +227,13 @@ def test_only_columns_that_are_asked_for_come_along(tmp_path: Path, name: str) -
 def test_a_run_takes_up_in_the_middle_and_decodes_nothing_twice(
     tmp_path: Path, local_ray: None, classifier: Path, name: str
 ) -> None:
-    """The two middle clips fail. Then they are mended, and the finished ones spoilt, unnoticed."""
+    """The two middle clips fail. Then they are mended, and the finished ones spoilt, unnoticed (but
+    not those in tars, whose members are compared by their bytes)."""
+
+    def by_place() -> dict[Any, dict[str, Any]]:
+        rows = pq.read_table(job.table).to_pylist()
+        return {(row["source"], row["member"], row["offset_s"]): row for row in rows}
+
     broken = [b"\xfe" * len(GARBAGE), b"\xfd" * len(GARBAGE)]
     (tmp_path / "data").mkdir()
     packed = PACK[name](tmp_path / "data", [SOUNDS[0], *broken, SOUNDS[3], SOUNDS[4]])
@@ -232,17 +242,19 @@ def test_a_run_takes_up_in_the_middle_and_decodes_nothing_twice(
     job.write(output={"path": str(job.table), "keep": keep})
     result = job.run()
     assert result.code == 0 and "3 labelled + 2 failed" in result.text
-    before = {row["clip_id"]: row for row in pq.read_table(job.table).to_pylist()}
+    before = by_place()
     spoilt = [(SOUNDS[n], bytes([0xE0 + n]) * len(GARBAGE)) for n in (0, 3, 4)]
+    if load_source(name).SHARDED:
+        spoilt = []
     rewrite(packed.files, *spoilt, (broken[0], SOUNDS[1]), (broken[1], SOUNDS[2]))
     again = job.run()
     assert again.code == 0 and "nothing to do" in again.text
     retried = job.run(retry_errors=True)
     assert retried.code == 0 and "3 already done + 2 labelled + 0 failed" in retried.text
-    after = {row["clip_id"]: row for row in pq.read_table(job.table).to_pylist()}
+    after = by_place()
     assert before.keys() == after.keys()
     assert all(row["status"] == "ok" and row["kind_label"] for row in after.values())
-    assert all(after[clip] == row for clip, row in before.items() if row["status"] == "ok")
+    assert all(after[place] == row for place, row in before.items() if row["status"] == "ok")
     if packed.speaker:
         assert sorted(row[packed.speaker] for row in after.values()) == SPEAKERS
 
@@ -374,7 +386,8 @@ def test_what_is_done_in_a_shard_is_not_handed_on(tmp_path: Path) -> None:
     todo = found(tars(path)).append_column("known", pa.array(known))
     clip, end = shards(load_source("webdataset"), todo, tars(path), pa.schema([]))
     assert clip[0]["member"] == "3.wav"
-    assert isinstance(end[1], ClipError) and (end[1].kind, end[1].message) == (END_OF_SHARD, "4 3")
+    shard = end[0]["shard_end"]
+    assert (shard["clips"], shard["skipped"], shard["gone"], shard["kept"]) == (4, 3, [], [])
 
 
 # --- Parquet -------------------------------------------------------------------------------------
@@ -482,7 +495,7 @@ def test_damage_in_a_parquet_file_stays_in_it(tmp_path: Path) -> None:
             row.get("speaker"),
             f.kind if isinstance(f, ClipError) else len(f.read()),
         )
-        for row, f in source.clips(source.find(input, told.append, kept), input, kept)
+        for row, f in source.clips(source.find(input, told.append, kept).clips, input, kept)
     ]
     assert walked == [
         *(("a", str(n), SPEAKERS[n], len(SOUNDS[n])) for n in range(5)),
@@ -510,7 +523,7 @@ def test_blocks_do_not_cut_row_groups(tmp_path: Path, classifier: Path) -> None:
     write_parquet(tmp_path / "a.parquet", pa.table({"audio": SOUNDS * 8}), rows=7)
     write_parquet(tmp_path / "b.parquet", pa.table({"audio": SOUNDS}), rows=2)
     todo = plan(
-        found(parquet(tmp_path)),
+        Listing(found(parquet(tmp_path))),
         pa.table({name: pa.array([], pa.string()) for name in committed_columns()}),
         "x",
         retry_errors=False,
@@ -611,7 +624,7 @@ def test_the_same_clip_twice_is_one_clip(recordings: Path) -> None:
     other = json.dumps({"audio_filepath": str(recordings / "clips/0.wav"), "offset": 0.2})
     path = write_lines(recordings / "a.jsonl", [line, line, other, line])
     told: list[str] = []
-    table = load_source("manifest").find(manifest(path), told.append)
+    table = load_source("manifest").find(manifest(path), told.append).clips
     assert table["offset_s"].to_pylist() == [0.1, 0.2]
     assert len(set(clip_ids(table).to_pylist())) == 2
     assert told == [f"2 clips are listed more than once, e.g. in {path}, line 2"]

@@ -13,7 +13,9 @@ from deltalake import DeltaTable
 
 from audio_ops.decode import KINDS
 from audio_ops.tasks.audio_classification import Options
-from jobs.table import RUN, Table, TableMismatch, table_schema, write_rows
+from jobs.plan import Shard
+from jobs.read import CHANGE, SHARD_END
+from jobs.table import RUN, Table, TableMismatch, label_columns, table_schema, write_rows
 
 TASKS = {
     "kind": Options(task="audio-classification", model="x", segments=True),
@@ -51,17 +53,20 @@ def labelled(
             "Speaker Name": 'O\'Hara "the voice"',
             "50% off; it's \N{MICROPHONE}": n,
             "supersedes": old,
+            "replaces_labels": old is not None,
         }
         rows.append(row | (errors or {}).get(clip_id, {}))
     fields = [field for field in schema if field.name not in ("status", *RUN.names)]
-    return pa.Table.from_pylist(rows, schema=pa.schema([*fields, ("supersedes", pa.string())]))
+    return pa.Table.from_pylist(
+        rows, schema=pa.schema([*fields, *CHANGE, ("shard_end", SHARD_END)])
+    )
 
 
 def written(table: Table, rows: pa.Table, fingerprint: str = "f") -> list[dict[str, Any]]:
     return write_rows(
         rows,
-        schema=table_schema(TASKS, KEPT),
-        tasks=list(TASKS),
+        schema=table.schema(),
+        tasks=label_columns(table_schema(TASKS, KEPT), TASKS),
         path=table.path,
         storage_options={},
         run_id="run",
@@ -219,6 +224,61 @@ def test_columns_that_differ_are_named_with_both_types(tmp_path: Path) -> None:
     assert "age" in lacking and "no such column" in lacking
 
 
+def test_a_clip_that_cannot_be_read_leaves_the_labels_that_it_has(tmp_path: Path) -> None:
+    table = opened(tmp_path)
+    table.commit(written(table, labelled({"a": None, "b": None, "c": None})))
+    unread = {"error_stage": "read", "error_kind": "unreadable", "error_message": "EIO"}
+    damaged = unread | {"error_stage": "decode", "error_kind": "damaged"}
+    [file] = written(
+        table,
+        labelled({"a2": "a", "b2": "b", "new": None}, {"a2": unread, "b2": damaged, "new": unread}),
+    )
+    assert file["clip_ids"] == ["a2", "b2", "new"] and file["statuses"] == ["error"] * 3
+    table.commit([file])
+    assert {name: row["status"] for name, row in by_id(table).items()} == {
+        "a": "ok",
+        "b2": "error",
+        "c": "ok",
+        "new": "error",
+    }
+    [nothing] = written(table, labelled({"c2": "c"}, {"c2": unread}))
+    assert nothing["path"] is None and nothing["statuses"] == ["error"]
+    table.commit([nothing])
+    assert "c" in by_id(table)
+    table.release()
+
+
+@pytest.mark.parametrize("damage", ["missing", "short"])
+def test_no_data_file_is_committed_that_readers_will_not_find(tmp_path: Path, damage: str) -> None:
+    table = opened(tmp_path)
+    table.commit(written(table, labelled({"a": None})))
+    [file] = written(table, labelled({"b": None}))
+    path = Path(table.path, file["path"])
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(OSError, match=r"output\.path has to be the same storage on every node"):
+        table.commit([file])
+    assert set(by_id(table)) == {"a"}
+    table.release()
+
+
+def test_rows_whose_clips_are_gone_are_taken_out_in_the_same_transaction(tmp_path: Path) -> None:
+    table = opened(tmp_path)
+    table.commit(written(table, labelled({"a": None, "b": None})))
+    table.commit(written(table, labelled({"c": None})))
+    version = DeltaTable(table.path).version()
+    table.commit(written(table, labelled({"a2": "a", "d": None})), gone=["b", "c", "unknown"])
+    assert DeltaTable(table.path).version() == version + 1
+    assert set(by_id(table)) == {"a2", "d"}
+    table.commit([], gone=["d"])
+    assert set(by_id(table)) == {"a2"}
+    table.tidy()
+    assert len(pq.read_table(table.path)) == 1
+    table.release()
+
+
 def test_settings_outlive_the_run(tmp_path: Path) -> None:
     settings = {"tasks": {"kind": {"top_k": 5, "label": "ünï"}}}
     opened(tmp_path, settings=settings).release()
@@ -272,7 +332,7 @@ def test_every_commit_says_which_run_made_it_and_what_for(tmp_path: Path) -> Non
 @pytest.mark.parametrize("damage", ["empty", "cut", "spoilt", "other columns"])
 def test_what_is_known_of_shards_may_be_damaged(tmp_path: Path, damage: str) -> None:
     table = opened(tmp_path)
-    table.remember({("a.tar", "1"): 5})
+    table.remember({"a.tar": Shard("1", 5, ("kept",), "d")})
     path = tmp_path / "table" / "_earmark" / "shards.parquet"
     content = path.read_bytes()
     if damage == "other columns":
@@ -280,7 +340,8 @@ def test_what_is_known_of_shards_may_be_damaged(tmp_path: Path, damage: str) -> 
     else:
         spoilt = content[:20] + bytes(40) + content[60:]
         path.write_bytes({"empty": b"", "cut": content[:-9], "spoilt": spoilt}[damage])
-    assert table.sizes() == {}
-    table.remember({("b.tar", "1"): 6})
-    assert table.sizes() == {("b.tar", "1"): 6}
+    assert table.shards() == {}
+    other = {"b.tar": Shard("1", 6, (), "e")}
+    table.remember(other)
+    assert table.shards() == other
     table.release()

@@ -15,13 +15,16 @@ from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from audio_ops.decode import ClipError
+from jobs.sources import MISSING, NOT_A_FILE
 
 _CREDENTIALS = re.compile(
     r"(?i)://[^/@]*:[^/@]+@|[?&](sig|signature|x-[a-z]+-(signature|credential|security-token)|"
     r"[a-z_]*token|googleaccessid|awsaccesskeyid)="
 )
-MISSING = "missing"
-NOT_A_FILE = "not a regular file"
+
+
+# Errors of `stat` that say of a path that nothing can be there.
+NO_SUCH_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class Found(NamedTuple):
@@ -242,6 +245,7 @@ def absolute(folder: str) -> str:
 
 
 def local_file(path: str) -> Found:
+    """Raises OSError where the file system does not say whether the file exists."""
     try:
         path.encode()
         source = path
@@ -249,8 +253,12 @@ def local_file(path: str) -> Found:
         source = Path(path).as_uri()
     try:
         status = os.stat(path)
-    except (OSError, ValueError):  # e.g. a broken link: its row will say so
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # e.g. a broken link, a NUL
         return Found(source, MISSING, None, None)
+    except OSError as error:
+        if error.errno in NO_SUCH_PATH:
+            return Found(source, MISSING, None, None)
+        raise OSError(error.errno, f"the file can't be looked at: {error.strerror}", path) from None
     if not stat.S_ISREG(status.st_mode):
         return Found(source, NOT_A_FILE, None, None)
     version = f"{status.st_size}-{status.st_mtime_ns}"
@@ -271,6 +279,8 @@ def _local_folder(
     """Files below `root`, through links to folders as well, no folder twice."""
 
     def unreadable(error: OSError) -> None:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):  # e.g. a mount that hangs
+            raise error
         warn(f"can't look into {error.filename}: {error.strerror}")
 
     seen: set[tuple[int, int]] = set()

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from audio_ops.decode import ClipError
 from jobs.config import Input
-from jobs.sources import NO_COLUMNS, PLACE, pick
+from jobs.sources import NO_COLUMNS, PLACE, Listing, pick
 from jobs.sources._paths import look, open_file
 
 SHARDED = False
@@ -33,7 +33,7 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
     return pick(COLUMNS, names)
 
 
-def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> pa.Table:
+def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
     """Every file under the input's paths, sorted by name, each once; hidden ones are left out.
 
     In folders only files with one of the input's extensions count.
@@ -49,16 +49,14 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
             for file in files
         ],
     }
-    return pa.table(
-        {
-            "source": sources,
-            "member": pa.nulls(len(files), pa.string()),
-            "source_version": [file.version for file in files],
-            "offset_s": [0.0] * len(files),
-            **{name: offered[name] for name in kept.names},
-        },
-        schema=pa.schema([*PLACE, *kept]),
-    )
+    columns = {
+        "source": sources,
+        "member": pa.nulls(len(files), pa.string()),
+        "source_version": [file.version for file in files],
+        "offset_s": [0.0] * len(files),
+        **{name: offered[name] for name in kept.names},
+    }
+    return Listing(pa.table(columns, schema=pa.schema([*PLACE, *kept])))
 
 
 def clips(

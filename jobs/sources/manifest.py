@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -20,9 +21,8 @@ import pyarrow as pa
 
 from audio_ops.decode import ClipError
 from jobs.config import Input
-from jobs.sources import NO_COLUMNS, PLACE, NoSuchColumn
+from jobs.sources import MISSING, NO_COLUMNS, NO_VERSION, PLACE, Listing, NoSuchColumn
 from jobs.sources._paths import (
-    MISSING,
     Found,
     absolute,
     as_text,
@@ -76,11 +76,13 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in names])
 
 
-def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> pa.Table:
+def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
     """A row for each entry, in the manifests' order; a clip that comes twice only once."""
     rows: dict[tuple[str, str | None, float], dict[str, Any]] = {}
     repeated: list[str] = []
+    manifests: set[str] = set()
     for found in look(input.paths, suffixes(input), input.storage_options, warn):
+        manifests.add(found.source)
         home = absolute(folder_of(found.source))
         base = absolute(input.audio_root) if input.audio_root else _base(found.source, home, input)
         for entry in _entries(found, input):
@@ -99,7 +101,9 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
     for row in rows.values():
         row["source_version"] = row["source_version"] or versions[row["source"]]
     own = [("_duration_s", pa.float64()), ("_problem", pa.string())]
-    return pa.Table.from_pylist(list(rows.values()), schema=pa.schema([*PLACE, *kept, *own]))
+    clips = pa.Table.from_pylist(list(rows.values()), schema=pa.schema([*PLACE, *kept, *own]))
+    known = {source: version for source, version in versions.items() if version not in NO_VERSION}
+    return Listing(clips, manifests, known)
 
 
 def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
@@ -174,11 +178,15 @@ def _seconds(values: dict[str, Any], name: str | None, default: str) -> float | 
 def _base(source: str, home: str, input: Input) -> str:
     """Where relative paths begin: Common Voice's TSVs mean the folder `clips` beside them."""
     clips = f"{home}/clips"
-    if source.lower().endswith(".tsv"):
-        if is_local(source):
-            return clips if local_file(clips).version != MISSING else home
-        return clips if store(source, input.storage_options).isdir(clips) else home
-    return home
+    if not source.lower().endswith(".tsv"):
+        return home
+    if is_local(source):
+        return clips if os.path.lexists(clips) else home
+    try:  # not `isdir`, which takes any failure of a store for a no
+        is_folder = store(source, input.storage_options).info(clips)["type"] == "directory"
+    except FileNotFoundError:
+        return home
+    return clips if is_folder else home
 
 
 def _entries(found: Found, input: Input) -> Iterator[Entry]:
@@ -298,7 +306,11 @@ def _is_broken(text: str) -> bool:
 
 
 def _versions(sources: Sequence[str], input: Input) -> dict[str, str]:
-    """Each file's version: by a look at it, or by one listing per folder on a store."""
+    """The version of each file, or MISSING: by a look at it, or by one listing per folder on a store.
+
+    Raises OSError where a storage does not say whether a file exists: a clip that seems to be
+    missing would be taken for a change of the input.
+    """
     local = {source for source in sources if is_local(source)}
     versions = {source: local_file(source).version for source in local}
     remote = sorted(set(sources) - local)
@@ -306,27 +318,36 @@ def _versions(sources: Sequence[str], input: Input) -> dict[str, str]:
 
     def look_up(names: list[str]) -> dict[str, str]:
         fs = store(names[0], input.storage_options)
-        try:
-            if len(names) > LOOKUPS_BEFORE_LISTING:
-                infos = {
-                    fs.unstrip_protocol(info["name"]): info
-                    for info in fs.ls(folder_of(names[0]), detail=True)
-                }
-                return {
-                    name: stored_file(name, infos[name]).version if name in infos else MISSING
-                    for name in names
-                }
-        except OSError:  # no such folder, or no right to list it
-            pass
-        versions = {}
-        for name in names:
-            try:
-                versions[name] = stored_file(name, fs.info(name)).version
-            except OSError:  # a store may hide what is missing: the row will say what it was
-                versions[name] = MISSING
-        return versions
+        if len(names) > LOOKUPS_BEFORE_LISTING and (listed := _listed(fs, folder_of(names[0]))):
+            infos = {fs.unstrip_protocol(info["name"]): info for info in listed}
+            return {
+                name: stored_file(name, infos[name]).version if name in infos else MISSING
+                for name in names
+            }
+        return {name: _version(fs, name) for name in names}
 
     with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as threads:
         for found in threads.map(look_up, folders):
             versions |= found
     return versions
+
+
+def _listed(fs: Any, folder: str) -> list[dict[str, Any]]:
+    """A folder of a store, or nothing where there is none or nobody may list it."""
+    try:
+        listed: list[dict[str, Any]] = fs.ls(folder, detail=True)
+    except (FileNotFoundError, PermissionError):
+        return []
+    return listed
+
+
+def _version(fs: Any, name: str) -> str:
+    try:
+        return stored_file(name, fs.info(name)).version
+    except FileNotFoundError:
+        return MISSING
+    except OSError as error:
+        raise OSError(
+            f"expected to learn whether {name} exists, found: {type(error).__name__}: {error} "
+            "(S3 answers 403 also for a missing object where the bucket may not be listed)"
+        ) from error

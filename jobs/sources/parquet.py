@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from audio_ops.decode import ClipError
 from jobs.config import Input
-from jobs.sources import NO_COLUMNS, NoSuchColumn
+from jobs.sources import NO_COLUMNS, Listing, NoSuchColumn
 from jobs.sources._paths import Found, absolute, folder_of, look, open_file, resolve
 
 SHARDED = False
@@ -60,7 +60,7 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in names])
 
 
-def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> pa.Table:
+def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
     """A row for each row of every file, and one for a file whose footer can't be read."""
 
     def footer(found: Found) -> list[int] | ClipError:
@@ -98,7 +98,7 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
     problems = [str(rows) if isinstance(rows, ClipError) else None for rows in footers]
     problem = pa.array(problems, pa.string()).take(of_file)
     member = pa.array(np.concatenate([[], *members]).astype(np.int64)).cast(pa.string())
-    return pa.table(
+    clips = pa.table(
         {
             "source": pa.array([file.source for file in files], pa.string()).take(of_file),
             "member": pa.compute.if_else(problem.is_valid(), None, member),
@@ -108,6 +108,8 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
             "_problem": problem,
         }
     )
+    whole = {file.source for file, bad in zip(files, problems, strict=True) if bad is None}
+    return Listing(clips, whole)
 
 
 def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
@@ -281,7 +283,10 @@ class _Pages:
 
     def read(self, size: int = -1) -> bytes:
         start = self._file.tell()
-        data = self._file.read(size)
+        try:
+            data = self._file.read(size)
+        except OSError as error:  # else Arrow makes the same of it as of a damaged page
+            raise ClipError("unreadable", f"reading the file failed: {error}") from None
         end = start + len(data)
         for at in [at for at in self._next if start <= at < end]:
             stop = self._next.pop(at)

@@ -9,7 +9,9 @@ unpacked; what is held of it is one sample. Members' names are names: nothing is
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
+import json
 import shutil
 import tarfile
 import zlib
@@ -22,7 +24,7 @@ import pyarrow as pa
 
 from audio_ops.decode import ClipError
 from jobs.config import Input
-from jobs.sources import NO_COLUMNS, PLACE, NoSuchColumn
+from jobs.sources import NO_COLUMNS, PLACE, Listing, NoSuchColumn
 from jobs.sources._paths import as_text, look, open_file, parse_json
 
 SHARDED = True
@@ -54,30 +56,35 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in names])
 
 
-def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> pa.Table:
+def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
     """Every tar under the input's paths."""
     files = look(input.paths, suffixes(input), input.storage_options, warn)
-    return pa.table(
-        {
-            "source": [file.source for file in files],
-            "member": pa.nulls(len(files), pa.string()),
-            "source_version": [file.version for file in files],
-            "offset_s": [0.0] * len(files),
-        },
-        schema=PLACE,
-    )
+    columns = {
+        "source": [file.source for file in files],
+        "member": pa.nulls(len(files), pa.string()),
+        "source_version": [file.version for file in files],
+        "offset_s": [0.0] * len(files),
+    }
+    return Listing(pa.table(columns, schema=PLACE))
 
 
 def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
-    """All clips of each tar. Where a tar is broken, its last row is an error without a member."""
+    """All clips of each tar. Where a tar is broken, its last row is an error without a member.
+
+    The version of a clip is a digest of its own bytes, so that a tar which grows, or is packed
+    anew, leaves what is in it already the clips that they were.
+    """
     for row in plan.select(PLACE.names).to_pylist():
         try:
             with open_file(row["source"], row["source_version"], input.storage_options) as file:
                 seen: set[str] = set()
                 for sample in _samples(file, input, frozenset(kept.names)):
                     for member, sound in sample.clips():
-                        name = _told_apart(member, seen)
-                        yield row | sample.columns(member, kept) | {"member": name}, sound
+                        columns = sample.columns(member, kept)
+                        place = {"member": _told_apart(member, seen)}
+                        if not isinstance(sound, ClipError):
+                            place["source_version"] = _digest(sound, columns)
+                        yield row | columns | place, sound
         except ClipError as error:
             yield row, error
 
@@ -88,11 +95,11 @@ class _Sample:
 
     key: str
     names: set[str] = field(default_factory=set)
-    audio: list[tuple[str, BinaryIO | ClipError]] = field(default_factory=list)
+    audio: list[tuple[str, io.BytesIO | ClipError]] = field(default_factory=list)
     sidecars: dict[str, bytes | None] = field(default_factory=dict)  # by what is behind the key
     size: int = 0
 
-    def clips(self) -> Iterator[tuple[str, BinaryIO | ClipError]]:
+    def clips(self) -> Iterator[tuple[str, io.BytesIO | ClipError]]:
         yield from self.audio
         if self.sidecars and not self.audio:
             found = ", ".join(f".{suffix}" for suffix in self.sidecars)
@@ -300,6 +307,14 @@ def _content(archive: tarfile.TarFile, header: tarfile.TarInfo) -> io.BytesIO:
     shutil.copyfileobj(file, content, 1 << 20)
     content.seek(0)
     return content
+
+
+def _digest(sound: io.BytesIO, columns: dict[str, str | None]) -> str:
+    """A clip's version: BLAKE2b (128 bits) of its sound and of the sidecars that its row keeps."""
+    digest = hashlib.blake2b(sound.getbuffer(), digest_size=16)
+    if texts := {name: text for name, text in columns.items() if name != "key"}:
+        digest.update(json.dumps(texts, sort_keys=True).encode())
+    return f"blake2b:{digest.hexdigest()}"
 
 
 def _told_apart(name: str, seen: set[str]) -> str:

@@ -1,0 +1,432 @@
+"""Random histories of an input, with runs and kills between; the table is what the README promises.
+
+A run has the real sources, plan, reader, data files and commits, without Ray and a model: what a
+clip sounds like, its level, stands for its label. What has to be in the table is kept track of by
+place (`source`, `member`): the sound that is there now, or the last one that a run can have seen.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+
+from audio_ops.tasks.audio_classification import Options
+from jobs.child import Shared
+from jobs.config import Input
+from jobs.plan import COMMITTED, Plan, fingerprint, plan, plan_shards
+from jobs.read import prepared
+from jobs.sources import NO_COLUMNS, load_source
+from jobs.table import RUN, Table, label_columns, table_schema, write_rows
+from jobs.verify import verify
+
+TASKS = {"kind": Options(task="audio-classification", model="x")}
+SCHEMA = table_schema(TASKS, NO_COLUMNS)
+SETTINGS: dict[str, Any] = {"tasks": {"kind": {}}}
+CLIPS_PER_FILE = 2
+ERROR = "error"
+CHANGES = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 4)), min_size=2, max_size=6)
+
+
+class Killed(BaseException):
+    """Takes the place of SIGKILL: nothing that a run does at its end is done."""
+
+
+def sound(level_db: int) -> bytes:
+    """A WAV of 20 ms whose peak is that far below full scale."""
+    file = io.BytesIO()
+    samples = np.full(320, 10 ** (-level_db / 20), np.float32)
+    soundfile.write(file, samples, 16_000, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+class World:
+    """An input that changes; `expected` has the sound of each place, or ERROR."""
+
+    format = ""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "input"
+        self.folder.mkdir()
+        self.clock = itertools.count(1)
+        self.levels = itertools.count(1)
+        self.seen: dict[tuple[str, str | None], Any] = {}
+
+    @property
+    def input(self) -> Input:
+        return Input(path=str(self.folder), format=self.format)
+
+    def put(self, name: str, content: bytes) -> Path:
+        """A file that is another one than before, also where both are of one size."""
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        os.utime(path, ns=(0, next(self.clock) * 10**9))
+        return path
+
+    def level(self) -> int:
+        return next(self.levels)
+
+    def change(self, box: int, clip: int) -> None:
+        """Something happens to one clip of one file."""
+        raise NotImplementedError
+
+    def now(self) -> dict[tuple[str, str | None], Any]:
+        """The places of the input and what is there."""
+        raise NotImplementedError
+
+    def is_gone(self, place: tuple[str, str | None]) -> bool:
+        """Whether a place that the input lacks lies in a file that is there."""
+        return (self.folder / place[0]).exists()
+
+    def labelled(self) -> dict[tuple[str, str | None], Any]:
+        """What has to be in the table once a run has come to its end."""
+        now = self.now()
+        stay = {at: was for at, was in self.seen.items() if at not in now and not self.is_gone(at)}
+        self.seen = {**stay, **now}
+        return self.seen
+
+
+class Files(World):
+    format = "files"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.clips: dict[str, int] = {}
+
+    def change(self, box: int, clip: int) -> None:
+        name = f"{box}{clip}.wav"
+        if name in self.clips and clip % 2:
+            del self.clips[name]
+            (self.folder / name).unlink()
+        else:
+            self.clips[name] = self.level()
+            self.put(name, sound(self.clips[name]))
+
+    def now(self) -> dict[tuple[str, str | None], Any]:
+        return {(name, None): level for name, level in self.clips.items()}
+
+
+class Boxes(World):
+    """Files that hold several clips each: they grow, shrink, change, vanish and come back."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.boxes: dict[str, dict[str, int]] = {}
+
+    def name(self, box: int) -> str:
+        raise NotImplementedError
+
+    def pack(self, clips: dict[str, int]) -> bytes:
+        raise NotImplementedError
+
+    def change(self, box: int, clip: int) -> None:
+        name = self.name(box)
+        clips = self.boxes.setdefault(name, {})
+        if clip == 4 and clips:
+            del self.boxes[name]
+            (self.folder / name).unlink(missing_ok=True)
+            return
+        if clip == 3 and clips:
+            clips.pop(next(iter(clips)))
+        else:
+            clips[f"{clip}.wav"] = self.level()
+        self.put(name, self.pack(clips))
+
+
+class Tars(Boxes):
+    format = "webdataset"
+
+    def name(self, box: int) -> str:
+        return f"{box}.tar"
+
+    def pack(self, clips: dict[str, int]) -> bytes:
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            for name, level in clips.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(sound(level))
+                tar.addfile(member, io.BytesIO(sound(level)))
+        return file.getvalue()
+
+    def now(self) -> dict[tuple[str, str | None], Any]:
+        return {
+            (name, member): level
+            for name, clips in self.boxes.items()
+            for member, level in clips.items()
+        }
+
+
+class TarsThatBreak(Tars):
+    """Now and then a tar ends in the middle: its rest is an error, beside rows from before."""
+
+    broken: frozenset[str] = frozenset()
+
+    def change(self, box: int, clip: int) -> None:
+        super().change(box, clip)
+        name = self.name(box)
+        self.broken -= {name}
+        if clip == 2 and len(self.boxes[name]) > 1:
+            self.broken |= {name}
+            whole = self.pack(self.boxes[name])
+            last = list(self.boxes[name])[-1].encode()
+            self.put(name, whole[: whole.rindex(last) + 612])
+
+    def now(self) -> dict[tuple[str, str | None], Any]:
+        now = super().now()
+        for name in self.broken:
+            del now[name, list(self.boxes[name])[-1]]
+            now[name, None] = ERROR
+        return now
+
+    def is_gone(self, place: tuple[str, str | None]) -> bool:
+        return super().is_gone(place) and place[0] not in self.broken
+
+
+class Parquet(Boxes):
+    format = "parquet"
+
+    def name(self, box: int) -> str:
+        return f"{box}.parquet"
+
+    def pack(self, clips: dict[str, int]) -> bytes:
+        file = io.BytesIO()
+        rows = pa.table(
+            {"audio": pa.array([sound(level) for level in clips.values()], pa.binary())}
+        )
+        pq.write_table(rows, file, row_group_size=2)
+        return file.getvalue()
+
+    def now(self) -> dict[tuple[str, str | None], Any]:
+        return {
+            (name, str(row)): level
+            for name, clips in self.boxes.items()
+            for row, level in enumerate(clips.values())
+        }
+
+
+class Manifests(World):
+    """Lines come, go, break and are mended; files change, and their folder is away for a while."""
+
+    format = "manifest"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.lines: dict[str, dict[int, bool]] = {}  # by manifest: number of a file, is it broken
+        self.files: dict[int, int] = {}
+        self.is_away = False
+
+    @property
+    def input(self) -> Input:
+        return Input(path=f"{self.folder}/*.jsonl", format=self.format)
+
+    def change(self, box: int, clip: int) -> None:
+        name, audio = f"{box}.jsonl", self.folder / "audio"
+        if self.is_away:
+            (self.folder / "away").rename(audio)
+            self.is_away = False
+            return
+        lines = self.lines.setdefault(name, {})
+        number = 10 * box + clip
+        if number not in self.files or clip == 0:
+            self.files[number] = self.level()
+            self.put(f"audio/{number}.wav", sound(self.files[number]))
+        if clip == 4 and audio.exists():
+            audio.rename(self.folder / "away")
+            self.is_away = True
+        if clip == 3 and lines:
+            lines.pop(next(iter(lines)))
+        else:
+            lines[number] = not lines.get(number, clip == 1)
+        texts = [
+            "{" if is_broken else json.dumps({"audio_filepath": f"audio/{number}.wav"})
+            for number, is_broken in lines.items()
+        ]
+        self.put(name, "\n".join(texts).encode())
+
+    def now(self) -> dict[tuple[str, str | None], Any]:
+        now: dict[tuple[str, str | None], Any] = {}
+        for name, lines in self.lines.items():
+            for line, (number, is_broken) in enumerate(lines.items(), 1):
+                place = f"audio/{number}.wav", None
+                if is_broken:
+                    now[name, f"line {line}"] = ERROR
+                elif not self.is_away:
+                    now[place] = self.files[number]
+                else:
+                    now[place] = self.seen.get(place, ERROR)
+        return now
+
+    def is_gone(self, place: tuple[str, str | None]) -> bool:
+        return place[0].endswith(".jsonl")
+
+
+class Histories(RuleBasedStateMachine):
+    """`world` is set by a subclass."""
+
+    world: type[World]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.home = Path(tempfile.mkdtemp(dir=os.environ["XDG_CACHE_HOME"]))
+        self.input = self.world(self.home)
+        self.path = self.home / "table"
+        self.runs = 0
+        self.is_new = True
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.home)
+
+    @rule(changes=CHANGES)
+    def the_input_changes(self, changes: list[tuple[int, int]]) -> None:
+        for box, clip in changes:
+            self.input.change(box, clip)
+        self.is_new = False
+
+    @precondition(lambda self: not self.is_new)
+    @rule(retry_errors=st.booleans())
+    def a_run_comes_to_its_end(self, retry_errors: bool) -> None:
+        self.run(retry_errors)
+        assert self.rows() == self.input.labelled()
+        report = verify(Table(str(self.path)))
+        assert report.is_whole, (report.wrong, report.leftovers)
+        left = self.left(Table(str(self.path)), retry_errors=False)
+        assert left.is_empty, "a run finds nothing to do after one that has come to its end"
+
+    @precondition(lambda self: not self.is_new)
+    @rule(nth=st.integers(1, 4), after=st.booleans(), retry_errors=st.booleans())
+    def a_run_is_killed(self, nth: int, after: bool, retry_errors: bool) -> None:
+        self.run(retry_errors, kill=(nth, after))
+        rows, now = self.rows(), self.input.now()
+        if self.path.exists():
+            assert not verify(Table(str(self.path))).wrong
+        for place, found in rows.items():  # it has come to some of what is there now
+            assert found in (now.get(place), self.input.seen.get(place))
+        self.input.seen = rows
+
+    def rows(self) -> dict[tuple[str, str | None], Any]:
+        """What the table holds, each place once."""
+        rows: dict[tuple[str, str | None], Any] = {}
+        if not list(self.path.glob("*.parquet")):
+            return rows
+        committed = Table(str(self.path)).rows(
+            ["source", "member", "peak_dbfs", "status", "clip_id"]
+        )
+        for row in committed.to_pylist():
+            place = row["source"].removeprefix(f"{self.input.folder}/"), row["member"]
+            assert place not in rows, f"{place} has two rows"
+            rows[place] = -round(row["peak_dbfs"]) if row["status"] == "ok" else ERROR
+        assert len(set(committed["clip_id"].to_pylist())) == len(committed)
+        return rows
+
+    def left(self, table: Table, retry_errors: bool) -> Plan:
+        source = load_source(self.input.format)
+        listing = source.find(self.input.input, lambda _: None)
+        committed, made_with = table.rows(COMMITTED), fingerprint(SETTINGS)
+        if source.SHARDED:
+            return plan_shards(
+                listing, committed, table.shards(), made_with, retry_errors=retry_errors
+            )
+        return plan(listing, committed, made_with, retry_errors=retry_errors)
+
+    def run(self, retry_errors: bool, kill: tuple[int, bool] | None = None) -> None:
+        """Like `jobs.label`, up to the `kill`: before or after the nth change of the log."""
+        self.runs += 1
+        table = Table(str(self.path))
+        transact, count = table._transact, itertools.count(1)
+
+        def counted(*arguments: Any) -> None:
+            is_now = kill is not None and kill[0] == next(count)
+            if is_now and not kill[1]:
+                raise Killed
+            transact(*arguments)
+            if is_now:
+                raise Killed
+
+        table._transact = counted  # type: ignore[method-assign]
+        try:
+            self.label(table, retry_errors)
+        except Killed:
+            pass
+        finally:  # the process is gone, and nobody hears of its holder for a minute
+            table._released.set()
+            (self.path / "_earmark" / "holder.json").unlink(missing_ok=True)
+
+    def label(self, table: Table, retry_errors: bool) -> None:
+        if self.left(table, retry_errors).is_empty and table.is_tidy():
+            return
+        run_id = f"run{self.runs}"
+        table.acquire(run_id, SCHEMA, SETTINGS)
+        left = self.left(table, retry_errors)
+        if left.gone:
+            table.commit([], left.gone)
+        for clips in self.prepared(left.todo):
+            for start in range(0, len(clips), CLIPS_PER_FILE):
+                written = write_rows(
+                    with_labels(clips.slice(start, CLIPS_PER_FILE)),
+                    schema=table.schema(),
+                    tasks=label_columns(SCHEMA, TASKS),
+                    path=table.path,
+                    storage_options={},
+                    run_id=run_id,
+                    fingerprint=fingerprint(SETTINGS),
+                )
+                table.commit(written.to_pylist())
+        table.tidy()
+        table.release()
+
+    def prepared(self, todo: pa.Table) -> Iterator[pa.Table]:
+        todo = todo.drop_columns([name for name in todo.column_names if name == "_unit"])
+        return prepared(
+            Shared(),
+            plan=todo,
+            given=set(),
+            lost={},
+            input=self.input.input,
+            max_clip_s=60.0,
+            rates=[16_000],
+            want_speech="never",
+            kept=NO_COLUMNS,
+        )
+
+
+def with_labels(clips: pa.Table) -> pa.Table:
+    for field in SCHEMA:
+        if field.name not in (*clips.column_names, "status", *RUN.names):
+            clips = clips.append_column(field, pa.nulls(len(clips), field.type))
+    return clips
+
+
+@pytest.mark.parametrize("count", [10, pytest.param(150, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("world", [Files, Tars, TarsThatBreak, Parquet, Manifests])
+def test_a_table_is_what_its_input_has_become(world: type[World], count: int) -> None:
+    machine = type("Machine", (Histories,), {"world": world})
+    os.makedirs(os.environ["XDG_CACHE_HOME"], exist_ok=True)
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            derandomize=True,
+            deadline=None,
+            database=None,
+            max_examples=count,
+            stateful_step_count=12,
+            phases=[Phase.generate],  # add Phase.shrink to get a short one of those that fail
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
