@@ -569,9 +569,11 @@ def committed(folder: Path, count: int) -> dict[str, Any]:
     """Make `count` files and a table in which all of them are labelled; returns the input."""
     from jobs.config import find_models, load_config
     from jobs.plan import COMMITTED, fingerprint, plan, settings
-    from jobs.read import SHARD_END
     from jobs.sources import load_source
-    from jobs.table import RUN, Table, label_columns, table_schema, write_rows
+    from jobs.table.schema import RUN, SHARD_END, label_columns, table_schema
+    from jobs.table.storage import Storage
+    from jobs.table.table import hold
+    from jobs.table.write import write_rows
 
     (folder / "audio").mkdir()
     for number in range(count):
@@ -583,13 +585,12 @@ def committed(folder: Path, count: int) -> dict[str, Any]:
     config = load_config(str(file), ())
     labels = settings(config, find_models(config, str(file)))
     schema = table_schema(config.tasks, pa.schema([]))
-    table = Table(config.output.path)
     found = load_source("files").find(config.input, lambda _: None, pa.schema([]))
-    todo = plan(found, table.rows(COMMITTED), fingerprint(labels), retry_errors=False).todo
+    todo = plan(found, COMMITTED.empty_table(), fingerprint(labels), retry_errors=False).todo
     for field in (*schema, pa.field("shard_end", SHARD_END)):
         if field.name not in (*todo.column_names, "status", *RUN.names):
             todo = todo.append_column(field, pa.nulls(len(todo), field.type))
-    table.acquire("made", schema, labels)
+    table = hold(Storage(config.output.path), "made", schema, labels, {})
     for at in range(0, count, 25_000):
         written = write_rows(
             todo.slice(at, 25_000),

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.config import Drift
-from jobs.table import Table
+from jobs.table.table import Table
 
 LABELS_KEPT = 20
 ROWS_AT_ONCE = 8192
@@ -30,9 +30,8 @@ def statistics(table: Table, run_id: str) -> dict[str, dict[str, Any]]:
     """
     from jobs.plan import fingerprint
 
-    assert table.delta is not None
     settings = table.settings()
-    rows = table.delta.to_pyarrow_dataset()
+    rows = table.dataset()
     condition = pc.field("fingerprint") == fingerprint(settings)
     found: dict[str, dict[str, Any]] = {}
     for task in settings.get("tasks", {}):

@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from jobs.plan import fingerprint
-from jobs.table import Table
+from jobs.table.storage import Storage
+from jobs.table.table import Table
 
 WORST, CONFUSIONS = 20, 10
 GROUPS_SHOWN, LETTERS_SHOWN = 50, 160
@@ -49,9 +50,7 @@ def evaluate(table: Table, by: Sequence[str] = ()) -> dict[str, Any]:
     import duckdb
 
     report: dict[str, Any] = {"table": table.path, "tasks": {}}
-    if table.delta is None:
-        return report
-    labels = table.delta.to_pyarrow_dataset()  # of which only the columns named are read
+    labels = table.dataset()  # of which only the columns named are read
     names = labels.schema.names
     for column in by:
         if column not in names:
@@ -64,7 +63,7 @@ def evaluate(table: Table, by: Sequence[str] = ()) -> dict[str, Any]:
         database.register("labels", labels)
         count = "SELECT count(*) AS rows, count(*) FILTER (fingerprint <> ?) AS other FROM labels"
         [rows] = _rows(database, count, fingerprint(settings))
-        report |= {"version": table.delta.version(), "rows": rows["rows"]}
+        report |= {"version": table.version, "rows": rows["rows"]}
         report["rows_of_other_settings"] = rows["other"]
         for task, options in settings.get("tasks", {}).items():
             if not options.get("reference"):
@@ -299,9 +298,10 @@ def table_parser(command: str, description: str) -> argparse.ArgumentParser:
 
 def open_table(args: argparse.Namespace) -> Table:
     """The table that the command line names. Raises ValueError if there is none."""
-    table = Table(args.table, storage_options(args.storage_options))
-    if "tasks" not in table.settings():
-        raise ValueError(f"expected a table that Earmark made, found none at {table.path}")
+    storage = Storage(args.table, storage_options(args.storage_options))
+    table = Table.open(storage)
+    if table is None or "tasks" not in table.settings():
+        raise ValueError(f"expected a table that Earmark made, found none at {storage.path}")
     return table
 
 

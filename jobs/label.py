@@ -42,7 +42,10 @@ from jobs.resources import (
 from jobs.sources import Listing, load_source
 from jobs.stream import Stalled, Stream
 from jobs.summary import Summary
-from jobs.table import Table, TableInUse, TableMismatch, label_columns, table_schema
+from jobs.table.lease import TableInUse
+from jobs.table.schema import TableMismatch, label_columns, table_schema
+from jobs.table.storage import Storage
+from jobs.table.table import HeldTable, Table, hold
 
 if TYPE_CHECKING:
     import ray.data
@@ -111,25 +114,28 @@ def label_what_is_new(
     config, kept = find_source(config, config_path, console.say)
     source = load_source(config.input.format)
     schema = table_schema(config.tasks, kept)
-    table = Table(config.output.path, config.output_options)
+    storage = Storage(config.output.path, config.output_options)
+    table = Table.open(storage)
     labels = settings(config, checkpoints)
-    summary.of(table, fingerprint(labels))
-    refuse_other_labels(table, schema, labels, relabel)
+    summary.of(storage.path, fingerprint(labels))
+    if table is not None and not relabel:
+        refuse_other_labels(table, schema, labels)
     console.progress("looking for clips")
     try:
         found = source.find(config.input, console.say, kept)
     except FileNotFoundError as error:
         raise ConfigError(f"{config_path}: input.path: {error}") from None
     summary.plan = left_to_do(source, found, table, labels, retry_errors)
-    if summary.plan.is_empty and table.is_tidy():
+    if summary.plan.is_empty and (table is None or table.is_tidy()):
         console.say(nothing_to_do(summary.plan, config, time.monotonic() - started))
         return OK
-    table.acquire(summary.run_id, schema, labels)
+    seen = table.settings() if table else {}
+    held = hold(storage, summary.run_id, schema, labels, seen)
     try:  # what another run committed between our first look and now is done, too
-        todo = left_to_do(source, found, table, labels, retry_errors)
+        todo = left_to_do(source, found, held, labels, retry_errors)
         progress = summary.progress = Progress(console, todo, started)
         if todo.gone:
-            table.commit([], todo.gone)
+            held.commit([], todo.gone)
         if len(todo.todo):
             with running_ray(config, console, stop):
                 ledger = start_ledger()
@@ -138,21 +144,21 @@ def label_what_is_new(
                     checkpoints,
                     kept,
                     todo,
-                    table,
+                    held,
                     schema,
                     summary.run_id,
                     fingerprint(labels),
                     ledger,
                 )
                 commit_as_it_comes(
-                    table, written, progress, stop, config.resources.commit_every_s, shares
+                    held, written, progress, stop, config.resources.commit_every_s, shares
                 )
                 summary.worked(end_ledger(ledger))
         console.progress("compacting the table")
-        table.tidy()
+        held.tidy()
     finally:
-        summary.look_at(table, config, console)
-        table.release()
+        summary.look_at(held, config, console)
+        held.release()
     return progress.finish(stop, config, console.log, drifted=bool(summary.document["drift"]))
 
 
@@ -161,7 +167,7 @@ def pipeline(
     checkpoints: Mapping[str, Checkpoint],
     kept: pa.Schema,
     todo: Plan,
-    table: Table,
+    table: HeldTable,
     schema: pa.Schema,
     run_id: str,
     run_fingerprint: str,
@@ -244,7 +250,7 @@ def pipeline(
 
 
 def commit_as_it_comes(
-    table: Table,
+    table: HeldTable,
     written: ray.data.Dataset,
     progress: Progress,
     stop: Stop,
@@ -281,16 +287,15 @@ def commit_as_it_comes(
 def left_to_do(
     source: ModuleType,
     found: Listing,
-    table: Table,
+    table: Table | None,
     labels: Mapping[str, Any],
     retry_errors: bool,
 ) -> Plan:
     """Found minus committed."""
-    committed = table.rows(COMMITTED)
+    committed = table.rows(COMMITTED.names) if table else COMMITTED.empty_table()
     if source.SHARDED:
-        return plan_shards(
-            found, committed, table.shards(), fingerprint(labels), retry_errors=retry_errors
-        )
+        shards = table.shards() if table else {}
+        return plan_shards(found, committed, shards, fingerprint(labels), retry_errors=retry_errors)
     return plan(found, committed, fingerprint(labels), retry_errors=retry_errors)
 
 
@@ -348,12 +353,8 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
             ray.shutdown()
 
 
-def refuse_other_labels(
-    table: Table, schema: pa.Schema, labels: Mapping[str, Any], relabel: bool
-) -> None:
-    """Raise TableMismatch if the table's labels were made otherwise, unless told to relabel."""
-    if relabel or table.delta is None:
-        return
+def refuse_other_labels(table: Table, schema: pa.Schema, labels: Mapping[str, Any]) -> None:
+    """Raise TableMismatch if the table's labels were made otherwise."""
     differences = difference(table.settings(), labels) if table.settings() else []
     differences = differences or table.columns_that_differ(schema)
     if differences:

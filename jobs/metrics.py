@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.util.metrics import Counter, Histogram
 
-from jobs import models, table
+from jobs import models
 from jobs.read import END_OF_SHARD
 from jobs.read import read as read_clips
+from jobs.table import write
 
 COUNTERS = {
     "earmark_clips": ("Clips that a stage has finished, by outcome.", ("stage", "status")),
@@ -47,7 +48,7 @@ def read(plan: pa.Table, **settings: Any) -> Iterator[pa.Table]:
 class LabelHere(models.LabelHere):
     """`jobs.models.LabelHere`, counted as a stage with the task's name.
 
-    With `write`, the settings of `jobs.table.write_rows`, it writes what it has labelled, and what
+    With `write`, the settings of `jobs.table.write.write_rows`, it writes what it has labelled, and what
     comes out are that function's rows. Of two calls at once one labels while the other writes.
     """
 
@@ -77,9 +78,9 @@ class LabelHere(models.LabelHere):
 
 
 def write_rows(clips: pa.Table, **settings: Any) -> pa.Table:
-    """`jobs.table.write_rows`, counted as stage `write`: with the rows' own statuses."""
+    """`jobs.table.write.write_rows`, counted as stage `write`: with the rows' own statuses."""
     started = time.monotonic()
-    written = table.write_rows(clips, **settings)
+    written = write.write_rows(clips, **settings)
     for file in written.select(["statuses", "audio_s"]).to_pylist():
         _count_clips("write", Counts(file["statuses"] or ()))
         _count("earmark_audio_seconds", file["audio_s"] or 0.0, stage="write")

@@ -21,7 +21,9 @@ from jobs.sources import NO_VERSION, PLACE, Listing
 
 # Raise it when the code would give another label for the same sound, model and settings.
 LABEL_VERSION = 1
-COMMITTED = ["clip_id", *PLACE.names, "status", "fingerprint"]
+COMMITTED = pa.schema(
+    [("clip_id", pa.string()), *PLACE, ("status", pa.string()), ("fingerprint", pa.string())]
+)
 # What a shard's row tells its reader of the rows that the table holds from it.
 KNOWN = pa.list_(
     pa.struct(

@@ -22,22 +22,11 @@ from jobs.child import Died, Shared, child
 from jobs.config import Audio, Input
 from jobs.plan import clip_id, digest
 from jobs.sources import NO_COLUMNS, PLACE, load_source
+from jobs.table.schema import CHANGE, IDENTITY, SHARD_END
 
 # Behind the clips of a shard comes a row that is no clip: its `shard_end` says what came of the
 # shard. It passes the models, which leave out rows with an `error_kind`, and ends at `write_rows`.
 END_OF_SHARD = "end of shard"
-SHARD_END = pa.struct(
-    [
-        ("clips", pa.int64()),  # in the shard
-        ("skipped", pa.int64()),  # of them, as they were done before
-        ("gone", pa.list_(pa.string())),  # clip_ids of rows whose clips are no longer in it
-        ("kept", pa.list_(pa.string())),  # of rows that stay although their clips were not met
-        ("digest", pa.string()),  # of the clip_ids of those in it, see `plan.digest`
-    ]
-)
-IDENTITY = pa.schema([("clip_id", pa.string()), *PLACE])
-# How a clip's new row changes the table: whose place it takes, and whether that one has labels.
-CHANGE = pa.schema([("supersedes", pa.string()), ("replaces_labels", pa.bool_())])
 DEATHS_OF_A_FILE = 3  # between its clips, until what is left of it is given up
 GATHERED_BYTES = 8 << 20
 

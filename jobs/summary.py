@@ -20,7 +20,7 @@ from jobs.evaluate import evaluate, lines
 from jobs.models import Work
 from jobs.plan import Plan
 from jobs.progress import Progress
-from jobs.table import Table
+from jobs.table.table import HeldTable
 
 PACKAGES = ("earmark", "ray", "torch", "transformers", "deltalake", "pyarrow", "av", "soundfile")
 ERROR_LETTERS = 2000
@@ -40,7 +40,7 @@ class Summary:
         self.code = 0
         self.progress: Progress | None = None
         self.plan: Plan | None = None
-        self.table: Table | None = None
+        self.table: HeldTable | None = None
         self.document: dict[str, Any] = {
             "run_id": run_id,
             "started_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -54,9 +54,9 @@ class Summary:
             "references": None,
         }
 
-    def of(self, table: Table, fingerprint: str) -> None:
-        """Which table the run is for, and the fingerprint of its settings."""
-        self.document |= {"table": table.path, "fingerprint": fingerprint}
+    def of(self, table: str, fingerprint: str) -> None:
+        """Where the run's table lies, and the fingerprint of its settings."""
+        self.document |= {"table": table, "fingerprint": fingerprint}
 
     def worked(self, work: Mapping[str, Sequence[Work]]) -> None:
         """What each task's models did: after how many seconds they were ready, the seconds of sound
@@ -66,7 +66,7 @@ class Summary:
             task: _models(actors, self.started_at) for task, actors in work.items()
         }
 
-    def look_at(self, table: Table, config: Config, console: Console) -> None:
+    def look_at(self, table: HeldTable, config: Config, console: Console) -> None:
         """What the run's committed rows say, of which the console says what is of note.
 
         Never raises: it is looked at however the run ended, which is what matters.

@@ -5,8 +5,6 @@ earmark verify TABLE
 
 from __future__ import annotations
 
-import json
-import posixpath
 import sys
 import tempfile
 import time
@@ -23,8 +21,9 @@ from deltalake.exceptions import DeltaError
 from jobs.console import printable
 from jobs.evaluate import open_table, table_parser
 from jobs.plan import clip_ids, fingerprint
-from jobs.read import IDENTITY
-from jobs.table import DATA_FILE, OUTCOME, RUN, Table, is_alive
+from jobs.table.lease import NOTE
+from jobs.table.schema import IDENTITY, OUTCOME, RUN
+from jobs.table.table import DATA_FILE, SHARDS_FILE, Table
 
 SAY_EVERY_S = 10.0
 BATCH_ROWS = 16_384
@@ -63,8 +62,7 @@ def verify(table: Table, progress: Callable[[str], None] = lambda _: None) -> Re
     """Read all of a table and check it. Every column of every data file is read, one by one."""
     import duckdb
 
-    assert table.delta is not None
-    report = Report(version=table.delta.version())
+    report = Report(version=table.version)
     held = _holder(table, report)
     settings = table.settings()
     with tempfile.TemporaryDirectory() as scratch, duckdb.connect(f"{scratch}/rows") as database:
@@ -76,10 +74,10 @@ def verify(table: Table, progress: Callable[[str], None] = lambda _: None) -> Re
         _runs(table, database, report)
         _older(database, fingerprint(settings), report)
     _shards(table, report)
-    table.delta.update_incremental()
-    if table.delta.version() != report.version:
+    table.refresh()
+    if table.version != report.version:
         report.notes.append(
-            f"the table has moved on to version {table.delta.version()} in the meantime: "
+            f"the table has moved on to version {table.version} in the meantime: "
             "what seems wrong may be what a run was just doing"
         )
     return report
@@ -103,15 +101,9 @@ def _files(
     held: bool,
 ) -> None:
     """Log and folder agree; every data file can be read and has the size and rows on record."""
-    assert table.delta is not None
-    there = {
-        posixpath.basename(entry["name"]): entry["size"]
-        for entry in table.fs.ls(table.root, detail=True, refresh=True)
-        if entry["type"] == "file"
-    }
-    files = pa.table(table.delta.get_add_actions(flatten=True)).to_pylist()
-    for file in files:
-        name, size = file["path"], file["size_bytes"]
+    there, files = table.storage.sizes(), table.files()
+    for name, file in files.items():
+        size = file["size_bytes"]
         progress(f"{report.files:,}/{len(files):,} files · {report.rows:,} rows")
         report.files += 1
         if name not in there:
@@ -144,11 +136,11 @@ def _files(
                 f"{report.rows - before}: remove it, then {TAKE_OUT}"
             )
     report.wrong += [  # which delta-rs takes for a version that changed nothing
-        f"{entry['name']}: expected a version of the table, found an empty file: {LABEL_AGAIN}"
-        for entry in table.fs.ls(f"{table.root}/_delta_log", detail=True, refresh=True)
-        if entry["type"] == "file" and not entry["size"]
+        f"_delta_log/{name}: expected a version of the table, found an empty file: {LABEL_AGAIN}"
+        for name, size in table.storage.sizes("_delta_log").items()
+        if not size
     ]
-    strangers = there.keys() - {file["path"] for file in files}
+    strangers = there.keys() - files.keys()
     leftovers = sorted(filter(DATA_FILE.fullmatch, strangers))
     if held and leftovers:
         report.notes.append(f"{len(leftovers)} data files are not committed yet, or not any more")
@@ -168,7 +160,7 @@ _READ = pa.schema([*IDENTITY, *OUTCOME, *RUN])
 def _batches(table: Table, name: str) -> Iterator[pa.Table]:
     """A data file's rows, bit by bit, with all their columns."""
     with (
-        table.fs.open(f"{table.root}/{name}", "rb") as opened,
+        table.storage.open(name) as opened,
         pq.ParquetFile(opened) as file,
     ):
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
@@ -287,15 +279,14 @@ def _told(table: Table, report: Report) -> tuple[dict[str, int], dict[str, str],
     Of runs that began before something in the log that tells no counts there are none; what that
     was comes third.
     """
-    assert table.delta is not None
     expected: Counter[str] = Counter()
     made_with: dict[str, str] = {}
     unknown = ""
-    history = [e for e in table.delta.history() if e["version"] <= report.version]
+    history = [e for e in table.history() if e["version"] <= report.version]
     if history[-1]["version"] > 0:
         unknown = "the log no longer goes back to its beginning"
     for entry in reversed(history):
-        note = json.loads(entry.get("earmark", "{}"))
+        note = entry["note"]
         if note.get("what") == "hold" and "fingerprint" in note:
             expected[note["run_id"]] += 0
             made_with[note["run_id"]] = note["fingerprint"]
@@ -321,33 +312,29 @@ def _older(database: Any, current: str, report: Report) -> None:
 
 
 def _shards(table: Table, report: Report) -> None:
-    path = f"{table.root}/_earmark/shards.parquet"
     try:
         table.shards(strict=True)
     except (OSError, KeyError, pa.ArrowException) as error:
         report.wrong.append(
             f"shards.parquet: expected how many clips each shard holds, found: "
-            f"{_first_line(error)}: remove {path}: runs then read their shards again, and it is "
+            f"{_first_line(error)}: remove {table.path}/{SHARDS_FILE}: runs then read their shards again, and it is "
             "written anew"
         )
 
 
 def _holder(table: Table, report: Report) -> bool:
     """Whether a run holds the table; a note if one does, or left without letting go."""
-    path = f"{table.root}/_earmark/holder.json"
     holder = table.holder()
     if holder is None:
-        if table.fs.exists(path):
+        if table.storage.exists(NOTE):
             report.notes.append("holder.json says nothing: the next run takes the table")
         return False
-    who = f"run {holder['run_id']} (process {holder['pid']} on {holder['host']})"
-    alive = is_alive(holder)
     report.notes.append(
-        f"{who} holds the table since {holder['since']}"
-        if alive
-        else f"{who} died with the table in its hands: the next run takes it over"
+        f"{holder} holds the table since {holder.since}"
+        if holder.is_alive
+        else f"{holder} died while it held the table: the next run takes it over"
     )
-    return alive
+    return holder.is_alive
 
 
 def _first_line(error: BaseException) -> str:

@@ -22,13 +22,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.table import TableAlterer, TableOptimizer
+from tables import existing
 
-import jobs.table
+import jobs.table.table
+import jobs.table.write
 from audio_ops.tasks.audio_classification import Options
 from jobs.plan import COMMITTED, Plan, fingerprint, plan
-from jobs.read import CHANGE, SHARD_END
 from jobs.sources import NO_COLUMNS, PLACE, Listing
-from jobs.table import RUN, Table, TableInUse, delta_options, label_columns, table_schema
+from jobs.table.lease import Lease, TableInUse
+from jobs.table.log import Transactions
+from jobs.table.rewrite import Rewriter
+from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
+from jobs.table.storage import Storage, delta_options
+from jobs.table.table import Table, hold
 from jobs.verify import verify
 
 TASKS = {"kind": Options(task="audio-classification", model="x")}
@@ -91,11 +97,14 @@ class Work:
         options = delta_options(self.storage_options) if self.storage_options else None
         return DeltaTable(self.path, storage_options=options).to_pyarrow_table().sort_by("source")
 
+    def table(self) -> Table | None:
+        return Table.open(Storage(self.path, self.storage_options))
+
     def plain_rows(self) -> int:
         """How many rows a plain Parquet reader counts."""
         import pyarrow.dataset
 
-        fs = Table(self.path, self.storage_options).fs
+        fs = Storage(self.path, self.storage_options).fs
         root = self.path.removeprefix("s3://")
         files = [name for name in fs.ls(root, detail=False, refresh=True) if _is_plain(name)]
         count: int = pyarrow.dataset.dataset(files, filesystem=fs, format="parquet").count_rows()
@@ -112,17 +121,17 @@ def run(work: Work, send: Signal | None = None, gate: Any = None) -> int:
 
     At the gate runs wait for each other, so that they try to take the table at once.
     """
-    table = Table(work.path, work.storage_options)
+    before = work.table()
     if send:
-        rig(table, send)
+        rig(send)
     if gate:
         gate.wait(PATIENCE_S)
-    todo = _left(table, work)
-    if not len(todo.todo) and table.is_tidy():
+    if _left(before, work).is_empty and (before is None or before.is_tidy()):
         return 0
     run_id = f"{time.time_ns()}-{uuid.uuid4().hex[:6]}"
+    storage, seen = Storage(work.path, work.storage_options), before.settings() if before else {}
     try:
-        table.acquire(run_id, SCHEMA, work.settings)
+        table = hold(storage, run_id, SCHEMA, work.settings, seen)
         try:
             todo = _left(table, work)
             files: list[dict[str, Any]] = []
@@ -142,9 +151,10 @@ def run(work: Work, send: Signal | None = None, gate: Any = None) -> int:
     return 0
 
 
-def _left(table: Table, work: Work) -> Plan:
+def _left(table: Table | None, work: Work) -> Plan:
     made_with = fingerprint(work.settings)
-    return plan(work.found(), table.rows(COMMITTED), made_with, retry_errors=False)
+    committed = table.rows(COMMITTED.names) if table else COMMITTED.empty_table()
+    return plan(work.found(), committed, made_with, retry_errors=False)
 
 
 def _label(todo: pa.Table, work: Work) -> pa.Table:
@@ -163,7 +173,7 @@ def _label(todo: pa.Table, work: Work) -> pa.Table:
 
 
 def _write(labelled: pa.Table, table: Table, work: Work, run_id: str) -> pa.Table:
-    return jobs.table.write_rows(
+    return jobs.table.write.write_rows(
         labelled,
         schema=SCHEMA,
         tasks=label_columns(SCHEMA, TASKS),
@@ -175,26 +185,26 @@ def _write(labelled: pa.Table, table: Table, work: Work, run_id: str) -> pa.Tabl
 
 
 # Where a run can be made to die: what it calls there, and which of the calls are meant.
-POINTS: dict[str, tuple[Callable[[Table], Any], str, Callable[..., Any]]] = {
-    "creating": (lambda _: Table, "_create", lambda *_: True),
-    "taking": (lambda _: Table, "_transact", lambda _, actions, what, *__: what == "hold"),
-    "saying who": (lambda _: Table, "_write_holder", lambda *_: True),
-    "changing settings": (lambda _: TableAlterer, "set_table_description", lambda *_: True),
-    "writing": (lambda _: jobs.table, "write_rows", lambda *_, **__: True),
-    "naming": (lambda _: os, "replace", lambda _, path: "part-" in path),  # on a local disk alone
-    "commit": (lambda _: DeltaTable, "create_write_transaction", lambda _, actions, *__: actions),
-    "rewriting": (lambda _: Table, "_rewritten", lambda *_: True),
-    "compaction": (lambda _: TableOptimizer, "compact", lambda *_: True),
-    "listing": (lambda _: Table, "_names", lambda *_: True),
-    "removal": (lambda table: table.fs, "rm_file", lambda path: "part-" in path),
-    "letting go": (lambda table: table.fs, "rm_file", lambda path: path.endswith("holder.json")),
+POINTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
+    "creating": (jobs.table.table, "create_log", lambda *_: True),
+    "taking": (Transactions, "append", lambda _, actions, what, *__: what == "hold"),
+    "saying who": (Lease, "write", lambda *_: True),
+    "changing settings": (TableAlterer, "set_table_description", lambda *_: True),
+    "writing": (jobs.table.write, "write_rows", lambda *_, **__: True),
+    "naming": (os, "replace", lambda _, path: "part-" in path),  # on a local disk alone
+    "commit": (DeltaTable, "create_write_transaction", lambda _, actions, *__: actions),
+    "rewriting": (Rewriter, "rewritten", lambda *_: True),
+    "compaction": (TableOptimizer, "compact", lambda *_: True),
+    "listing": (Storage, "names", lambda *_: True),
+    "removal": (Storage, "remove", lambda _, name: "part-" in name),
+    "letting go": (Storage, "remove", lambda _, name: name.endswith("holder.json")),
 }
 
 
-def rig(table: Table, send: Signal) -> None:
+def rig(send: Signal) -> None:
     """Make this process send itself the signal at that point. For good: it is made to die."""
     place, name, is_meant = POINTS[send.point]
-    real = getattr(place(table), name)
+    real = getattr(place, name)
     calls = 0
 
     def rigged(*args: Any, **kwargs: Any) -> Any:
@@ -209,7 +219,7 @@ def rig(table: Table, send: Signal) -> None:
             os.kill(os.getpid(), send.number)
         return result
 
-    setattr(place(table), name, rigged)
+    setattr(place, name, rigged)
 
 
 def _child(work: Work, send: Signal | None, gate: Any) -> None:
@@ -258,6 +268,6 @@ def assert_exact(work: Work) -> None:
     rows = work.rows().select(["source", "kind_label", "fingerprint"]).to_pydict().values()
     assert list(zip(*rows, strict=True)) == work.expected()
     assert work.plain_rows() == work.clips
-    report = verify(Table(work.path, work.storage_options))
+    report = verify(existing(work.path, work.storage_options))
     assert report.is_whole, (report.wrong, report.leftovers)
     assert report.rows == work.clips

@@ -13,10 +13,10 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from runs import Job
 from sounds import encode, tone
+from tables import existing
 from test_sources import write_tar
 
 from jobs.plan import clip_id
-from jobs.table import Table
 from jobs.verify import verify
 
 
@@ -26,7 +26,7 @@ def wav(hz: float) -> bytes:
 
 def rows(job: Job) -> list[dict[str, Any]]:
     """The rows as a plain reader sees them, by place; the table is whole."""
-    report = verify(Table(str(job.table)))
+    report = verify(existing(job.table))
     assert report.is_whole, (report.wrong, report.leftovers)
     found = pq.read_table(job.table).to_pylist()
     return sorted(found, key=lambda row: (row["source"], row["member"] or "", row["offset_s"]))
@@ -227,7 +227,7 @@ def test_a_table_whose_tar_rows_have_the_versions_of_their_tars_is_taken_over(
         row["clip_id"] = clip_id(row["source"], row["member"], version, row["offset_s"])
     doubled = old[0] | {"source_version": "1-1"}
     doubled["clip_id"] = clip_id(doubled["source"], doubled["member"], "1-1", 0.0)
-    table = Table(str(job.table))
+    table = existing(job.table)
     content = pa.Table.from_pylist([*old, doubled], schema=table.schema())
     write_deltalake(str(job.table), content, mode="overwrite")
     (job.table / "_earmark" / "shards.parquet").unlink()

@@ -316,7 +316,7 @@ def test_a_hub_id_without_a_hub_is_refused(tmp_path: Path) -> None:
 
 def test_columns_of_one_name_are_refused(tmp_path: Path, classifier: Path) -> None:
     from audio_ops.tasks import TaskOptions
-    from jobs.table import TableMismatch, table_schema
+    from jobs.table.schema import TableMismatch, table_schema
 
     config = load_config(Job(tmp_path, classifier).config)
     tasks: dict[str, TaskOptions] = {"kind": config.tasks["kind"]}

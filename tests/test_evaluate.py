@@ -15,12 +15,15 @@ import pytest
 from deltalake import DeltaTable
 from runs import earmark
 from s3 import KEY, S3, SECRET, s3  # noqa: F401  # the fixture
+from tables import existing, held
 
 from audio_ops.speech.wer import WordErrors
 from audio_ops.tasks import load_task
 from jobs.evaluate import LETTERS_SHOWN, evaluate, lines, macro_f1, main
 from jobs.plan import fingerprint
-from jobs.table import RUN, Table, table_schema, write_rows
+from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
+from jobs.table.table import Table
+from jobs.table.write import write_rows
 
 ASR, AC = "automatic-speech-recognition", "audio-classification"
 TASKS = {
@@ -67,15 +70,14 @@ def make(
     """A table with these rows, in two data files before they are compacted."""
     schema = table_schema(TASKS, KEPT)
     fields = [field for field in schema if field.name not in ("status", *RUN.names)]
-    given = pa.schema([*fields, ("supersedes", pa.string())])
-    table = Table(f"{folder}/table", options)
-    table.acquire("run", schema, SETTINGS)
+    given = pa.schema([*fields, *CHANGE, ("shard_end", SHARD_END)])
+    table = held(f"{folder}/table", "run", schema, SETTINGS, options)
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
         if part:
             written = write_rows(
                 pa.Table.from_pylist(list(part), schema=given),
                 schema=schema,
-                tasks=list(TASKS),
+                tasks=label_columns(schema, TASKS),
                 path=table.path,
                 storage_options=options or {},
                 run_id="run",
@@ -249,7 +251,7 @@ def test_a_report_lies_where_no_reader_looks_for_rows(tmp_path: Path) -> None:
     gone = delta.vacuum(dry_run=False, full=True, **options)
     assert not [name for name in gone if "_runs" in name] and stored.exists()
     assert len(pq.read_table(table.path)) == len(delta.to_pyarrow_table()) == 14
-    assert Table(table.path).is_tidy()
+    assert existing(table.path).is_tidy()
 
 
 def test_evaluate_prints_the_report_of_a_table(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ from faults import (
 from runs import ROOT, Job, command
 from s3 import S3, s3  # noqa: F401  # the fixture
 from s3_proxy import Proxy, flaky
+from tables import existing
 
-from jobs.table import Table
 from jobs.verify import verify
 
 pytestmark = pytest.mark.timeout(1800)
@@ -63,14 +63,14 @@ RELABEL_KILLS = [
 
 def killed(work: Work, kill: Signal) -> None:
     """A run is killed there, and nothing that a reader has seen is lost, doubled or changed."""
-    before = work.rows() if Table(work.path, work.storage_options).delta else None
+    before = work.rows() if work.table() else None
     assert end(start(work, kill)) == -signal.SIGKILL, f"it never came to {kill}"
-    if Table(work.path, work.storage_options).delta is None:
+    if work.table() is None:
         return
     between = work.rows()
     if before:
         assert_unchanged(before, between)
-    report = verify(Table(work.path, work.storage_options))
+    report = verify(existing(work.path, work.storage_options))
     assert not report.wrong
     assert run(work) == 0
     assert_unchanged(between, work.rows())
@@ -98,12 +98,12 @@ def looked_at(work: Work, seen: Any) -> Any:
     """The rows by now, if there is a table: none of those `seen` before has changed, and whatever
     became of the last run, nothing is wrong but what it left behind.
     """
-    if Table(work.path, work.storage_options).delta is None:
+    if work.table() is None:
         return seen
     rows = work.rows()
     if seen is not None:
         assert_unchanged(seen, rows)
-    assert not verify(Table(work.path, work.storage_options)).wrong
+    assert not verify(existing(work.path, work.storage_options)).wrong
     return rows
 
 
@@ -170,7 +170,7 @@ def test_a_run_that_slept_while_another_took_over_harms_nothing(
     work = replace(work, changed=45)
     assert run(work) == IN_USE  # it was heard of a moment ago
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.table.HOLDER_IS_DEAD_S", 0.0)
+        patch.setattr("jobs.table.lease.HOLDER_IS_DEAD_S", 0.0)
         assert run(work) == 0
     assert_exact(work)
     os.kill(sleeper.pid, signal.SIGCONT)
@@ -258,17 +258,17 @@ def test_a_run_whose_workers_may_not_write_says_so_and_the_next_goes_on(
     [line] = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
     assert "Permission denied" in line and f"{job.table}/part-" in line, done.stdout
     assert job.rows() == before
-    assert verify(Table(str(job.table))).is_whole
+    assert verify(existing(job.table)).is_whole
     assert job.run().code == 0
     assert len(job.rows()) == 6
-    assert verify(Table(str(job.table))).is_whole
+    assert verify(existing(job.table)).is_whole
 
 
 FULL_DISK = """
 import os, subprocess, sys
 from dataclasses import replace
 from faults import Work, assert_exact, run
-from jobs.table import Table
+from tables import existing
 from jobs.verify import verify
 
 folder = sys.argv[1]
@@ -287,7 +287,7 @@ for _ in range(2):  # the second finds even less room
         assert len(str(error).splitlines()) == 1
     assert committed <= len(work.rows())
     committed = len(work.rows())
-    assert not verify(Table(work.path)).wrong
+    assert not verify(existing(work.path)).wrong
 subprocess.run([*mount, "remount,size=64m", "none", folder], check=True)
 assert run(work) == 0
 assert_exact(work)
@@ -332,7 +332,7 @@ def test_a_folder_that_may_not_be_written_any_more_is_named(tmp_path: Path, part
     last = done.stderr.strip().splitlines()[-1]
     assert "Permission denied" in last and str(Path(work.path, part)) in last, done.stderr
     assert work.rows().equals(before)
-    assert verify(Table(work.path)).is_whole
+    assert verify(existing(work.path)).is_whole
     assert run(work) == 0
     assert_exact(work)
 
@@ -342,6 +342,6 @@ def test_what_a_killed_compaction_leaves_is_removed(tmp_path: Path) -> None:
     work = Work(str(tmp_path / "table"))
     assert run(work) == 0
     Path(work.path, "part-00000-c000.zstd.parquet#1").write_bytes(b"half")
-    assert not verify(Table(work.path)).is_whole
+    assert not verify(existing(work.path)).is_whole
     assert run(work) == 0
     assert_exact(work)

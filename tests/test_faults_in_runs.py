@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from faults import IN_USE, Signal
 from runs import ROOT, Job
+from tables import existing
 from test_kill import Running, commits, start  # noqa: F401  # the fixture
 
-from jobs.table import Table
 from jobs.verify import verify
 
 pytestmark = pytest.mark.timeout(3600)
@@ -39,7 +39,7 @@ def assert_exact(job: Job, count: int = CLIPS) -> None:
     rows = job.by_name()
     assert set(rows) == {f"clip{n:03}.wav" for n in range(count)}
     assert {row["status"] for row in rows.values()} == {"ok"}
-    report = verify(Table(str(job.table)))
+    report = verify(existing(job.table))
     assert report.is_whole, (report.wrong, report.leftovers)
 
 
@@ -85,15 +85,8 @@ def test_runs_outlive_thirty_kills_of_workers_and_actors(job: Job, start: Start)
 RIGGED = """
 import sys
 from faults import Signal, rig
-from jobs.table import Table
 
-real = Table.__init__
-
-def init(self, *args):
-    real(self, *args)
-    rig(self, {send})
-
-Table.__init__ = init
+rig({send})
 from jobs.label import exit_with, main
 exit_with(main(sys.argv[1:]))
 """
@@ -167,7 +160,7 @@ def test_a_driver_that_slept_while_another_took_over_ends_with_75(
     run.wait_for(commits(job, 4), "some commits")
     os.kill(run.process.pid, signal.SIGSTOP)
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.table.HOLDER_IS_DEAD_S", 0.0)
+        patch.setattr("jobs.table.lease.HOLDER_IS_DEAD_S", 0.0)
         result = job.run()
     assert result.code == 0, result.text
     os.kill(run.process.pid, signal.SIGCONT)

@@ -15,8 +15,10 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +28,7 @@ import soundfile
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from tables import existing, held
 
 from audio_ops.tasks.audio_classification import Options
 from jobs.child import Shared
@@ -33,7 +36,11 @@ from jobs.config import Input
 from jobs.plan import COMMITTED, Plan, fingerprint, plan, plan_shards
 from jobs.read import prepared
 from jobs.sources import NO_COLUMNS, load_source
-from jobs.table import RUN, Table, label_columns, table_schema, write_rows
+from jobs.table.log import Transactions
+from jobs.table.schema import RUN, label_columns, table_schema
+from jobs.table.storage import Storage
+from jobs.table.table import Table
+from jobs.table.write import write_rows
 from jobs.verify import verify
 
 TASKS = {"kind": Options(task="audio-classification", model="x")}
@@ -304,9 +311,11 @@ class Histories(RuleBasedStateMachine):
     def a_run_comes_to_its_end(self, retry_errors: bool) -> None:
         self.run(retry_errors)
         assert self.rows() == self.input.labelled()
-        report = verify(Table(str(self.path)))
+        if not self.path.exists():
+            return  # there has never been a clip
+        report = verify(existing(self.path))
         assert report.is_whole, (report.wrong, report.leftovers)
-        left = self.left(Table(str(self.path)), retry_errors=False)
+        left = self.left(existing(self.path), retry_errors=False)
         assert left.is_empty, "a run finds nothing to do after one that has come to its end"
 
     @precondition(lambda self: not self.is_new)
@@ -315,7 +324,7 @@ class Histories(RuleBasedStateMachine):
         self.run(retry_errors, kill=(nth, after))
         rows, now = self.rows(), self.input.now()
         if self.path.exists():
-            assert not verify(Table(str(self.path))).wrong
+            assert not verify(existing(self.path)).wrong
         for place, found in rows.items():  # it has come to some of what is there now
             assert found in (now.get(place), self.input.seen.get(place))
         self.input.seen = rows
@@ -325,9 +334,7 @@ class Histories(RuleBasedStateMachine):
         rows: dict[tuple[str, str | None], Any] = {}
         if not list(self.path.glob("*.parquet")):
             return rows
-        committed = Table(str(self.path)).rows(
-            ["source", "member", "peak_dbfs", "status", "clip_id"]
-        )
+        committed = existing(self.path).rows(["source", "member", "peak_dbfs", "status", "clip_id"])
         for row in committed.to_pylist():
             place = row["source"].removeprefix(f"{self.input.folder}/"), row["member"]
             assert place not in rows, f"{place} has two rows"
@@ -335,44 +342,40 @@ class Histories(RuleBasedStateMachine):
         assert len(set(committed["clip_id"].to_pylist())) == len(committed)
         return rows
 
-    def left(self, table: Table, retry_errors: bool) -> Plan:
+    def left(self, table: Table | None, retry_errors: bool) -> Plan:
         source = load_source(self.input.format)
         listing = source.find(self.input.input, lambda _: None)
-        committed, made_with = table.rows(COMMITTED), fingerprint(SETTINGS)
+        committed = table.rows(COMMITTED.names) if table else COMMITTED.empty_table()
+        made_with = fingerprint(SETTINGS)
         if source.SHARDED:
-            return plan_shards(
-                listing, committed, table.shards(), made_with, retry_errors=retry_errors
-            )
+            shards = table.shards() if table else {}
+            return plan_shards(listing, committed, shards, made_with, retry_errors=retry_errors)
         return plan(listing, committed, made_with, retry_errors=retry_errors)
 
     def run(self, retry_errors: bool, kill: tuple[int, bool] | None = None) -> None:
         """Like `jobs.label`, up to the `kill`: before or after the nth change of the log."""
         self.runs += 1
-        table = Table(str(self.path))
-        transact, count = table._transact, itertools.count(1)
+        append, count = Transactions.append, itertools.count(1)
 
         def counted(*arguments: Any) -> None:
             is_now = kill is not None and kill[0] == next(count)
             if is_now and not kill[1]:
                 raise Killed
-            transact(*arguments)
+            append(*arguments)
             if is_now:
                 raise Killed
 
-        table._transact = counted  # type: ignore[method-assign]
-        try:
-            self.label(table, retry_errors)
-        except Killed:
-            pass
-        finally:  # the process is gone, and nobody hears of its holder for a minute
-            table._released.set()
-            (self.path / "_earmark" / "holder.json").unlink(missing_ok=True)
+        with patch.object(Transactions, "append", counted), suppress(Killed):
+            self.label(retry_errors)
+        # Of one that was killed nobody hears for a minute.
+        (self.path / "_earmark" / "holder.json").unlink(missing_ok=True)
 
-    def label(self, table: Table, retry_errors: bool) -> None:
-        if self.left(table, retry_errors).is_empty and table.is_tidy():
+    def label(self, retry_errors: bool) -> None:
+        before = Table.open(Storage(str(self.path)))
+        if self.left(before, retry_errors).is_empty and (before is None or before.is_tidy()):
             return
         run_id = f"run{self.runs}"
-        table.acquire(run_id, SCHEMA, SETTINGS)
+        table = held(self.path, run_id, SCHEMA, SETTINGS)
         left = self.left(table, retry_errors)
         if left.gone:
             table.commit([], left.gone)

@@ -15,9 +15,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from runs import ROOT, Job
+from tables import existing, held
 from test_table import KEPT, SETTINGS, TASKS, by_id, labelled, opened, written
 
-from jobs.table import HOLDER_IS_DEAD_S, Table, TableInUse, table_schema
+from jobs.table.lease import HOLDER_IS_DEAD_S, TableInUse
+from jobs.table.log import Transactions
+from jobs.table.schema import table_schema
+from jobs.table.storage import Storage
+from jobs.table.table import HeldTable, hold
 
 HOLD = f"""
 import sys
@@ -33,7 +38,7 @@ import os, sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from pathlib import Path
 from test_table import opened
-from jobs.table import TableInUse
+from jobs.table.lease import TableInUse
 print("ready", flush=True)
 for line in sys.stdin:
     try:
@@ -70,10 +75,8 @@ def pretend_holder(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(holder | changes))
 
 
-def take(folder: Path, run_id: str = "mine") -> Table:
-    table = Table(str(folder / "table"))
-    table.acquire(run_id, table_schema(TASKS, KEPT), SETTINGS)
-    return table
+def take(folder: Path, run_id: str = "mine") -> HeldTable:
+    return held(folder / "table", run_id, table_schema(TASKS, KEPT), SETTINGS)
 
 
 def test_a_run_on_a_table_in_use_exits_with_75_and_says_who_holds_it_since_when(
@@ -97,7 +100,7 @@ def test_a_holder_that_was_killed_is_taken_over_at_once(tmp_path: Path) -> None:
     holder.kill()
     holder.communicate()
     table = take(tmp_path)
-    assert (table.holder() or {})["run_id"] == "mine"
+    assert table.holder().run_id == "mine"
     table.release()
 
 
@@ -131,7 +134,7 @@ def test_a_holder_that_was_taken_over_fails_at_its_next_commit_and_writes_nothin
         with pytest.raises(TableInUse, match=r"taken over.*run mine"):
             action()
     slow.release()
-    assert (quick.holder() or {})["run_id"] == "mine"
+    assert quick.holder().run_id == "mine"
     quick.commit(written(quick, labelled({"b": None})))
     quick.tidy()
     quick.release()
@@ -163,8 +166,8 @@ def test_what_a_worker_still_writes_after_its_run_was_taken_over_is_removed(
 def test_of_two_commits_from_one_version_one_fails(tmp_path: Path) -> None:
     """Should two runs hold the table all the same, the log itself decides."""
     one = opened(tmp_path)
-    two = Table(str(tmp_path / "table"))
-    two.run_id, two.commit_number = "two", one.commit_number
+    table = existing(tmp_path / "table")
+    two = HeldTable(table, Transactions(table.log, "two"), one.lease)
     one.commit(written(one, labelled({"a": None})))
     with pytest.raises(TableInUse):
         two.commit(written(two, labelled({"a": None})))
@@ -187,8 +190,7 @@ def test_of_runs_that_start_at_once_one_wins(tmp_path: Path) -> None:
                 racer.stdin.flush()
             ends = sorted(racer.stdout.readline().strip() for racer in racers if racer.stdout)
             assert ends == ["lost", "lost", "lost", "won"], round_
-            holder = Table(str(folder / "table")).holder() or {}
-            assert holder["pid"] in {racer.pid for racer in racers}
+            assert existing(folder / "table").holder().pid in {racer.pid for racer in racers}
     finally:
         for racer in racers:
             racer.kill()
@@ -198,7 +200,7 @@ def test_of_runs_that_start_at_once_one_wins(tmp_path: Path) -> None:
 def test_a_run_that_has_just_taken_the_table_gets_a_moment_to_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.table.MOMENT_S", 60.0)
+    monkeypatch.setattr("jobs.table.table.MOMENT_S", 60.0)
     first = opened(tmp_path)
     note = tmp_path / "table" / "_earmark" / "holder.json"
     note.rename(tmp_path / "later.json")
@@ -209,8 +211,8 @@ def test_a_run_that_has_just_taken_the_table_gets_a_moment_to_say_so(
 
 
 def test_a_table_made_meanwhile_with_other_settings_is_not_relabelled(tmp_path: Path) -> None:
-    late = Table(str(tmp_path / "table"))
+    storage = Storage(str(tmp_path / "table"))  # where there is none at the first look
     opened(tmp_path).release()
     with pytest.raises(TableInUse, match="with other settings"):
-        late.acquire("late", table_schema(TASKS, KEPT), {"label_version": 99})
-    assert Table(str(tmp_path / "table")).settings() == SETTINGS
+        hold(storage, "late", table_schema(TASKS, KEPT), {"label_version": 99}, seen={})
+    assert existing(tmp_path / "table").settings() == SETTINGS

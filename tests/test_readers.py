@@ -13,9 +13,10 @@ import pytest
 from deltalake import DeltaTable
 from runs import Job
 from sounds import encode, tone
+from tables import existing
 
 from jobs.config import find_models, find_source, load_config
-from jobs.table import Table, table_schema
+from jobs.table.schema import table_schema
 
 TEXTS = ("zero", "one", "two", "three", "four", "five")
 
@@ -85,7 +86,7 @@ def assert_readable(job: Job, *rows: int) -> None:
     for path in job.table.glob("*.parquet"):
         found = {field.name: field.type for field in pq.read_schema(path)}
         assert {name: found[name] for name in columns} == columns
-        assert pq.read_schema(path).equals(Table(str(job.table)).schema())
+        assert pq.read_schema(path).equals(existing(job.table).schema())
 
 
 def test_readers_see_the_rows_after_every_kind_of_run(

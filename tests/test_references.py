@@ -218,7 +218,7 @@ def test_a_manifests_text_is_the_reference_and_is_carried_along(
 
 def test_counting_and_conditions_are_no_part_of_a_worker_that_decodes() -> None:
     script = (
-        "import sys, jobs.read, jobs.table, audio_ops.tasks.automatic_speech_recognition;"
+        "import sys, jobs.read, jobs.table.write, audio_ops.tasks.automatic_speech_recognition;"
         "print(sorted({'jiwer', 'duckdb', 'torch', 'transformers'} & sys.modules.keys()))"
     )
     done = subprocess.run(

@@ -21,12 +21,12 @@ from checkpoints import tiny_classifier
 from conftest import HOME
 from runs import ROOT, Job, Result, earmark, labels
 from sounds import encode, silent_video, tone
+from tables import existing
 
 from audio_ops.decode import KINDS, ClipError
 from jobs.plan import COMMITTED
 from jobs.sources import files
 from jobs.sources._paths import local_path, open_file
-from jobs.table import Table
 
 SECRET = "wJalrXUtnFEMI-in-the-zoo"
 NOT_UTF8 = b"caf\xe9.wav"
@@ -505,12 +505,12 @@ def test_what_a_driver_that_died_left_behind_is_no_reason_to_start_ray_twice(
     (table / ".part-x.parquet").write_bytes(b"half")
     shutil.copy(next(table.glob("*.parquet")), table / "part-orphan.parquet")
     (table / "notes.txt").write_text("mine")
-    before = Table(str(table)).rows(COMMITTED)
+    before = existing(table).rows(COMMITTED.names)
     result = zoo.job.run(f"output.path={table}")
     assert result.code == 0
     assert "labelled" not in result.text.partition("found =")[0]
-    assert Table(str(table)).is_tidy()
-    assert Table(str(table)).rows(COMMITTED).equals(before)
+    assert existing(table).is_tidy()
+    assert existing(table).rows(COMMITTED.names).equals(before)
     names = {path.name for path in table.iterdir()}
     assert {"notes.txt"} <= names and not names & {".part-x.parquet", "part-orphan.parquet"}
     assert "nothing to do" in zoo.job.run(f"output.path={table}").text

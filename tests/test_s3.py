@@ -14,6 +14,7 @@ from deltalake import DeltaTable
 from runs import Job
 from s3 import MANY, S3, s3  # noqa: F401  # the fixture
 from s3_proxy import flaky
+from tables import held
 from test_sources import PACK, SOUNDS, ids, sounds, walk, write_lines, write_tar
 
 from audio_ops.checkpoint import find_checkpoint
@@ -21,7 +22,7 @@ from audio_ops.decode import ClipError
 from jobs.config import Input
 from jobs.models import StoredCheckpoint, fetch, find_model, here
 from jobs.sources import load_source, source_names
-from jobs.table import Table, delta_options
+from jobs.table.storage import delta_options
 
 ODD = "a b+c&d=%41[1] \N{HEADPHONE}#x?y::z.wav"
 counter = itertools.count()
@@ -168,9 +169,8 @@ def test_delta_and_s3fs_use_the_same_credentials(
         config += [f"aws_access_key_id = {way.replace(' ', '-')}", "aws_secret_access_key = x"]
         monkeypatch.setenv("AWS_CONFIG_FILE", str(write_lines(tmp_path / "config", config)))
     fsspec.filesystem("s3").clear_instance_cache()
-    table = Table(f"s3://{bucket}/table", options)
-    table.acquire("run", pa.schema([("clip_id", pa.string())]), {"x": 1})
-    table.release()
+    schema = pa.schema([("clip_id", pa.string())])
+    held(f"s3://{bucket}/table", "run", schema, {"x": 1}, options).release()
     fsspec.filesystem("s3").clear_instance_cache()
     key = way.replace(" ", "-")
     for part in ("_delta_log", "_earmark"):

@@ -19,7 +19,7 @@ from s3 import S3, s3  # noqa: F401  # the fixture
 from test_sources import SOUNDS, write_lines
 
 from jobs.config import ConfigError, Input, load_config
-from jobs.table import delta_options
+from jobs.table.storage import delta_options
 
 NAMES = ("KEY", "SECRET", "TOKEN")
 

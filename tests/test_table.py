@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from tables import existing, held
 
 from audio_ops.decode import KINDS
 from audio_ops.tasks.audio_classification import Options
 from jobs.plan import Shard
-from jobs.read import CHANGE, SHARD_END
-from jobs.table import RUN, Table, TableMismatch, label_columns, table_schema, write_rows
+from jobs.table.schema import CHANGE, RUN, SHARD_END, TableMismatch, label_columns, table_schema
+from jobs.table.table import HeldTable, Table
+from jobs.table.write import write_rows
 
 TASKS = {
     "kind": Options(task="audio-classification", model="x", segments=True),
@@ -25,11 +27,10 @@ KEPT = pa.schema([("Speaker Name", pa.string()), ("50% off; it's \N{MICROPHONE}"
 SETTINGS = {"label_version": 1}
 
 
-def opened(folder: Path, schema: pa.Schema | None = None, settings: Any = SETTINGS) -> Table:
+def opened(folder: Path, schema: pa.Schema | None = None, settings: Any = SETTINGS) -> HeldTable:
     """The table, held."""
-    table = Table(str(folder / "table"))
-    table.acquire("run", table_schema(TASKS, KEPT) if schema is None else schema, settings)
-    return table
+    schema = table_schema(TASKS, KEPT) if schema is None else schema
+    return held(folder / "table", "run", schema, settings)
 
 
 def labelled(
@@ -179,7 +180,7 @@ def test_tidy_leaves_committed_rows_and_the_users_own_files(tmp_path: Path) -> N
 
 def test_a_released_table_says_nobody_holds_it(tmp_path: Path) -> None:
     table = opened(tmp_path)
-    assert (table.holder() or {})["run_id"] == "run"
+    assert table.holder() and table.holder().run_id == "run"
     table.release()
     assert table.holder() is None
     table.release()
@@ -198,7 +199,7 @@ def test_a_column_of_another_type_is_refused_and_the_table_let_go(tmp_path: Path
     schema = table_schema(TASKS, pa.schema([("Speaker Name", pa.int64())]))
     with pytest.raises(TableMismatch, match="Speaker Name"):
         opened(tmp_path, schema, {"label_version": 2})
-    assert Table(str(tmp_path / "table")).holder() is None
+    assert existing(tmp_path / "table").holder() is None
 
 
 def test_new_columns_are_added_and_null_in_old_rows(tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ def test_rows_whose_clips_are_gone_are_taken_out_in_the_same_transaction(tmp_pat
 def test_settings_outlive_the_run(tmp_path: Path) -> None:
     settings = {"tasks": {"kind": {"top_k": 5, "label": "ünï"}}}
     opened(tmp_path, settings=settings).release()
-    assert Table(str(tmp_path / "table")).settings() == settings
+    assert existing(tmp_path / "table").settings() == settings
 
 
 def test_one_failed_task_is_partial_all_are_an_error_and_the_first_is_named(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from test_kill import Running
 from test_several_tasks import sound_label
 from test_sources import write_tar
 
-from jobs.table import delta_options
+from jobs.table.storage import delta_options
 
 pytestmark = pytest.mark.timeout(1800)
 

@@ -18,8 +18,8 @@ from deltalake import DeltaTable, write_deltalake
 from faults import Work, assert_exact, run
 from runs import earmark
 from s3 import KEY, S3, SECRET, s3  # noqa: F401  # the fixture
+from tables import existing, held
 
-from jobs.table import Table
 from jobs.verify import Report, main, verify
 
 CLIPS = 40
@@ -36,7 +36,7 @@ def work(tmp_path: Path) -> Work:
 
 
 def checked(work: Work) -> Report:
-    return verify(Table(work.path))
+    return verify(existing(work.path))
 
 
 def data_file(work: Work) -> Path:
@@ -291,18 +291,17 @@ def test_rows_of_runs_before_a_strangers_change_are_not_counted(work: Work) -> N
 
 def test_a_holder_is_a_note_dead_or_alive(work: Work) -> None:
     note = Path(work.path) / "_earmark" / "holder.json"
-    table = Table(work.path)
-    table.acquire("alive", pa.schema(DeltaTable(work.path).schema().to_arrow()), work.settings)
+    table = held(work.path, "alive", existing(work.path).schema(), work.settings)
     leftover(work)  # what a run that goes on has not committed yet looks like this
     report = checked(work)
     assert report.is_whole
     assert "run alive" in report.notes[0] and "holds the table" in report.notes[0]
     assert "1 data files are not committed yet" in report.notes[1]
-    held = json.loads(note.read_text())
+    alive = json.loads(note.read_text())
     table.release()
     (Path(work.path) / "part-killed-1.parquet").unlink()
     for content, said in (
-        (json.dumps(held | {"heartbeat": time.time() - 3600}), "run alive.* died"),
+        (json.dumps(alive | {"heartbeat": time.time() - 3600}), "run alive.* died"),
         ("[1]", "says nothing"),
         ('{"run_id": 1}', "says nothing"),
     ):

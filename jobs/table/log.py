@@ -1,0 +1,192 @@
+"""The Delta log of a table, and the numbered transactions that a run appends to it.
+
+Each transaction carries a number, one higher than the last (a Delta application transaction).
+Whoever takes the table over counts on from there, so that a holder who was thought dead and wakes
+up finds a number that is not its own and fails instead of writing twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import posixpath
+import re
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Field, Schema, Transaction, WriterProperties
+from deltalake.exceptions import DeltaError
+from deltalake.transaction import AddAction, RemoveAction
+
+from jobs.table.lease import TableInUse, holder_of, in_use
+from jobs.table.storage import Storage
+
+APP = "earmark"
+# In row groups, which readers decode whole, of so few rows that nobody is short of memory for one.
+ROWS_AT_ONCE = 32_768
+WRITER = WriterProperties(compression="ZSTD", max_row_group_size=ROWS_AT_ONCE)
+
+
+class Log:
+    """The log as of one version; `refresh` moves to the newest one.
+
+    Raises deltalake's TableNotFoundError if there is none.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        options = storage.delta_options
+        self.delta = storage.retrying(lambda: DeltaTable(storage.path, storage_options=options))
+
+    @property
+    def version(self) -> int:
+        return self.delta.version()
+
+    def refresh(self) -> Log:
+        self.storage.retrying(self.delta.update_incremental)
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """What the table's labels were made with, {} before the first run."""
+        description = self.delta.metadata().description
+        return json.loads(description) if description else {}
+
+    def schema(self) -> pa.Schema:
+        """All columns of the table, those of tasks that are no more included."""
+        return pa.schema(self.delta.schema().to_arrow())
+
+    def fields(self) -> dict[str, str]:
+        """The columns and their types, as Delta names these."""
+        return {field.name: str(field.type) for field in self.delta.schema().fields}
+
+    def files(self) -> dict[str, dict[str, Any]]:
+        """The committed data files by name: `size_bytes` and `num_records`."""
+        files = pa.table(self.delta.get_add_actions(flatten=True)).to_pylist()
+        return {posixpath.basename(file["path"]): file for file in files}
+
+    def names(self) -> list[str]:
+        """The names of the committed data files, sorted."""
+        return sorted(posixpath.basename(uri) for uri in self.delta.file_uris())
+
+    def history(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """The transactions, newest first: `version`, `timestamp` (ms), `operation` and, in `note`,
+        what a run has said of its own."""
+        entries = self.storage.retrying(partial(self.delta.history, limit))
+        return [{**entry, "note": json.loads(entry.get("earmark", "{}"))} for entry in entries]
+
+    def number(self) -> int:
+        """That of the last transaction."""
+        return self.delta.transaction_version(APP) or 0
+
+
+def create_log(storage: Storage, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
+    """Write the log's first version, unless there is one by now.
+
+    Of two `DeltaTable.create` at once both may succeed, the second as version 1 with other
+    settings. Here the store decides.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        DeltaTable.create(scratch, schema, name=APP, description=json.dumps(settings))
+        [version] = Path(scratch, "_delta_log").glob("*.json")
+        content = version.read_bytes().replace(Path(scratch).as_uri().encode(), b"")
+    with contextlib.suppress(FileExistsError):
+        storage.create(f"_delta_log/{version.name}", content)
+
+
+class Transactions:
+    """What one run appends to the log. Every method raises TableInUse if another run has taken the
+    table over, and OSError where the storage fails for good.
+    """
+
+    def __init__(self, log: Log, run_id: str) -> None:
+        self.log, self.run_id = log, run_id
+        self.number = log.number()
+
+    def check(self) -> None:
+        """Move to the newest version, which has to be this run's."""
+        if self.log.refresh().number() != self.number:
+            holder = holder_of(self.log.storage)
+            raise TableInUse(f"{self.log.storage.path} was taken over: {in_use(holder)}")
+
+    def append(
+        self,
+        actions: Sequence[AddAction | RemoveAction],
+        what: str,
+        note: Mapping[str, Any] | None = None,
+    ) -> None:
+        """One transaction: data files that come and go, and what it is for."""
+        self.check()
+        commit_id = uuid.uuid4().hex
+        properties = CommitProperties(
+            app_transactions=[Transaction(APP, self.number + 1)],
+            custom_metadata={
+                "earmark": json.dumps(
+                    {"run_id": self.run_id, "what": what, "commit": commit_id, **(note or {})}
+                )
+            },
+        )
+        delta = self.log.delta
+        self.insist(
+            lambda: delta.create_write_transaction(
+                list(actions), "append", delta.schema(), commit_properties=properties
+            ),
+            lambda: any(e["note"].get("commit") == commit_id for e in self.log.history(10)),
+        )
+        self.number += 1
+        self.log.refresh()
+
+    def adapt(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
+        """Give the table the columns that it lacks, and other settings."""
+        have, alter = self.log.fields(), self.log.delta.alter
+        if new := [field for field in delta_fields(schema) if field.name not in have]:
+            self.insist(
+                lambda: alter.add_columns(new),
+                lambda: all(field.name in self.log.fields() for field in new),
+            )
+        self.insist(
+            lambda: alter.set_table_description(json.dumps(settings)),
+            lambda: self.log.settings() == settings,
+        )
+        self.log.refresh()
+
+    def compact(self) -> None:
+        """Make few files of many. Carries no number (delta-rs drops it here); the log's own conflict
+        check is enough, for compaction moves rows and changes none."""
+        optimize = self.log.delta.optimize
+        self.insist(lambda: optimize.compact(writer_properties=WRITER), lambda: False)
+
+    def insist(self, step: Callable[[], object], is_done: Callable[[], bool]) -> None:
+        """Do a step on the log, again where the storage fails.
+
+        A store may do what it was asked and its answer get lost: the client asks again, and is
+        told that somebody was faster. So whatever the answer, the log is looked at.
+        """
+        for wait_s in (*self.log.storage.try_again_after_s, None):
+            try:
+                step()
+                return
+            except (DeltaError, OSError) as error:
+                self.log.refresh()
+                if is_done():
+                    return
+                self.check()
+                if wait_s is None:
+                    path = self.log.storage.path
+                    raise OSError(f"can't write to {path}: {_causes(error)}") from error
+                time.sleep(wait_s)
+
+
+def delta_fields(schema: pa.Schema) -> list[Field]:
+    return Schema.from_arrow(schema).fields
+
+
+def _causes(error: Exception) -> str:
+    """delta-rs's tree of causes on one line, without its colours."""
+    lines = re.sub(r"\x1b\[\d+m|↳", "", str(error)).splitlines()
+    return ": ".join(line.strip() for line in lines if line.strip())

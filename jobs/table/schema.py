@@ -1,0 +1,97 @@
+"""The columns of a table, and of what travels beside them from the readers to the commits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import pyarrow as pa
+
+from audio_ops.prepare import ERROR, SOUND
+from audio_ops.tasks import TaskOptions, load_task
+from jobs.sources import PLACE
+
+IDENTITY = pa.schema([("clip_id", pa.string()), *PLACE])
+OUTCOME = pa.schema([("status", pa.string()), *ERROR])
+RUN = pa.schema(
+    [
+        ("run_id", pa.string()),
+        ("fingerprint", pa.string()),
+        ("labelled_at", pa.timestamp("us", "UTC")),
+    ]
+)
+# How a clip's new row changes the table: whose place it takes, and whether that one has labels.
+CHANGE = pa.schema([("supersedes", pa.string()), ("replaces_labels", pa.bool_())])
+# What came of a shard that was read to its end, in a row of its own behind the shard's clips.
+SHARD_END = pa.struct(
+    [
+        ("clips", pa.int64()),  # in the shard
+        ("skipped", pa.int64()),  # of them, as they were done before
+        ("gone", pa.list_(pa.string())),  # clip_ids of rows whose clips are no longer in it
+        ("kept", pa.list_(pa.string())),  # of rows that stay although their clips were not met
+        ("digest", pa.string()),  # of the clip_ids of those in it, see `plan.digest`
+    ]
+)
+# What `shards.parquet` keeps of it.
+SHARDS = pa.schema(
+    [
+        ("source", pa.string()),
+        ("source_version", pa.string()),
+        *(SHARD_END.field(name) for name in ("clips", "kept", "digest")),
+    ]
+)
+# What `write_rows` tells the driver of each data file.
+WRITTEN = pa.schema(
+    [
+        ("path", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("rows", pa.int64()),  # in the file
+        ("audio_s", pa.float64()),
+        ("source", pa.string()),  # of its first clip: where the input is shards, of all
+        ("clip_ids", pa.list_(pa.string())),  # of all clips, those without a row included
+        ("supersedes", pa.list_(pa.string())),  # the rows whose place its rows take
+        ("statuses", pa.list_(pa.string())),  # of all clips
+        ("errors", pa.list_(pa.struct([(n, pa.string()) for n in ("kind", "source", "message")]))),
+        # Shards that were read to their end.
+        ("shards", pa.list_(pa.struct([*list(SHARDS)[:2], *SHARD_END]))),
+    ]
+)
+
+
+class TableMismatch(Exception):
+    """The table holds other columns or other labels than this run would write. Exit code 2."""
+
+
+def table_schema(tasks: Mapping[str, TaskOptions], kept: pa.Schema) -> pa.Schema:
+    """The table's columns, from the config alone. Raises TableMismatch if two have one name."""
+    labels: list[pa.Field] = []
+    for name, options in tasks.items():
+        columns = {**load_task(options.task).columns(options), "error": pa.string()}
+        labels += [pa.field(f"{name}_{column}", type_) for column, type_ in columns.items()]
+    schema = pa.schema([*IDENTITY, *SOUND, *OUTCOME, *labels, *kept, *RUN])
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        raise TableMismatch(
+            f"expected each column once, found {', '.join(twice)} twice: rename a task"
+        )
+    return schema
+
+
+def label_columns(schema: pa.Schema, tasks: Collection[str]) -> dict[str, list[str]]:
+    """Each task's columns in a `table_schema`, but for its error: they stand before it."""
+    columns, start = {}, schema.names.index(OUTCOME.names[-1]) + 1
+    for task in tasks:
+        end = schema.names.index(f"{task}_error")
+        columns[task] = schema.names[start:end]
+        start = end + 1
+    return columns
+
+
+def in_schema(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema in its order and types; those that the rows lack are null."""
+    columns = [
+        rows[field.name].cast(field.type)
+        if field.name in rows.column_names
+        else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
