@@ -15,17 +15,14 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audio_ops.decode import ClipError
-from audio_ops.prepare import NONE_LOST, prepare
+from audio_ops.errors import END_OF_SHARD, NONE_LOST, ClipError
+from audio_ops.prepare import prepare
 from audio_ops.tasks import WantsSpeech
 from jobs.child import Died, Shared, child
 from jobs.config import Audio, Input
 from jobs.plan import clip_id
 from jobs.sources import NO_COLUMNS, PLACE, load_source
 
-# The last row of a shard is no clip: it tells the driver how many clips the shard holds, and how
-# many of them were done before. It walks with them as a row that has failed, and ends at `write`.
-END_OF_SHARD = "end of shard"
 DEATHS_OF_A_FILE = 3  # between its clips, until what is left of it is given up
 GATHERED_BYTES = 8 << 20
 

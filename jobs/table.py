@@ -33,10 +33,10 @@ from deltalake import CommitProperties, DeltaTable, Field, Transaction, WriterPr
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from audio_ops.prepare import ERROR, SOUND
+from audio_ops.errors import END_OF_SHARD
+from audio_ops.schemas import ERROR, SOUND
 from audio_ops.tasks import TaskOptions, load_task
 from jobs.plan import fingerprint as fingerprint_of
-from jobs.read import END_OF_SHARD
 from jobs.sources import PLACE
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from audio_ops.decode import KINDS
+from audio_ops.errors import KINDS
 from audio_ops.tasks.audio_classification import Options
 from jobs.table import RUN, Table, TableMismatch, table_schema, write_rows
 

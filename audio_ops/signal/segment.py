@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from audio_ops.waveforms import Waveform
+from audio_ops.signal.waveforms import Waveform
 
 FRAME_S = 0.032  # one speech probability of Silero VAD: 512 samples at 16 kHz
 QUIET = 26  # uint8 speech probability below which a frame is a pause: 0.1

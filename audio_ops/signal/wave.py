@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import soxr
 
-from audio_ops.waveforms import as_float32
+from audio_ops.signal.waveforms import as_float32
 
 PIECE_SAMPLES = 1 << 14  # that soxr gets at a time: it copies them, within the core's cache
 
