@@ -28,7 +28,9 @@ def clip_errors(source: Source, opened: bool = False) -> Iterator[None]:
     except (av.DecoderNotFoundError, av.PatchWelcomeError) as exc:
         source.check()
         if opened:  # FFmpeg's answer to Vorbis whose rate or channels change
-            raise ClipError("damaged", "the sound changes in a way that can't be followed") from exc
+            raise ClipError(
+                "damaged", "the stream changes in a way that the decoder can't follow"
+            ) from exc
         raise ClipError("unsupported", reason(exc)) from exc
     except (
         av.FFmpegError,

@@ -86,7 +86,7 @@ def _open_stream(opened: av.container.InputContainer) -> av.AudioStream:
     stream = opened.streams.audio[0]
     codec = stream.codec_context.name if stream.codec_context else "unknown"
     if codec not in _CODECS:
-        raise ClipError("unsupported", f"the codec {codec} is not among those that are read")
+        raise ClipError("unsupported", f"the codec {codec} is not supported")
     if stream.channels > MAX_CHANNELS:  # before they are decoded: one sample would be a block
         raise unsupported_channels(stream.channels)
     for other in opened.streams:

@@ -283,7 +283,7 @@ def recognise(source: Source) -> Container:
         return _BY_NAME[str(known.lastgroup)]
     for refused, magic in _REFUSED_MAGIC:
         if magic.match(head):
-            what = f"{refused.name} is not among the formats that are read"
+            what = f"{refused.name} is not a supported format"
             raise ClipError(refused.kind, what)
     for sync in _FRAME_SYNC.finditer(head):
         for container, frames in _FRAMED:

@@ -67,8 +67,8 @@ def checked_blocks(
         for block in blocks:
             count += block.shape[1]
             if count * len(block) > MAX_SAMPLES:
-                expected = f"a clip may have {MAX_SAMPLES:,} samples at its own rate"
-                raise ClipError("too_large", expected)
+                expected = f"expected at most {MAX_SAMPLES:,} samples at the stored rate"
+                raise ClipError("too_large", f"{expected}, found more")
             yield block
     found_s = count / sample_rate
     claimed_s = claim.duration_s
