@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from audio_ops.decode import ClipError
+from audio_ops.errors import ClipError
 from audio_ops.tasks import Clip, TaskOptions, Window
 
 Function = Literal["softmax", "sigmoid", "none"]

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from audio_ops.batching import micro_batches
 from audio_ops.checkpoint import Checkpoint
-from audio_ops.decode import ClipError
+from audio_ops.errors import ClipError
+from audio_ops.signal.waveforms import waveforms_of
 from audio_ops.tasks import Clip, Model, TaskOptions, Window, load_task
-from audio_ops.waveforms import waveforms_of
 
 if TYPE_CHECKING:
     from audio_ops.when import When

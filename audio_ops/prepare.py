@@ -1,61 +1,41 @@
 """Encoded clips -> Arrow tables with their waveforms, at each rate that the tasks need.
 
-Rows in = rows out, in order: a clip that can't be decoded keeps its row, which says why.
+Rows in = rows out, in order: a clip that cannot be decoded keeps its row, which says why.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from audio_ops.decode import ClipError, Sound, open_sound
-from audio_ops.voice import SAMPLE_RATE as SPEECH_RATE
-from audio_ops.voice import speech_probability
-from audio_ops.wave import Level, Resampler, downmix, resample
-from audio_ops.waveforms import COLUMN, Pcm16, Waveform, as_float32, waveform_column
+from audio_ops.decode.open import open_sound
+from audio_ops.decode.sound import Sound
+from audio_ops.errors import NONE_LOST, ClipError
+from audio_ops.schemas import prepared_schema
+from audio_ops.signal.voice import SAMPLE_RATE as SPEECH_RATE
+from audio_ops.signal.voice import speech_probability
+from audio_ops.signal.wave import Level, Resampler, downmix, resample
+from audio_ops.signal.waveforms import WAVEFORM, Pcm16, Waveform, as_float32, waveform_column
 
 Speech = Literal["never", "long", "always"]
-Stretch = tuple[float, float]  # of a file: where it begins, how long it is; seconds
-NONE_LOST: Mapping[str, ClipError] = MappingProxyType({})
+Stretch = tuple[float, float]  # of a file: its start and its length in seconds
+Row = dict[str, Any]
 
-LOUDEST = 1e12  # beyond it the mean of channels might become Inf; full scale is 1
-SHORT_S = 0.1  # a stretch may miss so much at the end: manifests round
-
-SOUND = pa.schema(
-    [
-        ("duration_s", pa.float64()),
-        ("sample_rate", pa.int32()),  # Hz, as stored
-        ("channels", pa.int32()),
-        ("format", pa.string()),
-        ("peak_dbfs", pa.float32()),  # null for digital silence
-        ("rms_dbfs", pa.float32()),
-    ]
-)
-ERROR = pa.schema(
-    [
-        ("error_stage", pa.string()),  # null, `read` or `decode`
-        ("error_kind", pa.string()),  # one of decode.KINDS
-        ("error_message", pa.string()),
-    ]
-)
-
-
-def prepared_schema(identity: pa.Schema, rates: Sequence[int]) -> pa.Schema:
-    """The columns of `prepare`: identity, sound, error, `sound_{rate}`, `speech`."""
-    sounds = [pa.field(f"sound_{rate}", COLUMN) for rate in rates]
-    return pa.schema([*identity, *SOUND, *ERROR, *sounds, pa.field("speech", pa.binary())])
+MAX_PEAK = 1e12  # beyond it the mean of channels might become Inf; full scale is 1
+SHORT_S = 0.1  # that a stretch may lack at its end: manifests round
 
 
 def prepare(
-    clips: Iterable[tuple[dict[str, Any], BinaryIO | ClipError]],
+    clips: Iterable[tuple[Row, BinaryIO | ClipError]],
     schema: pa.Schema,
     rates: Sequence[int],
     max_clip_s: float,
+    *,
     want_speech: Speech = "never",
     long_s: float = 30.0,
     max_batch_bytes: int = 64 << 20,
@@ -65,68 +45,82 @@ def prepare(
 ) -> Iterator[pa.Table]:
     """Decode clips, and close their files; yield tables of `prepared_schema(schema, rates)`.
 
-    A clip comes with its identity (the columns of `schema`) and its file, or the ClipError that
-    met the reader; a `duration_s` in the identity means that much of the file, from its `offset_s`
-    on. `speech`, uint8 per 32 ms (see voice.py), is made for every clip, for those over `long_s`,
-    or never. A table holds up to `max_batch_clips` clips and, unless one clip alone
-    has more, `max_batch_bytes` of waveforms.
-
-    A clip that is `lost` (by its `clip_id`: it has ended a process before) is not touched.
-    `decoded` hears how many seconds of the clip at hand are there, again and again.
+    clips: identity (the columns of `schema`) and file of each, or the ClipError that reading it
+        raised. A `duration_s` in the identity selects that many seconds of the file, from its
+        `offset_s` on; it may be Inf.
+    rates: Hz, of the waveforms in each row.
+    want_speech: whether `speech`, uint8 per 32 ms (see signal/voice.py), is made for every clip,
+        for those over `long_s`, or never.
+    max_batch_bytes, max_batch_clips: of one table, unless one clip alone has more bytes.
+    lost: errors by `clip_id`, of clips that have ended a process before; these are not opened.
+    decoded: called again and again with the seconds of the current clip that are decoded by then.
     """
+    options = _Options(rates, max_clip_s, want_speech, long_s, decoded)
+    rows = (_row(identity, file, options, lost) for identity, file in clips)
     target = prepared_schema(schema, rates)
-    rows: list[dict[str, Any]] = []
+    batch: list[Row] = []
     size = 0
-    for identity, file in clips:
-        length_s = identity.pop("duration_s", None)
-        stretch = None if length_s is None else (identity["offset_s"], length_s)
-        if identity.get("clip_id") in lost:
-            row = _error("decode", lost[identity["clip_id"]])
-            if not isinstance(file, ClipError):
-                file.close()
-        else:
-            row = _prepare_row(file, rates, max_clip_s, want_speech, long_s, stretch, decoded)
+    for row in rows:
         row_size = sum(row[f"sound_{rate}"].nbytes for rate in rates if f"sound_{rate}" in row)
-        if rows and (len(rows) >= max_batch_clips or size + row_size > max_batch_bytes):
-            yield _table(rows, target)
-            rows, size = [], 0
-        rows.append(identity | row)
+        if batch and (len(batch) >= max_batch_clips or size + row_size > max_batch_bytes):
+            yield _table(batch, target)
+            batch, size = [], 0
+        batch.append(row)
         size += row_size
-        del row  # its sound is the table's now
+        del row  # its sound belongs to the batch
         if size >= max_batch_bytes:
-            yield _table(rows, target)
-            rows, size = [], 0
-    if rows:
-        yield _table(rows, target)
+            yield _table(batch, target)
+            batch, size = [], 0
+    if batch:
+        yield _table(batch, target)
 
 
-def _prepare_row(
-    file: BinaryIO | ClipError,
-    rates: Sequence[int],
-    max_clip_s: float,
-    want_speech: Speech,
-    long_s: float,
-    stretch: Stretch | None,
-    decoded: Callable[[float], None],
-) -> dict[str, Any]:
-    """What a clip adds to its identity; columns left out are null."""
+@dataclass(frozen=True)
+class _Options:
+    """Those of `prepare` that apply to one clip."""
+
+    rates: Sequence[int]
+    max_clip_s: float
+    want_speech: Speech
+    long_s: float
+    decoded: Callable[[float], None]
+
+
+def _row(
+    identity: Row, file: BinaryIO | ClipError, options: _Options, lost: Mapping[str, ClipError]
+) -> Row:
+    """A clip's row, with an error in place of its sound if it fails; columns left out are null."""
+    length_s = identity.pop("duration_s", None)
+    stretch = None if length_s is None else (identity["offset_s"], length_s)
+    failure = lost.get(identity.get("clip_id", ""))
+    if failure:
+        if not isinstance(file, ClipError):
+            file.close()
+        return identity | _error("decode", failure)
     if isinstance(file, ClipError):
-        return _error("read", file)
+        return identity | _error("read", file)
     try:
-        with file:
-            row = prepare_clip(file, rates, max_clip_s, stretch, decoded)
-        if want_speech == "always" or (want_speech == "long" and row["duration_s"] > long_s):
-            rate = SPEECH_RATE if SPEECH_RATE in rates else max(rates)
-            sound = resample(row[f"sound_{rate}"][:], rate, SPEECH_RATE)
-            row["speech"] = speech_probability(sound).tobytes()
+        return identity | _sound(file, options, stretch)
     except ClipError as error:
-        return _error("decode", error)
+        return identity | _error("decode", error)
     except MemoryError:
-        return _error("decode", ClipError("memory", "the sound does not fit into memory"))
+        too_much = ClipError("memory", "the sound does not fit into memory")
+        return identity | _error("decode", too_much)
+
+
+def _sound(file: BinaryIO, options: _Options, stretch: Stretch | None) -> Row:
+    """The columns of `prepare_clip`, and `speech` if it is wanted; closes the file."""
+    rates, want_speech = options.rates, options.want_speech
+    with file:
+        row = prepare_clip(file, rates, options.max_clip_s, stretch, options.decoded)
+    if want_speech == "always" or (want_speech == "long" and row["duration_s"] > options.long_s):
+        rate = SPEECH_RATE if SPEECH_RATE in rates else max(rates)
+        sound = resample(row[f"sound_{rate}"][:], rate, SPEECH_RATE)
+        row["speech"] = speech_probability(sound).tobytes()
     return row
 
 
-def _error(stage: str, error: ClipError) -> dict[str, Any]:
+def _error(stage: str, error: ClipError) -> Row:
     return {"error_stage": stage, "error_kind": error.kind, "error_message": error.message}
 
 
@@ -136,52 +130,39 @@ def prepare_clip(
     max_clip_s: float,
     stretch: Stretch | None = None,
     decoded: Callable[[float], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> Row:
     """Decode, downmix and resample a file in a stream, never holding it at its stored rate.
 
     Returns `duration_s`, `sample_rate`, `channels`, `format`, `peak_dbfs`, `rms_dbfs` and, for
-    each rate in Hz, `sound_{rate}`: float32 (samples,), or what becomes that where it is sliced.
-    Raises ClipError, `too_long` for more than `max_clip_s` seconds. Of a `stretch` nothing after
-    its end is decoded, and nothing before its start if the format can be sought in (WAV, AIFF, AU,
-    CAF).
+    each rate in Hz, `sound_{rate}`: (samples,), float32 or Pcm16, which becomes float32 where it is
+    sliced. Raises ClipError, `too_long` for more than `max_clip_s` seconds. Of a `stretch` nothing
+    after its end is decoded, and nothing before its start if the format can be sought in (WAV, W64,
+    AIFF, AU, CAF).
     """
     start_s, length_s = stretch or (0.0, math.inf)
     sound = open_sound(file, start_s)
     if (sound.duration_s or 0) - start_s > max_clip_s < length_s:
         raise _too_long(f"{sound.duration_s:.2f} s", max_clip_s)
-    resamplers = {rate: Resampler(sound.sample_rate, rate) for rate in rates}
     expected_s = min(sound.duration_s or 0, length_s, max_clip_s)
-    sounds = {rate: _Samples(round(expected_s * rate) + 1) for rate in rates}
+    outputs = {rate: _Output(sound.sample_rate, rate, expected_s) for rate in rates}
     level, count = Level(), 0
-    room = np.empty((sound.channels, 0), np.float32)  # one for all: a page that is new costs more
+    buffer = np.empty((sound.channels, 0), np.float32)  # for all blocks: new pages take longer
     for block in _up_to(sound, length_s):
         count += block.shape[1]
         if count > max_clip_s * sound.sample_rate:
             raise _too_long("more", max_clip_s)
         decoded(count / sound.sample_rate)
-        if sound.sample_rate not in rates:  # nobody takes it as it is stored
-            if room.shape[1] < block.shape[1]:
-                room = np.empty_like(block, np.float32)
-            block = as_float32(block, room[:, : block.shape[1]])
-        if not level.add(block) < LOUDEST:
-            at = count - block.shape[1] + int(np.argmin((np.abs(block) < LOUDEST).all(axis=0)))
-            raise ClipError("not_finite", f"NaN or Inf at {start_s + at / sound.sample_rate:.2f} s")
+        if sound.sample_rate not in rates:  # then no output takes the integers
+            if buffer.shape[1] < block.shape[1]:
+                buffer = np.empty_like(block, np.float32)
+            block = as_float32(block, buffer[:, : block.shape[1]])
+        if not level.add(block) < MAX_PEAK:
+            raise _not_finite(block, count - block.shape[1], sound.sample_rate, start_s)
         mono = downmix(block)
-        for rate, resampler in resamplers.items():
-            for part in resampler(mono):
-                sounds[rate].add(part)
-    missing_s = length_s - count / sound.sample_rate
-    if not count:
-        raise ClipError("truncated", f"the sound ends before {start_s:g} s")
-    if SHORT_S < missing_s < math.inf:
-        raise ClipError(
-            "truncated",
-            f"expected {length_s:g} s from {start_s:g} s on, {missing_s:.2f} s are missing",
-        )
-    for rate, resampler in resamplers.items():
-        for part in resampler(mono[:0], last=True):
-            sounds[rate].add(part)
-    waveforms = {f"sound_{rate}": sounds[rate].whole() for rate in rates}
+        for output in outputs.values():
+            output.add(mono)
+    _check_length(count / sound.sample_rate, start_s, length_s)
+    waveforms = {f"sound_{rate}": output.finish() for rate, output in outputs.items()}
     return {
         "duration_s": count / sound.sample_rate,
         "sample_rate": sound.sample_rate,
@@ -194,7 +175,7 @@ def prepare_clip(
 
 
 def _up_to(sound: Sound, length_s: float) -> Iterator[np.ndarray]:
-    """The sound's blocks until `length_s` is full."""
+    """The sound's blocks, cut after `length_s`."""
     if length_s == math.inf:
         yield from sound.blocks
         return
@@ -210,21 +191,57 @@ def _too_long(found: str, max_clip_s: float) -> ClipError:
     return ClipError("too_long", f"audio.max_clip_s allows {max_clip_s:g} s, found {found}")
 
 
-class _Samples:
-    """Sound that grows in place: realloc moves pages where concatenate copies them."""
+def _not_finite(block: np.ndarray, before: int, sample_rate: int, start_s: float) -> ClipError:
+    """For the first bad sample of a block that comes `before` samples after `start_s`."""
+    at = before + int(np.argmin((np.abs(block) < MAX_PEAK).all(axis=0)))
+    return ClipError("not_finite", f"NaN or Inf at {start_s + at / sample_rate:.2f} s")
 
-    def __init__(self, expected: int) -> None:
-        self._expected = expected
+
+def _check_length(found_s: float, start_s: float, length_s: float) -> None:
+    """Raise ClipError `truncated` if no sound was found, or too little for a stretch."""
+    missing_s = length_s - found_s
+    if not found_s:
+        raise ClipError("truncated", f"the sound ends before {start_s:g} s")
+    if SHORT_S < missing_s < math.inf:
+        raise ClipError(
+            "truncated",
+            f"expected {length_s:g} s from {start_s:g} s on, {missing_s:.2f} s are missing",
+        )
+
+
+class _Output:
+    """A waveform at one rate, which grows with each block.
+
+    It grows in place: realloc moves pages where concatenate copies them.
+    """
+
+    def __init__(self, source_rate: int, rate: int, expected_s: float) -> None:
+        self._resampler = Resampler(source_rate, rate)
+        self._expected = round(expected_s * rate) + 1
         self._data = np.empty(0, np.float32)
         self._count = 0
 
-    def add(self, samples: np.ndarray) -> None:
-        """Take in (samples,), of one dtype all the time."""
+    def add(self, mono: np.ndarray) -> None:
+        """Resample and append (samples,), of one dtype all the time."""
+        for part in self._resampler(mono):
+            self._append(part)
+
+    def finish(self) -> Waveform:
+        """The whole waveform, with what the resampler held back."""
+        for part in self._resampler(np.empty(0, self._data.dtype), last=True):
+            self._append(part)
+        if self._count < len(self._data):
+            self._data.resize(self._count, refcheck=False)
+        return Pcm16(self._data) if self._data.dtype == np.int16 else self._data
+
+    def _append(self, samples: np.ndarray) -> None:
+        if not len(samples):  # also because what was taken without a copy may be read-only
+            return
         if not self._count:
             if len(samples) >= self._expected - 1:  # all of it: needs no copy
                 self._data, self._count = samples, len(samples)
                 return
-            self._data = np.empty(self._expected, samples.dtype)  # takes memory as it is filled
+            self._data = np.empty(self._expected, samples.dtype)  # pages are taken as it is filled
         end = self._count + len(samples)
         if end > len(self._data):
             if not self._data.flags.owndata:
@@ -233,17 +250,12 @@ class _Samples:
         np.copyto(self._data[self._count : end], samples, "equiv")
         self._count = end
 
-    def whole(self) -> Waveform:
-        if self._count < len(self._data):
-            self._data.resize(self._count, refcheck=False)
-        return Pcm16(self._data) if self._data.dtype == np.int16 else self._data
 
-
-def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:
     columns = []
     for field in schema:
         values = [row.get(field.name) for row in rows]
-        if field.type == COLUMN:
+        if field.type == WAVEFORM:
             columns.append(waveform_column(values))
         else:
             columns.append(pa.array(values, field.type))

@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from audio_ops.decode import ClipError
+from audio_ops.errors import ClipError
 
 LOCKED: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": False,

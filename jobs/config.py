@@ -23,16 +23,12 @@ from pydantic import (
 )
 
 from audio_ops.checkpoint import Checkpoint
-from audio_ops.prepare import SOUND
+from audio_ops.decode.formats import EXTENSIONS as AUDIO_EXTENSIONS
+from audio_ops.schemas import SOUND
 from audio_ops.tasks import TaskOptions, load_task, task_names
 from jobs.sources import PLACE, NoSuchColumn, load_source, source_names
 from jobs.sources._paths import holds_credentials
 
-AUDIO_EXTENSIONS = (
-    *("wav", "wave", "w64", "rf64", "bwf", "flac", "aif", "aiff", "aifc", "au", "snd", "caf"),
-    *("mp3", "mp2", "ogg", "oga", "opus", "spx", "aac", "m4a", "m4b", "wma", "amr", "ac3"),
-    *("mp4", "m4v", "mov", "webm", "mkv", "mka", "avi", "ts", "mpg", "mpeg", "3gp", "flv", "wmv"),
-)
 SECRET_KEY = re.compile(
     r"secret|token|passw|passphrase|credential|^key$|access_key|account_key|connection_string|sas",
     re.I,

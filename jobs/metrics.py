@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.util.metrics import Counter, Histogram
 
+from audio_ops.errors import END_OF_SHARD
 from jobs import models
-from jobs.read import END_OF_SHARD
 from jobs.read import read as read_clips
 from jobs.table import write
 

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audio_ops.decode import ClipError
-from audio_ops.prepare import NONE_LOST, prepare
+from audio_ops.errors import END_OF_SHARD, NONE_LOST, ClipError
+from audio_ops.prepare import prepare
 from audio_ops.tasks import WantsSpeech
 from jobs.child import Died, Shared, child
 from jobs.config import Audio, Input
@@ -24,9 +24,6 @@ from jobs.plan import clip_id, digest
 from jobs.sources import NO_COLUMNS, PLACE, load_source
 from jobs.table.schema import CHANGE, IDENTITY, SHARD_END
 
-# Behind the clips of a shard comes a row that is no clip: its `shard_end` says what came of the
-# shard. It passes the models, which leave out rows with an `error_kind`, and ends at `write_rows`.
-END_OF_SHARD = "end of shard"
 DEATHS_OF_A_FILE = 3  # between its clips, until what is left of it is given up
 GATHERED_BYTES = 8 << 20
 

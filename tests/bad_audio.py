@@ -1,7 +1,7 @@
 """Bad sound of every class, made of good sound: what each is, and what has to become of it.
 
 `sounds()` are files, `tars()`, `parquets()` and `manifests()` what may hold them. An outcome is a
-kind of `decode.KINDS`, several with `|` between them where decoders may differ, or `ok`.
+kind of `errors.KINDS`, several with `|` between them where decoders may differ, or `ok`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sounds import encode, noise, silent_video, tone
 
-from audio_ops.decode import KINDS, ClipError
+from audio_ops.errors import KINDS, ClipError
 from audio_ops.prepare import prepare_clip
 
 RATE = 16_000

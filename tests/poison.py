@@ -90,7 +90,7 @@ def classification(module):
 
 class Poisoned(importlib.abc.MetaPathFinder):
     modules = {
-        "audio_ops.decode": decode,
+        "audio_ops.decode.open": decode,
         "jobs.sources.webdataset": webdataset,
         "audio_ops.tasks.audio_classification": classification,
     }

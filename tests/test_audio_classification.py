@@ -17,7 +17,7 @@ from checkpoints import tiny_classifier
 
 from audio_ops.checkpoint import Checkpoint, find_checkpoint
 from audio_ops.classification import Classes
-from audio_ops.decode import ClipError
+from audio_ops.errors import ClipError
 from audio_ops.label import Label, device
 from audio_ops.tasks import Clip
 from audio_ops.tasks import audio_classification as task

@@ -32,9 +32,9 @@ from runs import Job
 from sounds import encode
 from test_poison import rows
 
+from audio_ops.errors import END_OF_SHARD
 from audio_ops.prepare import prepare
 from jobs.config import Input
-from jobs.read import END_OF_SHARD
 from jobs.sources import PLACE, load_source
 
 
@@ -111,7 +111,7 @@ def test_a_few_bytes_of_much_sound_are_given_up(name: str) -> None:
 
 
 def test_a_sound_has_an_end_at_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audio_ops.decode.MAX_SAMPLES", 44_100)
+    monkeypatch.setattr("audio_ops.decode.sound.MAX_SAMPLES", 44_100)
     assert outcome(io.BytesIO(good(0.5))) == "ok"
     assert (
         outcome(io.BytesIO(encode(np.zeros((2, 30_000), np.float32), 44_100, "wav"))) == "too_large"

@@ -11,8 +11,10 @@ import pytest
 from runs import ROOT
 from sounds import encode, tone
 
-from jobs import bench, testbed
-from jobs.bench import Outcome, Took
+from jobs.bench import testbed
+from jobs.bench.__main__ import main
+from jobs.bench.measure import Took
+from jobs.bench.ways import Outcome, median, word_error_rate
 
 BUSY = "import time\nwhile time.process_time() < {seconds}: pass\n"
 # Leaves its child behind, as Ray does with its workers' workers.
@@ -31,7 +33,7 @@ store.flush()
 
 MEASURE = """
 import dataclasses, json, sys
-from jobs.bench import measured
+from jobs.bench.measure import measured
 print(json.dumps(dataclasses.asdict(measured([sys.executable, "-c", sys.argv[1]]))))
 """
 
@@ -67,17 +69,17 @@ def test_a_command_that_fails_says_what_it_said() -> None:
 
 
 def test_figures_are_medians_of_the_rounds_that_have_them() -> None:
-    median = bench._median([outcome(5.0, None), outcome(1.0, 0.25), outcome(2.0, 0.75)])
-    assert (median.took.wall_s, median.took.cpu_s, median.padding) == (2.0, 4.0, 0.5)
-    assert median.speed == 5.0 and median.ready_s is None
+    middle = median([outcome(5.0, None), outcome(1.0, 0.25), outcome(2.0, 0.75)])
+    assert (middle.took.wall_s, middle.took.cpu_s, middle.padding) == (2.0, 4.0, 0.5)
+    assert middle.speed == 5.0 and middle.ready_s is None
 
 
 def test_word_errors_are_counted_over_the_clips_with_a_reference() -> None:
     references = {"/one.wav": "My dog, it barks!"}
     said = {"/one.wav": {"it_text": "my dog bark"}, "/other.wav": {"it_text": "anything"}}
-    assert bench.word_error_rate(said, references) == 2 / 4
-    assert bench.word_error_rate({"/one.wav": {"text": "My dog barks"}}, references) == 1 / 4
-    assert bench.word_error_rate({"/other.wav": "anything"}, references) is None
+    assert word_error_rate(said, references) == 2 / 4
+    assert word_error_rate({"/one.wav": {"text": "My dog barks"}}, references) == 1 / 4
+    assert word_error_rate({"/other.wav": "anything"}, references) is None
 
 
 def test_a_sample_is_spread_over_the_data_and_repeated_to_its_length(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_the_bench_ends_with_its_tables_and_writes_them(
     data.mkdir()
     (data / "a.wav").write_bytes(encode(tone(2.0), 16_000, "wav"))
     report = tmp_path / "report.md"
-    bench.main(["decode", "--data", str(data), "--rounds", "1", "--markdown", str(report)])
+    main(["decode", "--data", str(data), "--rounds", "1", "--markdown", str(report)])
     text = report.read_text()
     assert "| format | Earmark | soundfile + soxr | PyAV | Earmark / the better one |" in text
     assert [line.split(" | ")[0] for line in text.splitlines()].count("| MP3 48 kHz") == 1
@@ -110,7 +112,7 @@ def test_the_bench_ends_with_its_tables_and_writes_them(
 
 def test_an_unknown_row_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        bench.main(["wisper"])
+        main(["wisper"])
     assert "found wisper" in capsys.readouterr().err
 
 
@@ -118,8 +120,8 @@ def test_ways_that_there_are_none_of_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        bench.main(["decode", "--ways", "Daft"])
+        main(["decode", "--ways", "Daft"])
     assert "--ways: expected the row whisper, found decode" in capsys.readouterr().err
     (tmp_path / "a.wav").write_bytes(encode(tone(2.0), 16_000, "wav"))
-    assert bench.main(["whisper", "--data", str(tmp_path), "--ways", "dask"]) == 1
+    assert main(["whisper", "--data", str(tmp_path), "--ways", "dask"]) == 1
     assert "expected parts of Earmark, Earmark, window: guarded" in capsys.readouterr().out

@@ -17,8 +17,13 @@ import pytest
 import soundfile
 from sounds import FORMATS, encode, noise, silent_video, tone
 
-from audio_ops import decode as module
-from audio_ops.decode import KINDS, ClipError, decode, open_sound
+from audio_ops.decode import ffmpeg
+from audio_ops.decode.formats import CONTAINERS, recognise
+from audio_ops.decode.frames import mpeg_frame
+from audio_ops.decode.mp3 import mp3_packets
+from audio_ops.decode.open import decode, open_sound
+from audio_ops.decode.source import Source
+from audio_ops.errors import KINDS, ClipError
 
 RATES = {"amr": 8000, "opus": 48000, "webm": 48000}
 EXACT = {"wav", "wav_24", "wav_32", "wav_float", "wav_double", "wavex", "rf64", "w64", "aiff"} | {
@@ -112,7 +117,7 @@ def test_integers_become_16_bits_or_floats_by_a_power_of_two(
 ) -> None:
     types = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "dbl": np.float64, "s16p": np.int16}
     frame = av.AudioFrame.from_ndarray(np.array([values], types[bits]), bits, "mono")
-    found = module._samples(frame)
+    found = ffmpeg.frame_samples(frame)
     assert found.dtype == (np.int16 if bits in ("u8", "s16", "s16p") else np.float32)
     np.testing.assert_array_equal(found, [np.float32(expected)])
 
@@ -222,7 +227,7 @@ def test_a_hole_in_the_middle_is_damage(format: str) -> None:
 def test_mp3_cut_between_frames_has_fewer_than_its_header_says() -> None:
     data = encode(noise(3, 44100), 44100, "mp3")
     end, frames = 0, 0
-    while frames < 60 and (frame := module._mpeg_frame(data[end:])):
+    while frames < 60 and (frame := mpeg_frame(data[end:])):
         end, frames = end + frame.size, frames + 1
     found = error(data[:end])
     assert found.kind == "truncated" and "header says 3.00 s" in found.message
@@ -238,7 +243,7 @@ def by_ffmpeg(mp3: bytes) -> np.ndarray:
 def offsets(mp3: bytes) -> list[int]:
     """Where its frames begin, the one with the header first."""
     found = [0]
-    while frame := module._mpeg_frame(mp3[found[-1] :]):
+    while frame := mpeg_frame(mp3[found[-1] :]):
         found.append(found[-1] + frame.size)
     return found[:-1]
 
@@ -299,8 +304,8 @@ def test_mp3_is_trimmed_as_ffmpeg_trims_it(rate: int, change: str) -> None:
 @pytest.mark.parametrize("behind", [b"", b"TAG" + bytes(125)])
 def test_most_frames_of_a_plain_mp3_go_around_the_demuxer(behind: bytes) -> None:
     mp3 = encode(noise(10, 44100), 44100, "mp3") + behind
-    source = module._Source(io.BytesIO(mp3))
-    opened = module._open_demuxer(source, "mp3")
+    source = Source(io.BytesIO(mp3))
+    opened = ffmpeg.open_demuxer(source, "mp3")
     demuxed = []
 
     class Watched:
@@ -310,7 +315,7 @@ def test_most_frames_of_a_plain_mp3_go_around_the_demuxer(behind: bytes) -> None
                 yield packet
 
     watched: Any = Watched()
-    packets = [found for found, _ in module._mp3_packets(source, watched, opened.streams.audio[0])]
+    packets = [found for found, _ in mp3_packets(source, watched, opened.streams.audio[0])]
     frames = offsets(mp3)
     assert sum(packet.size for packet in packets) == len(mp3) - len(behind) - frames[1]
     assert len(demuxed) < 3 and len(packets) < len(frames) / 10
@@ -488,6 +493,17 @@ def test_a_clip_error_pickles() -> None:
     assert (copy.kind, copy.message, str(copy)) == ("empty", "no samples", "empty: no samples")
 
 
+def test_a_clip_error_has_one_of_the_known_kinds() -> None:
+    with pytest.raises(ValueError, match=r"kind: expected one of empty, .* found 'broken'"):
+        ClipError("broken", "no such kind")
+
+
+def test_every_container_that_is_read_is_tested() -> None:
+    """By `FORMATS`, which the tests above go through."""
+    found = {recognise(Source(io.BytesIO(encoded(format)[2]))) for format in FORMATS}
+    assert found == set(CONTAINERS)
+
+
 # --- no reach-out ----------------------------------------------------------------------------
 
 
@@ -517,7 +533,7 @@ def test_a_script_opens_nothing(tmp_path: Path) -> None:
             with open(tmp_path / f"x.{demuxer}", "rb") as named, pytest.raises(ClipError):
                 decode(named)
             with pytest.raises((av.FFmpegError, PermissionError, ValueError)):
-                module._open_demuxer(io.BytesIO(script), demuxer)  # even if it were recognised
+                ffmpeg.open_demuxer(io.BytesIO(script), demuxer)  # even if it were recognised
         with pytest.raises(TimeoutError):
             listener.accept()
 
@@ -527,14 +543,14 @@ def test_ffmpeg_alone_would_have_followed_the_script(tmp_path: Path) -> None:
     with av.open(io.BytesIO(script), "r", format="concat", options={"safe": "0"}) as opened:
         assert sum(frame.samples for frame in opened.decode(audio=0)) == 16000
     for name in ("format_whitelist", "protocol_whitelist"):  # each stops it: both are spelt right
-        guard = {"safe": "0", name: module._OPTIONS[name]}
+        guard = {"safe": "0", name: ffmpeg.OPTIONS[name]}
         with pytest.raises(av.FFmpegError):
             av.open(io.BytesIO(script), format="concat", container_options=guard)
 
 
 def test_decoding_imports_no_model_library() -> None:
     code = (
-        "import sys, audio_ops.decode, audio_ops.wave, audio_ops.voice, audio_ops.prepare;"
+        "import sys, audio_ops.decode.open, audio_ops.signal.wave, audio_ops.signal.voice, audio_ops.prepare;"
         "print([name for name in ('torch', 'transformers', 'librosa', 'silero_vad', 'ray')"
         " if name in sys.modules])"
     )

@@ -90,6 +90,42 @@ def test_starting_the_job_imports_nothing_heavy() -> None:
     assert python(script) == "[]"
 
 
+def test_the_command_line_imports_no_decoder() -> None:
+    names = {"av", "soundfile", "soxr", "onnxruntime"}
+    script = f"import sys, jobs.cli, jobs.label; print(sorted({names!r} & sys.modules.keys()))"
+    assert python(script) == "[]"
+
+
+def imports_of_audio_ops(path: Path) -> set[str]:
+    """The modules of audio_ops that a file imports at its top, for types as well."""
+    found: set[str] = set()
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in ast.walk(statement) if isinstance(statement, ast.If) else [statement]:
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found |= {
+                    f"{node.module}",
+                    *(f"{node.module}.{alias.name}" for alias in node.names),
+                }
+    return {name for name in found if name.startswith("audio_ops.")}
+
+
+def test_what_decodes_and_prepares_imports_in_no_circle_and_nothing_of_the_models() -> None:
+    from graphlib import TopologicalSorter
+
+    folder = ROOT / "audio_ops"
+    paths = [folder / f"{name}.py" for name in ("errors", "schemas", "prepare")]
+    paths += [*(folder / "decode").glob("*.py"), *(folder / "signal").glob("*.py")]
+    graph = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): imports_of_audio_ops(path)
+        for path in paths
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError
+    parts = {name.split(".")[1] for found in graph.values() for name in found}
+    assert parts <= {"errors", "schemas", "decode", "signal"}
+
+
 @pytest.mark.parametrize("name", task_names())
 def test_a_task_holds_what_the_contract_asks_for(name: str) -> None:
     task = load_task(name)
@@ -116,11 +152,13 @@ def test_a_source_holds_what_the_contract_asks_for(name: str) -> None:
 
 def test_every_file_of_the_house_is_installed() -> None:
     import tomllib
+    from setuptools import find_namespace_packages
 
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    find = settings["tool"]["setuptools"]["packages"]["find"]
     folders = {
         ".".join(path.parent.relative_to(ROOT).parts)
         for house in ("jobs", "audio_ops")
         for path in (ROOT / house).rglob("*.py")
     }
-    assert folders == set(settings["tool"]["setuptools"]["packages"])
+    assert folders == set(find_namespace_packages(str(ROOT), include=find["include"]))

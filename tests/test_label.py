@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from audio_ops.batching import micro_batches
-from audio_ops.decode import ClipError
+from audio_ops.errors import ClipError
 from audio_ops.label import Label, _Turn
 from audio_ops.tasks import Clip, Window
 from jobs.models import Ledger

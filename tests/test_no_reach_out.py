@@ -24,8 +24,9 @@ from runs import Job
 from sounds import encode, tone
 from test_sources import walk, write_lines
 
-from audio_ops import decode as module
-from audio_ops.decode import ClipError, decode
+from audio_ops.decode import ffmpeg
+from audio_ops.decode.open import decode
+from audio_ops.errors import ClipError
 from jobs.config import UNSAFE_LOADING, ConfigError, Input, load_config
 from jobs.sources import load_source
 
@@ -209,7 +210,7 @@ def test_no_script_opens_anything(lure: Lure) -> None:
 
 
 def demuxed(script: bytes, demuxer: str) -> int:
-    with module._open_demuxer(io.BytesIO(script), demuxer) as opened:
+    with ffmpeg.open_demuxer(io.BytesIO(script), demuxer) as opened:
         return sum(frame.samples for frame in opened.decode(audio=0))
 
 
@@ -234,7 +235,7 @@ def test_ffmpeg_alone_would_have_come(lure: Lure) -> None:
     assert follow() == CANARY_SAMPLES
     assert follow(protocol_whitelsit="none") == CANARY_SAMPLES  # what is misspelt is ignored
     for option in ("format_whitelist", "protocol_whitelist"):
-        guard = {option: module._OPTIONS[option]}
+        guard = {option: ffmpeg.OPTIONS[option]}
         assert samples_of(lambda: follow(**guard)) == 0  # noqa: B023
 
 

@@ -14,11 +14,12 @@ import pytest
 import soundfile
 from sounds import encode, noise, tone
 
-from audio_ops.decode import ClipError
-from audio_ops.prepare import prepare, prepare_clip, prepared_schema
-from audio_ops.voice import speech_probability
-from audio_ops.wave import Level
-from audio_ops.waveforms import Pcm16, waveforms_of
+from audio_ops.errors import ClipError
+from audio_ops.prepare import prepare, prepare_clip
+from audio_ops.schemas import prepared_schema
+from audio_ops.signal.voice import speech_probability
+from audio_ops.signal.wave import Level
+from audio_ops.signal.waveforms import Pcm16, waveforms_of
 
 IDENTITY = pa.schema([pa.field("clip_id", pa.string(), nullable=False), ("speaker", pa.int32())])
 

@@ -23,7 +23,7 @@ from runs import ROOT, Job, Result, earmark, labels
 from sounds import encode, silent_video, tone
 from tables import existing
 
-from audio_ops.decode import KINDS, ClipError
+from audio_ops.errors import KINDS, ClipError
 from jobs.plan import COMMITTED
 from jobs.sources import files
 from jobs.sources._paths import local_path, open_file

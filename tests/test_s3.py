@@ -18,7 +18,7 @@ from tables import held
 from test_sources import PACK, SOUNDS, ids, sounds, walk, write_lines, write_tar
 
 from audio_ops.checkpoint import find_checkpoint
-from audio_ops.decode import ClipError
+from audio_ops.errors import ClipError
 from jobs.config import Input
 from jobs.models import StoredCheckpoint, fetch, find_model, here
 from jobs.sources import load_source, source_names

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from audio_ops.segment import cut_at_quiet
+from audio_ops.signal.segment import cut_at_quiet
 
 RATE = 16_000
 FRAME = 512

@@ -18,7 +18,7 @@ from sounds import encode, tone
 from audio_ops.checkpoint import find_checkpoint
 from audio_ops.label import Label
 from audio_ops.prepare import prepare
-from audio_ops.waveforms import waveforms_of
+from audio_ops.signal.waveforms import waveforms_of
 from jobs.config import load_config
 from jobs.label import columns_done_with
 from jobs.resources import CannotRun, share_out

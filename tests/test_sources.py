@@ -18,7 +18,8 @@ import pytest
 from runs import Job
 from sounds import encode, tone
 
-from audio_ops.decode import ClipError, decode
+from audio_ops.decode.open import decode
+from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare_clip
 from jobs.config import Config, ConfigError, Input, find_source, load_config
 from jobs.label import blocks

@@ -12,7 +12,7 @@ import pytest
 from deltalake import DeltaTable
 from tables import existing, held
 
-from audio_ops.decode import KINDS
+from audio_ops.errors import KINDS
 from audio_ops.tasks.audio_classification import Options
 from jobs.plan import Shard
 from jobs.table.schema import CHANGE, RUN, SHARD_END, TableMismatch, label_columns, table_schema

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 from sounds import tone
 
-from audio_ops.voice import speech_probability
-from audio_ops.wave import resample
+from audio_ops.signal.voice import speech_probability
+from audio_ops.signal.wave import resample
 
 SILERO = Path(find_spec("silero_vad").submodule_search_locations[0])  # type: ignore
 SPEECH = Path(find_spec("moonshine_voice").submodule_search_locations[0]) / "assets"  # type: ignore

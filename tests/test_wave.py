@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sounds import noise, tone
 
-from audio_ops.wave import Level, Resampler, downmix, resample
+from audio_ops.signal.wave import Level, Resampler, downmix, resample
 
 RATES = [(44100, 16000), (48000, 16000), (8000, 16000), (11025, 48000), (16000, 8000)]
 

@@ -17,9 +17,9 @@ import pytest
 from runs import ROOT, Job
 from test_label import RATE, Loudest, labeller
 
-from audio_ops.decode import KINDS, ClipError
+from audio_ops.errors import KINDS, ClipError
 from audio_ops.label import Label
-from audio_ops.waveforms import waveform_column
+from audio_ops.signal.waveforms import waveform_column
 from audio_ops.when import When
 from jobs.config import columns_before, load_config
 from jobs.plan import fingerprint, settings

@@ -17,12 +17,12 @@ from hearing import labeller
 
 from audio_ops.checkpoint import find_checkpoint
 from audio_ops.label import device
+from audio_ops.signal.voice import speech_probability
 from audio_ops.speech import Heard
 from audio_ops.speech.evidence import compression_ratio
 from audio_ops.speech.whisper import LogMel, _Growing, _Spoken
 from audio_ops.tasks import Clip
 from audio_ops.tasks.automatic_speech_recognition import GENERATE, Model, Options, check, columns
-from audio_ops.voice import speech_probability
 from jobs.demo import recordings, whisper_tiny_en
 
 RATE = 16_000

@@ -12,7 +12,7 @@ import pytest
 from checkpoints import tiny_clap
 
 from audio_ops.checkpoint import Checkpoint, find_checkpoint
-from audio_ops.decode import ClipError
+from audio_ops.errors import ClipError
 from audio_ops.label import Label, device
 from audio_ops.tasks import Clip
 from audio_ops.tasks import zero_shot_audio_classification as task

@@ -20,7 +20,7 @@ import numpy as np
 
 from audio_ops.checkpoint import Checkpoint, load, load_model
 from audio_ops.features import compute_on
-from audio_ops.segment import cut_at_quiet
+from audio_ops.signal.segment import cut_at_quiet
 from audio_ops.speech import Heard, Piece, Transcript, geometric_mean, join_heard
 from audio_ops.tasks import Clip, Window
 from audio_ops.wav2vec2 import is_masked

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audio_ops.checkpoint import Checkpoint, load, load_model
-from audio_ops.segment import cut_at_quiet
+from audio_ops.signal.segment import cut_at_quiet
 from audio_ops.speech import Heard, Piece, Transcript, geometric_mean, join_heard
 from audio_ops.speech.evidence import LOOP, UNSURE, compression_ratio
 from audio_ops.speech.seq2seq import Chosen

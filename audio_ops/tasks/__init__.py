@@ -26,7 +26,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from audio_ops.waveforms import Waveform
+from audio_ops.signal.waveforms import Waveform
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 WantsSpeech = Literal["never", "long", "always"]

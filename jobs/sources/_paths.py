@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from audio_ops.decode import ClipError
+from audio_ops.errors import ClipError
 from jobs.sources import MISSING, NOT_A_FILE
 
 _CREDENTIALS = re.compile(

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from audio_ops.decode import ClipError
+from audio_ops.errors import ClipError
 from jobs.config import Input
 from jobs.sources import MISSING, NO_COLUMNS, NO_VERSION, PLACE, Listing, NoSuchColumn
 from jobs.sources._paths import (

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audio_ops.decode import ClipError
+from audio_ops.errors import ClipError
 from jobs.config import Input
 from jobs.sources import NO_COLUMNS, Listing, NoSuchColumn
 from jobs.sources._paths import Found, absolute, folder_of, look, open_file, resolve

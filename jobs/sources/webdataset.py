@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from audio_ops.decode import ClipError
+from audio_ops.errors import ClipError
 from jobs.config import Input
 from jobs.sources import NO_COLUMNS, PLACE, Listing, NoSuchColumn
 from jobs.sources._paths import as_text, look, open_file, parse_json

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 
-from audio_ops.prepare import ERROR, SOUND
+from audio_ops.schemas import ERROR, SOUND
 from audio_ops.tasks import TaskOptions, load_task
 from jobs.sources import PLACE
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from audio_ops.prepare import ERROR
+from audio_ops.schemas import ERROR
 from jobs.table.schema import OUTCOME, RUN, WRITTEN, in_schema
 from jobs.table.storage import Storage
 

@@ -1,9 +1,9 @@
-"""What `make bench` compares Earmark with, each as those who use it would write it.
+"""The peers that `make bench` compares Earmark with, each as its users would write it.
 
-    python -m jobs.peers NAME WORK.json
+    python -m jobs.bench.peers NAME WORK.json
 
-runs one of them in a process of its own. All read the same WAV files, resample as Earmark does, and
-compute in the number format that is fastest on the machine.
+runs one of them in this process. All read the same WAV files, resample as Earmark does, and
+compute in the dtype that is fastest on the machine.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 
     from jobs.child import Shared
 
-os.environ.pop("_RJEM_MALLOC_CONF", None)  # what `jobs` asks of an allocator, Daft's would hear too
+os.environ.pop(
+    "_RJEM_MALLOC_CONF", None
+)  # set by `jobs` for one allocator; Daft's reads it as well
 
 BATCH = 16  # the fastest of 8, 16, 32 and 64 for Whisper on CPUs
 
 
 class Work(NamedTuple):
-    """The files to label, a checkpoint, its task, and a folder for what comes out."""
+    """Files to label, a checkpoint, its task, and a folder for the output."""
 
     files: Sequence[str]
     model: str
@@ -41,8 +43,8 @@ class Work(NamedTuple):
 
 
 class Done(NamedTuple):
-    """When the models were loaded (`time.time`), what was said of each file, and the seconds of
-    sound with padding that the model was given."""
+    """When the models were loaded (`time.time`), each file's label, and the seconds of sound with
+    padding that the model was given."""
 
     ready: float
     labels: Mapping[str, Any]
@@ -59,7 +61,7 @@ def load(file: Any, rate: int = 16_000) -> np.ndarray:
 
 
 def load_with_av(file: Any, rate: int = 16_000) -> np.ndarray:
-    """The same with PyAV alone."""
+    """A file as float32 (samples,) at `rate` Hz, with PyAV alone."""
     import av
 
     with av.open(file, "r") as container:
@@ -80,11 +82,11 @@ DECODERS = {"Earmark": load_with_earmark, "soundfile + soxr": load, "PyAV": load
 
 
 def decode_in_turns(_: Shared, clips: Sequence[bytes], rounds: int) -> Iterator[pa.Table]:
-    """Of each of DECODERS the CPU seconds for all clips, in one row; of each clip the median of the
-    rounds, for they are short, and the machine slow for moments.
+    """One row with the CPU seconds of each of DECODERS for all clips: the sum of each clip's median
+    over the rounds, because clips are short and the machine is slow for moments.
 
-    It runs where Earmark decodes, see `jobs.child`: what glibc does with large blocks there, and
-    what it has learnt from those before, is half of the time of some formats, in other processes.
+    It runs where Earmark decodes, see `jobs.child`: elsewhere glibc's handling of large blocks, and
+    what it has adapted to before, takes half of the time of some formats.
     """
     import pyarrow as pa
 
@@ -96,7 +98,7 @@ def decode_in_turns(_: Shared, clips: Sequence[bytes], rounds: int) -> Iterator[
                 before = time.process_time()
                 DECODERS[name](io.BytesIO(clip))
                 seconds.append(time.process_time() - before)
-        turns.append(turns.pop(0))  # where one stands in a round must not matter
+        turns.append(turns.pop(0))  # so that the position in a round does not matter
     yield pa.table({name: [sum(map(statistics.median, took[name]))] for name in DECODERS})
 
 
@@ -116,7 +118,7 @@ def pipeline_as_it_comes(work: Work) -> Done:
 
 
 def pipeline_batched(work: Work) -> Done:
-    """The same at its best for Whisper: greedy, batched, sorted by length, in the fastest format."""
+    """The pipeline at its fastest for Whisper: greedy, batched, sorted by length, fastest dtype."""
     best: dict[str, Any] = {"dtype": fastest_dtype(), "batch_size": BATCH}
     if work.task == "automatic-speech-recognition":
         best["generate_kwargs"] = {"num_beams": 1}
@@ -139,12 +141,14 @@ def _pipeline(work: Work, files: Sequence[str], **settings: Any) -> Done:
 
 
 def bare_loop(work: Work) -> Done:
-    """The model alone, on waveforms that lie ready, sorted: what no pipeline can go below."""
-    hear = Whisper(work.model)
+    """The model alone, on waveforms decoded before, sorted: the lower bound of any pipeline."""
+    transcribe = Whisper(work.model)
     files = by_length(work.files)
     sounds = [load(file) for file in files]
     ready = time.time()
-    texts = [text for at in range(0, len(files), BATCH) for text in hear(sounds[at : at + BATCH])]
+    texts = [
+        text for at in range(0, len(files), BATCH) for text in transcribe(sounds[at : at + BATCH])
+    ]
     return Done(ready, dict(zip(files, texts, strict=True)), 30.0 * len(files))
 
 
@@ -155,7 +159,7 @@ class Whisper:
         import torch
         from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-        torch.set_num_threads(os.cpu_count() or 1)  # Ray has set it to the actor's CPUs
+        torch.set_num_threads(os.cpu_count() or 1)  # Ray sets it to the actor's CPUs
         self.dtype = fastest_dtype()
         self.processor = WhisperProcessor.from_pretrained(model)
         self.model = WhisperForConditionalGeneration.from_pretrained(model, dtype=self.dtype).eval()
@@ -180,11 +184,11 @@ def ray_data(work: Work) -> Done:
 
     class Transcriber:
         def __init__(self) -> None:
-            self.hear = Whisper(model)
+            self.transcribe = Whisper(model)
             self.ready = time.time()
 
         def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-            texts = self.hear([np.frombuffer(sound, "<f4") for sound in batch["sound"]])
+            texts = self.transcribe([np.frombuffer(sound, "<f4") for sound in batch["sound"]])
             return {"path": batch["path"], "text": texts, "ready": [self.ready] * len(texts)}
 
     def resampled(row: dict[str, Any]) -> dict[str, Any]:
@@ -205,7 +209,7 @@ def ray_data(work: Work) -> Done:
 
 
 def daft(work: Work) -> Done:
-    """The same with Daft: paths -> download -> one function on batches -> write."""
+    """A Daft job: paths -> download -> one function on batches -> write."""
     import daft as frames
 
     @frames.udf(
@@ -217,19 +221,19 @@ def daft(work: Work) -> Done:
     )
     class Transcriber:
         def __init__(self, model: str = work.model) -> None:
-            self.hear = Whisper(model)
+            self.transcribe = Whisper(model)
             self.ready = time.time()
 
         def __call__(self, contents: Any) -> list[Any]:
-            texts = self.hear([load(io.BytesIO(content)) for content in contents.to_pylist()])
+            texts = self.transcribe([load(io.BytesIO(content)) for content in contents.to_pylist()])
             return [{"text": text, "ready": self.ready} for text in texts]
 
     files = frames.from_pydict({"path": list(work.files)})
-    said = files.with_column("said", Transcriber(frames.col("path").url.download()))  # type: ignore[call-arg,arg-type]
-    said.select(
+    labelled = files.with_column("label", Transcriber(frames.col("path").url.download()))  # type: ignore[call-arg,arg-type]
+    labelled.select(
         frames.col("path"),
-        frames.col("said").struct.get("text").alias("text"),
-        frames.col("said").struct.get("ready").alias("ready"),
+        frames.col("label").struct.get("text").alias("text"),
+        frames.col("label").struct.get("ready").alias("ready"),
     ).write_parquet(work.out)
     return _from_parquet(work)
 
@@ -247,15 +251,15 @@ def faster_whisper(work: Work) -> Done:
     """faster-whisper in int8, clip by clip."""
     model = _int8(work)
     ready = time.time()
-    said = {}
+    texts = {}
     for file in work.files:
         segments, _ = model.transcribe(load(file), beam_size=1, language="en")
-        said[file] = "".join(segment.text for segment in segments)
-    return Done(ready, said, 30.0 * len(said))
+        texts[file] = "".join(segment.text for segment in segments)
+    return Done(ready, texts, 30.0 * len(texts))
 
 
 def faster_whisper_batched(work: Work) -> Done:
-    """The same, batched: all clips as one sound, whose stretches are given."""
+    """faster-whisper in int8, batched: all clips as one sound, with their times given."""
     from faster_whisper import BatchedInferencePipeline
 
     model = BatchedInferencePipeline(_int8(work))
@@ -276,11 +280,11 @@ def faster_whisper_batched(work: Work) -> Done:
             for start, end in zip(starts, ends, strict=True)
         ],
     )
-    said = dict.fromkeys(files, "")
+    texts = dict.fromkeys(files, "")
     for segment in segments:
         middle = (segment.start + segment.end) / 2 * 16_000
-        said[files[int(np.searchsorted(ends, middle))]] += segment.text
-    return Done(ready, said, 30.0 * len(said))
+        texts[files[int(np.searchsorted(ends, middle))]] += segment.text
+    return Done(ready, texts, 30.0 * len(texts))
 
 
 def _int8(work: Work) -> Any:

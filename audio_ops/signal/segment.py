@@ -1,14 +1,14 @@
-"""Long sound -> windows that a model can hear, cut where nobody speaks."""
+"""Long sound -> windows that fit a model, cut in pauses."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from audio_ops.waveforms import Waveform
+from audio_ops.signal.waveforms import Waveform
 
 FRAME_S = 0.032  # one speech probability of Silero VAD: 512 samples at 16 kHz
 QUIET = 26  # uint8 speech probability below which a frame is a pause: 0.1
-LONG_PAUSE = 16  # frames, 0.5 s: what is longer is no better a place to cut
+LONG_PAUSE = 16  # frames, 0.5 s: a longer pause is no better for a cut
 SMOOTHING = 7  # frames, 0.2 s: energy dips inside a word are shorter
 
 
@@ -21,17 +21,21 @@ def cut_at_quiet(
 ) -> list[tuple[int, int]]:
     """Windows `[start, stop)` of at most `max_s` seconds that cover the sound once, in order.
 
-    `speech` is Silero's speech probability per 32 ms as uint8 (255 = certain), `waveform` float32
-    `(samples,)` or what becomes that. Sound that fits is one window. Otherwise each cut is looked for between half of
-    `max_s` after the window's start and the window's end, but at least a third of `max_s` before
-    the end of the sound: no window is shorter than a third of `max_s`, so no word is left alone
-    in a rest without context, and there are always several seconds in which to find a pause.
-    (31 s at 30 s a window: the cut lies between 15 and 21 s.)
+    speech: Silero's speech probability per 32 ms, uint8 (frames,), 255 = certain.
+    waveform: float32 or Pcm16 (samples,), at `sample_rate` Hz.
 
-    The cut goes into the middle of a pause, a run of frames with speech probability under 0.1:
+    Sound that fits is one window. Otherwise each cut lies between half of `max_s` after the
+    window's start and the window's end, but at least a third of `max_s` before the end of the sound:
+    no window is shorter than a third of `max_s`, so the last words keep some context, and there are
+    always several seconds in which to find a pause. (31 s at 30 s a window: the cut lies between 15
+    and 21 s.)
+
+    The cut is made in the middle of a pause, a run of frames with speech probability under 0.1:
     the last one of at least half a second, since later cuts make fewer windows, or else the
-    longest. Without any pause it is where the sound (or, without a waveform, the speech
+    longest. Without any pause it is made where the sound (or, without a waveform, the speech
     probability) is quietest over 0.2 s; with neither, at the end of the span.
+
+    Raises ValueError if `max_s` is under 3 samples.
     """
     longest = int(max_s * sample_rate)
     if longest < 3:
@@ -69,8 +73,8 @@ def _quiet_place(
     if loudness.size < SMOOTHING:
         return (first + last) // 2
     smooth = np.convolve(loudness, np.ones(SMOOTHING), "valid")
-    # A plateau (digital silence) is cut in its middle; what counts as equal must not hang on the
-    # cumulative sum's rounding.
+    # A plateau (digital silence) is cut in its middle; what counts as equal must not depend on the
+    # rounding of the cumulative sum.
     equal = np.flatnonzero(smooth <= smooth.min() + 1e-9 * (1 + smooth.max()))
     middle = (equal[0] + equal[-1]) / 2 if np.ptp(equal) == equal.size - 1 else equal[0]
     return int(np.clip(round((start + middle + SMOOTHING / 2) * frame), first, last))

@@ -1,6 +1,6 @@
-"""Waveforms in Arrow, as they travel between processes: 16 bits a sample if they are stored so.
+"""Waveforms in Arrow, as they travel between processes: 16 bits per sample if they are stored so.
 
-A `sound_{rate}` column has a field for each type of samples, of which a row uses one, or none.
+A `sound_{rate}` column is a struct with a field for each sample type; a row uses one, or none.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 FIELDS = ("<i2", "<f4")  # numpy's names: 16-bit integers of full scale 2^15, floats of full scale 1
-COLUMN = pa.struct([(name, pa.large_binary()) for name in FIELDS])
+WAVEFORM = pa.struct([(name, pa.large_binary()) for name in FIELDS])
 
 
 class Pcm16:
-    """16-bit sound: int16 `samples` that become float32 in [-1, 1] where they are sliced."""
+    """16-bit sound: int16 `samples` (samples,); a slice is float32 in [-1, 1]."""
 
     def __init__(self, samples: np.ndarray) -> None:
         self.samples = samples
@@ -35,20 +35,23 @@ class Pcm16:
 Waveform = np.ndarray | Pcm16
 
 
-def as_float32(samples: np.ndarray, room: np.ndarray | None = None) -> np.ndarray:
-    """int16 of full scale 2^15 as float32 of full scale 1, exactly, perhaps in a `room` of float32
-    of the same shape; float32 as it is."""
+def as_float32(samples: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """int16 of full scale 2^15 as float32 of full scale 1, exactly; float32 is returned as it is.
+
+    `out`: float32 of the same shape, in which the result may be written.
+    """
     if samples.dtype == np.float32:
         return samples
-    if room is None:
-        room = np.empty_like(samples, np.float32)
-    np.copyto(room, samples)  # and then in place: numpy would cast piece by piece
-    room *= np.float32(2.0**-15)
-    return room
+    if out is None:
+        out = np.empty_like(samples, np.float32)
+    np.copyto(out, samples)  # and then in place: numpy would cast piece by piece
+    out *= np.float32(2.0**-15)
+    return out
 
 
 def waveform_column(sounds: Sequence[Waveform | None]) -> pa.StructArray:
-    """A column of `COLUMN`, copied once, and not at all if there is only one; None gives null."""
+    """A `WAVEFORM` column of (samples,) waveforms; None gives null. One waveform is not copied, several
+    are copied once."""
     ints = [sound.samples if isinstance(sound, Pcm16) else None for sound in sounds]
     floats = [None if isinstance(sound, Pcm16) else sound for sound in sounds]
     return pa.StructArray.from_arrays(map(_cells, (ints, floats), FIELDS), FIELDS)
@@ -69,7 +72,7 @@ def _cells(sounds: Sequence[np.ndarray | None], dtype: str) -> pa.LargeBinaryArr
 
 
 def waveforms_of(column: pa.ChunkedArray) -> list[Waveform | None]:
-    """The sound in each cell of a `sound_{rate}` column: (samples,), read-only, not a copy."""
+    """The waveform in each cell of a `sound_{rate}` column: (samples,), read-only, not a copy."""
     sounds: list[Waveform | None] = []
     for chunk in column.chunks:
         here: list[Waveform | None] = [None] * len(chunk)

@@ -1,7 +1,7 @@
 """Downmix, resample and measure sound, in a stream of blocks or whole.
 
-Shapes: (channels, samples) or (samples,). Full scale is [-1, 1] in float32, and 2^15 in int16, as
-which sound of 16 bits stays until something is computed with it. Rates are in Hz.
+Shapes: (channels, samples) or (samples,). Full scale is [-1, 1] in float32 and 2^15 in int16;
+16-bit sound stays int16 until something is computed with it. Rates are in Hz.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 import numpy as np
 import soxr
 
-from audio_ops.waveforms import as_float32
+from audio_ops.signal.waveforms import as_float32
 
-PIECE_SAMPLES = 1 << 14  # that soxr gets at a time: it copies them, within the core's cache
+PIECE_SAMPLES = 1 << 14  # given to soxr at a time: it copies them, within the core's cache
 
 
 def downmix(block: np.ndarray) -> np.ndarray:
-    """(channels, samples) -> (samples,): the mean of the channels."""
+    """The mean of the channels, (channels, samples) -> (samples,); int16 of one channel stays so."""
     if block.ndim != 2:
         raise ValueError(f"expected (channels, samples), got shape {block.shape}")
     if len(block) == 1:
@@ -31,7 +31,7 @@ def downmix(block: np.ndarray) -> np.ndarray:
 
 
 class Resampler:
-    """Resample (samples,) block by block with soxr HQ; what comes out ignores the block size.
+    """Resample (samples,) block by block with soxr HQ; the output does not depend on block sizes.
 
     n samples become ceil(n * target_rate / source_rate) in all, as with librosa.
     """
@@ -44,8 +44,11 @@ class Resampler:
             self._stream = soxr.ResampleStream(source_rate, target_rate, 1, "float32", "HQ")
 
     def __call__(self, block: np.ndarray, last: bool = False) -> Iterator[np.ndarray]:
-        """(samples,) -> float32 (as many as are ready,), in parts; `last` gives the rest. Where the
-        two rates are one, a block comes back as it is."""
+        """Take in (samples,); yield float32 (samples,) that are ready, in parts.
+
+        last: this is the last block (it may be empty), so yield what was held back as well. If both
+        rates are equal, a block is returned unchanged.
+        """
         if self._stream is None:
             yield block
             return
@@ -70,10 +73,8 @@ def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.nda
 
 
 def _sum_of_squares(samples: np.ndarray) -> float:
-    """Of float32 (samples,), in rows: float32 has digits enough for 1024, float64 for all of them.
-
-    Not one dot product: BLAS would spend a thread per core on it.
-    """
+    """Sum of squares of float32 (samples,): float32 is precise enough for rows of 1024, float64 for
+    their sum. Not one dot product, for which BLAS would use a thread per core."""
     whole = len(samples) - len(samples) % 1024
     rows, rest = samples[:whole].reshape(-1, 1024), samples[whole:]
     return float(np.vecdot(rows, rows).sum(dtype=np.float64) + np.vecdot(rest, rest))
@@ -88,14 +89,14 @@ class Level:
         self._count = 0
 
     def add(self, block: np.ndarray) -> float:
-        """Take (channels, samples) into account; returns their own peak, NaN if one of them is."""
+        """Include (channels, samples); returns this block's peak, NaN if a sample is NaN."""
         if not block.size:
             return 0.0
         unit = 2.0**-15 if block.dtype == np.int16 else 1.0
         peak = unit * max(float(block.max()), -float(block.min()))
         self._peak = max(self._peak, peak)
         samples = block.ravel("K").astype(np.float32, copy=False)
-        with np.errstate(over="ignore"):  # of what nobody records, as the peak says
+        with np.errstate(over="ignore"):  # the peak reports such samples
             self._square += unit**2 * _sum_of_squares(samples)
         self._count += block.size
         return peak

@@ -1,4 +1,4 @@
-"""Where is speech: Silero VAD on onnxruntime, without the torch that its own package imports."""
+"""Voice activity: Silero VAD on onnxruntime, without the torch that its own package imports."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-SAMPLE_RATE = 16_000  # Hz, of the sound it takes
+SAMPLE_RATE = 16_000  # Hz, of its input
 FRAME_SAMPLES = 512  # 32 ms
-_CONTEXT_SAMPLES = 64  # of the frame before, in front of each frame
+_CONTEXT_SAMPLES = 64  # of the previous frame, ahead of each frame
 _BLOCK_FRAMES = 512
 
 
 def speech_probability(waveform: np.ndarray) -> np.ndarray:
-    """float32 (samples,) at 16 kHz -> uint8 (frames,), 255 = surely speech; a frame lasts 32 ms.
+    """Speech probability of float32 (samples,) at 16 kHz: uint8 (frames,), 255 = certain.
 
-    The last frame is filled up with silence.
+    A frame is 32 ms; the last one is padded with silence. Raises ValueError for another shape.
     """
     if waveform.ndim != 1:
         raise ValueError(f"expected (samples,), got shape {waveform.shape}")

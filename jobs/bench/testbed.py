@@ -1,6 +1,6 @@
-"""What `make bench` measures on: recorded prompts with their transcripts, models, mountains of clips.
+"""Sound, models and packagings for `make bench`: recorded prompts with transcripts, many clips.
 
-All of it is made once, in the user's cache.
+Each is made once, in the user's cache.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CANDIDATE_LABELS = ("speech", "music", "a dog barking", "rain", "silence")
 
 
 class Sample(NamedTuple):
-    """Audio files, in order, what is said in them as far as that is known, and their seconds."""
+    """Audio files in order, their transcripts as far as known, and their durations in seconds."""
 
     files: Sequence[str]
     references: Mapping[str, str]

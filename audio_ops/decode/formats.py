@@ -1,0 +1,325 @@
+"""The containers and codecs that are decoded, and how a file's container is recognised.
+
+By its first bytes, never by its name. Imports no decoder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from audio_ops.decode import claims
+from audio_ops.decode.claims import HEAD_BYTES, W64_TAIL, Chunks, Claim, SoundChunk
+from audio_ops.decode.frames import ADTS, MPEG, FrameSyntax
+from audio_ops.decode.source import Source
+from audio_ops.errors import ClipError
+
+if TYPE_CHECKING:
+    import av
+
+Duration = Callable[[Source, "av.container.InputContainer", "av.AudioStream"], Claim]
+
+
+@dataclass(frozen=True)
+class Container:
+    """How files of one container are recognised, measured and decoded.
+
+    name: as it begins `Sound.format`.
+    demuxer: FFmpeg's name of it.
+    extensions: of the files that hold it, without the dot.
+    magic: regular expression of the first bytes, or None for a chain of `frames`.
+    sound_chunk: finds the samples, in a container that libsndfile decodes and can seek in; FFmpeg
+        gets what libsndfile cannot read. None: FFmpeg decodes it, from its beginning.
+    bytes_claimed: the file's length by its own structure, 0 if unknown.
+    duration: what FFmpeg's demuxer or the header claims for the audio stream.
+    frames: the syntax of its frames, where they follow each other without a container.
+    has_sample_positions: if FFmpeg's frame times are exact, so that a gap in them is missing sound.
+    is_bare: if `Sound.format` is the codec's name alone.
+    missing_kind: the error kind if there is less sound than claimed.
+    """
+
+    name: str
+    demuxer: str
+    extensions: tuple[str, ...]
+    magic: bytes | None
+    sound_chunk: Callable[[Source], SoundChunk] | None = None
+    bytes_claimed: Callable[[Source], int] = claims.no_bytes
+    duration: Duration = claims.no_claim
+    frames: FrameSyntax | None = None
+    has_sample_positions: bool = False
+    is_bare: bool = False
+    missing_kind: str = "truncated"
+
+
+def _chunks(
+    first: int, header: str, sound: bytes, align: int, **options: bool
+) -> Callable[[Source], SoundChunk]:
+    layout = Chunks(first, header, sound, align, **options)
+    return partial(claims.find_sound_chunk, chunks=layout)
+
+
+CONTAINERS = (  # the first whose magic matches is taken
+    Container(
+        "wav",
+        demuxer="wav",
+        extensions=("wav", "wave", "rf64", "bwf"),
+        magic=rb"(RIFF|RF64|BW64)....WAVE",
+        sound_chunk=_chunks(12, "<4sI", b"data", 2),
+    ),
+    Container(
+        "w64",
+        demuxer="w64",
+        extensions=("w64",),
+        magic=rb"riff\x2e\x91\xcf\x11",
+        sound_chunk=_chunks(40, "<16sQ", b"data" + W64_TAIL, 8, size_includes_header=True),
+    ),
+    Container(
+        "aiff",
+        demuxer="aiff",
+        extensions=("aif", "aiff", "aifc"),
+        magic=rb"FORM....AIF[FC]",
+        sound_chunk=_chunks(12, ">4sI", b"SSND", 2),
+    ),
+    Container(
+        "au",
+        demuxer="au",
+        extensions=("au", "snd"),
+        magic=rb"\.snd",
+        sound_chunk=claims.au_sound_chunk,
+    ),
+    Container(
+        "caf",
+        demuxer="caf",
+        extensions=("caf",),
+        magic=rb"caff",
+        sound_chunk=_chunks(8, ">4sq", b"data", 1),
+    ),
+    Container(
+        "flac",
+        demuxer="flac",
+        extensions=("flac",),
+        magic=rb"fLaC",
+        duration=claims.exact_claim,
+        has_sample_positions=True,
+        is_bare=True,
+    ),
+    Container(
+        "ogg",
+        demuxer="ogg",
+        extensions=("ogg", "oga", "opus", "spx"),
+        magic=rb"OggS",
+        bytes_claimed=claims.ogg_bytes,
+        duration=claims.ogg_claim,
+        missing_kind="damaged",  # a file that is cut has no whole last page, so the gap is inside
+    ),
+    Container(
+        "mov",
+        demuxer="mov",
+        extensions=("mov",),
+        magic=rb"....(ftypqt  |moov|mdat|wide|free|skip)",
+        bytes_claimed=claims.mp4_bytes,
+        duration=claims.stream_claim,
+    ),
+    Container(
+        "mp4",
+        demuxer="mov",
+        extensions=("m4a", "m4b", "mp4", "m4v", "3gp"),
+        magic=rb"....ftyp",
+        bytes_claimed=claims.mp4_bytes,
+        duration=claims.stream_claim,
+    ),
+    Container(
+        "webm",
+        demuxer="matroska",
+        extensions=("webm",),
+        magic=rb"\x1aE\xdf\xa3.{0,40}webm",
+        bytes_claimed=claims.matroska_bytes,
+        duration=claims.tag_claim,
+    ),
+    Container(
+        "matroska",
+        demuxer="matroska",
+        extensions=("mkv", "mka"),
+        magic=rb"\x1aE\xdf\xa3",
+        bytes_claimed=claims.matroska_bytes,
+        duration=claims.tag_claim,
+    ),
+    Container(
+        "asf",
+        demuxer="asf",
+        extensions=("wma", "wmv"),
+        magic=re.escape(bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")),
+        bytes_claimed=claims.asf_bytes,
+        duration=claims.stream_claim,
+    ),
+    Container(
+        "avi",
+        demuxer="avi",
+        extensions=("avi",),
+        magic=rb"RIFF....AVI ",
+        bytes_claimed=claims.avi_bytes,
+        duration=claims.stream_claim,
+    ),
+    Container(
+        "flv",
+        demuxer="flv",
+        extensions=("flv",),
+        magic=rb"FLV\x01",
+        duration=claims.flv_claim,
+    ),
+    Container(
+        "mpegts",
+        demuxer="mpegts",
+        extensions=("ts",),
+        magic=rb"G(.{187}G){2}|.{4}G(.{191}G){2}",
+        bytes_claimed=claims.mpegts_bytes,
+    ),
+    Container(
+        "mpegps",
+        demuxer="mpeg",
+        extensions=("mpg", "mpeg"),
+        magic=rb"\x00\x00\x01\xba",
+        bytes_claimed=claims.mpegps_bytes,
+    ),
+    Container("amr", demuxer="amr", extensions=("amr",), magic=rb"#!AMR(-WB)?\n"),
+    Container(
+        "aac",
+        demuxer="aac",
+        extensions=("aac",),
+        magic=None,
+        frames=ADTS,
+        is_bare=True,
+    ),
+    Container(
+        "mp3",
+        demuxer="mp3",
+        extensions=("mp3", "mp2"),
+        magic=None,
+        duration=claims.mp3_claim,
+        frames=MPEG,
+        is_bare=True,
+    ),
+)
+
+# FFmpeg's decoders that may run; beside them all that are called pcm_...
+CODECS = (
+    *("aac", "aac_latm", "ac3", "eac3", "alac", "amrnb", "amrwb", "dca", "flac", "g726"),
+    *("gsm", "gsm_ms", "mp1", "mp1float", "mp2", "mp2float", "mp3", "mp3float"),
+    *("opus", "libopus", "vorbis", "libvorbis", "speex", "truehd", "mlp"),
+    *("wmav1", "wmav2", "wmapro", "wmalossless", "wmavoice"),
+    *("adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt", "adpcm_swf", "adpcm_yamaha", "nellymoser"),
+)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What is recognised and not decoded: its name, its error kind, the regular expression of its
+    first bytes, and the extensions of files that are listed all the same, to get an error row."""
+
+    name: str
+    kind: str
+    magic: bytes
+    extensions: tuple[str, ...] = ()
+
+
+REFUSED = (
+    Refused(
+        "a playlist", "unsupported", rb"(?i)\s*(#EXTM3U|\[playlist\]|ffconcat|<asx|<smil|<MPD)"
+    ),
+    Refused("a MIDI score", "unsupported", rb"MThd"),
+    Refused("IRCAM", "unsupported", rb"\x64\xa3[\x00-\x04]\x00|\x00[\x00-\x04]\xa3\x64"),
+    Refused("WavPack", "unsupported", rb"wvpk"),
+    Refused("Monkey's Audio", "unsupported", rb"MAC "),
+    Refused("True Audio", "unsupported", rb"TTA[12]"),
+    Refused("Musepack", "unsupported", rb"MP\+|MPCK"),
+    Refused("NIST SPHERE", "unsupported", rb"NIST_1A"),
+    Refused("VOC", "unsupported", rb"Creative Voice File"),
+    Refused("DSD", "unsupported", rb"DSD |FRM8"),
+    Refused("RealMedia", "unsupported", rb"\.RMF|\.ra\xfd"),
+    Refused("AC-3", "unsupported", rb"\x0b\x77", extensions=("ac3",)),
+    Refused("DTS", "unsupported", rb"\x7f\xfe\x80\x01"),
+    Refused(
+        "an image",
+        "not_audio",
+        rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP|II\*\0|MM\0\*|BM.{4}\0{4}",
+    ),
+    Refused(
+        "an archive",
+        "not_audio",
+        rb"PK\x03\x04|\x1f\x8b|BZh|7z\xbc\xaf|\xfd7zXZ|Rar!|.{257}ustar",
+    ),
+    Refused(
+        "a document",
+        "not_audio",
+        rb"%PDF|\xd0\xcf\x11\xe0|PAR1|ARROW1|(?i:\s*<(!DOCTYPE|html|svg|\?xml))",
+    ),
+    Refused("an unknown RIFF or IFF file", "unsupported", rb"RIFF|FORM"),
+)
+
+EXTENSIONS = tuple(extension for it in (*CONTAINERS, *REFUSED) for extension in it.extensions)
+
+_BY_NAME = {container.name: container for container in CONTAINERS}
+_MAGIC = re.compile(
+    b"|".join(b"(?P<%s>%s)" % (it.name.encode(), it.magic) for it in CONTAINERS if it.magic),
+    re.DOTALL,
+)
+_REFUSED_MAGIC = [(refused, re.compile(refused.magic, re.DOTALL)) for refused in REFUSED]
+_FRAMED = [(container, container.frames) for container in CONTAINERS if container.frames]
+_FRAME_SYNC = re.compile(rb"\xff[\xe0-\xff]")  # of MPEG audio and of ADTS
+_MAX_TAGS = 16
+_TEXT = re.compile(rb"[\t\n\f\r -~]*")
+
+
+def recognise(source: Source) -> Container:
+    """The file's container; skips tags ahead of it, and junk ahead of MPEG audio and ADTS.
+
+    Raises ClipError `not_audio` or `unsupported`, or `truncated` in a tag.
+    """
+    head = _skip_tags(source)
+    if known := _MAGIC.match(head):
+        return _BY_NAME[str(known.lastgroup)]
+    for refused, magic in _REFUSED_MAGIC:
+        if magic.match(head):
+            what = f"{refused.name} is not a supported format"
+            raise ClipError(refused.kind, what)
+    for sync in _FRAME_SYNC.finditer(head):
+        for container, frames in _FRAMED:
+            if _is_chain(source, head, sync.start(), frames):
+                source.skip(sync.start())
+                return container
+    what = "text" if _TEXT.fullmatch(head) else f"it starts with {head[:12]!r}"
+    raise ClipError("not_audio", f"no known sound format: {what}")
+
+
+def _skip_tags(source: Source) -> bytes:
+    """Skip ID3v2 and APE tags; returns the first HEAD_BYTES behind them."""
+    for _ in range(_MAX_TAGS):
+        head = source.at(0, HEAD_BYTES)
+        if head[:3] == b"ID3" and len(head) > 9:
+            size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
+            tag = 10 + size + (10 if head[5] & 0x10 else 0)  # with its footer
+        elif head[:8] == b"APETAGEX" and len(head) > 31:
+            tag = 32 + int.from_bytes(head[12:16], "little")
+        else:
+            break
+        if tag >= source.length:
+            what = f"the tag at the start says {tag} bytes, found {source.length}"
+            raise ClipError("truncated", what)
+        source.skip(tag)
+    return head
+
+
+def _is_chain(source: Source, head: bytes, start: int, frames: FrameSyntax) -> bool:
+    """True if three frames of one kind follow each other, or fewer up to the end of the file."""
+    if not (first := frames.parse(head[start : start + 8])):
+        return False
+    position = start + first.size
+    for count in (1, 2):
+        frame = frames.parse(source.at(position, 8))
+        if not frame or frame.kind != first.kind:
+            return position + 8 > source.length and (start == 0 or count > 1)
+        position += frame.size
+    return True

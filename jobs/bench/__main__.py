@@ -1,0 +1,72 @@
+"""`make bench`: Earmark beside its peers on the same clips, in the same run, by turns.
+
+    python -m jobs.bench [ROW ...] [--data FOLDER] [--hours H] [--clips N] [--rounds 3]
+                         [--ways TEXT ...] [--markdown FILE]
+
+Earmark and each peer run in processes of their own, whose wall time, CPU time and memory (with all
+descendants) are measured from outside; they report themselves when their models were loaded.
+Figures are medians over the rounds. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.bench.classification import classify
+from jobs.bench.decoding import decode
+from jobs.bench.planning import planning
+from jobs.bench.report import TARGETS, markdown, say, show
+from jobs.bench.scale import memory, mountain, packaging
+from jobs.bench.speech import whisper, whole
+
+ROWS = {
+    row.__name__: row
+    for row in (whisper, whole, decode, planning, mountain, memory, packaging, classify)
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.bench", description=__doc__.splitlines()[0]
+    )  # type: ignore[union-attr]
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)} (all)")
+    parser.add_argument(
+        "--data", help="a folder of audio, or a CSV with columns file and text (Debian's prompts)"
+    )
+    parser.add_argument("--hours", type=float, help="of sound: the data again and again (once)")
+    parser.add_argument(
+        "--clips", type=int, default=32, help="spread over the data, 0 for all (32)"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--ways", nargs="+", metavar="TEXT", help="of whisper, those with this in their names (all)"
+    )
+    parser.add_argument("--markdown", metavar="FILE", help="write the tables there as well")
+    options = parser.parse_args(arguments)
+    unknown = set(options.rows) - set(ROWS)
+    if unknown:
+        parser.error(f"expected rows of {', '.join(ROWS)}, found {', '.join(sorted(unknown))}")
+    if options.ways and "whisper" not in (options.rows or ROWS):
+        parser.error(f"--ways: expected the row whisper, found {', '.join(options.rows)}")
+    began = time.monotonic()
+    failed = False
+    for name in options.rows or ROWS:
+        try:
+            ROWS[name](options)
+        except RuntimeError as error:  # the other rows go on
+            say(f"error: {name}: {error}")
+            failed = True
+    if TARGETS:
+        show("Targets", ["what", "measured", "wanted", "met"], TARGETS)
+    say(f"{(time.monotonic() - began) / 60:.1f} minutes")
+    if options.markdown:
+        Path(options.markdown).write_text(markdown(), encoding="utf-8")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

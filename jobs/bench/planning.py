@@ -1,0 +1,99 @@
+"""A run that has nothing to do, and a plan of a million clips."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import yaml
+
+from jobs.bench.measure import measured
+from jobs.bench.report import COST, cost, show, target
+from jobs.bench.ways import job, nothing
+
+
+def planning(options: argparse.Namespace) -> None:
+    """A run that has nothing to do, and a plan of a million clips."""
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        audio = committed(folder, 100_000)
+        took = job(folder, audio, nothing()).took
+        rows.append(cost("nothing new to do, 100,000 committed clips", took))
+        target("nothing new to do, 100,000 clips", took.wall_s, 5.0, at_most=True, unit="s")
+    took = measured(
+        [sys.executable, "-c", "from jobs.bench.planning import plan_a_million; plan_a_million()"]
+    )
+    rows.append(cost("plan: 1,000,000 found, 1,000,000 committed", took))
+    target("plan of 1,000,000 clips", took.wall_s, 30.0, at_most=True, unit="s")
+    target(
+        "plan of 1,000,000 clips, memory", took.peak_bytes / 2**30, 1.0, at_most=True, unit="GiB"
+    )
+    show("Planning", ["what", *COST], rows)
+
+
+def committed(folder: Path, count: int) -> dict[str, Any]:
+    """Make `count` files and a table that has labels for all of them; returns the input."""
+    from jobs.config import find_models, load_config
+    from jobs.plan import COMMITTED, fingerprint, plan, settings
+    from jobs.sources import load_source
+    from jobs.table.schema import RUN, SHARD_END, label_columns, table_schema
+    from jobs.table.storage import Storage
+    from jobs.table.table import hold
+    from jobs.table.write import write_rows
+
+    (folder / "audio").mkdir()
+    for number in range(count):
+        (folder / "audio" / f"{number:06}.wav").touch()
+    audio = {"path": str(folder / "audio"), "format": "files"}
+    output = {"path": str(folder / "table")}
+    file = folder / "committed.yaml"
+    file.write_text(yaml.safe_dump({"input": audio, "tasks": {"it": nothing()}, "output": output}))
+    config = load_config(str(file), ())
+    labels = settings(config, find_models(config, str(file)))
+    schema = table_schema(config.tasks, pa.schema([]))
+    found = load_source("files").find(config.input, lambda _: None, pa.schema([]))
+    todo = plan(found, COMMITTED.empty_table(), fingerprint(labels), retry_errors=False).todo
+    for field in (*schema, pa.field("shard_end", SHARD_END)):
+        if field.name not in (*todo.column_names, "status", *RUN.names):
+            todo = todo.append_column(field, pa.nulls(len(todo), field.type))
+    table = hold(Storage(config.output.path), "made", schema, labels, {})
+    for at in range(0, count, 25_000):
+        written = write_rows(
+            todo.slice(at, 25_000),
+            schema=schema,
+            tasks=label_columns(schema, ["it"]),
+            path=table.path,
+            storage_options={},
+            run_id="made",
+            fingerprint=fingerprint(labels),
+        )
+        table.commit(written.to_pylist())
+    table.tidy()
+    table.release()
+    return audio
+
+
+def plan_a_million() -> None:
+    """Plan where every clip found is committed."""
+    from jobs.plan import clip_ids, plan
+    from jobs.sources import PLACE, Listing
+
+    count = 1_000_000
+    columns = {
+        "source": [f"s3://bucket/speech/{n % 1000:03}/{n:09}.wav" for n in range(count)],
+        "source_version": [f"{n}-1700000000" for n in range(count)],
+        "offset_s": np.zeros(count),
+    }
+    found = pa.table(
+        [columns.get(field.name, pa.nulls(count, field.type)) for field in PLACE], schema=PLACE
+    )
+    done = found.add_column(0, "clip_id", clip_ids(found))
+    done = done.append_column("status", pa.array(["ok"] * count))
+    done = done.append_column("fingerprint", pa.array(["f"] * count))
+    assert plan(Listing(found), done, "f", retry_errors=False).done == count

@@ -1,0 +1,198 @@
+"""Earmark or a peer as a process of its own, and medians of several that take turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+
+from jobs.bench import testbed
+from jobs.bench.measure import Took, measured
+from jobs.bench.report import say, show, shown
+from jobs.bench.testbed import Sample
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One way's run over `audio_s` seconds of sound; None for what is unknown or does not apply."""
+
+    audio_s: float
+    took: Took
+    ready_s: float | None = None  # until the models were loaded
+    steady: float | None = None  # seconds of sound per second from then on
+    first_row_s: float | None = None
+    padding: float | None = None
+    labels: Mapping[str, Any] | None = None
+
+    @property
+    def speed(self) -> float:
+        return self.audio_s / self.took.wall_s
+
+
+Way = Callable[[Path], Outcome]
+
+
+def peer(name: str, sample: Sample, model: Path, task: str) -> Way:
+    """One of `jobs.bench.peers`, on the sample's files, each under a unique name."""
+
+    def way(folder: Path) -> Outcome:
+        names = testbed.copied(sample.files, folder / "audio")
+        labels = list(testbed.CANDIDATE_LABELS) if task.startswith("zero-shot") else []
+        work = {"files": list(names), "model": str(model), "task": task, "out": str(folder / "out")}
+        (folder / "work.json").write_text(json.dumps(work | {"candidate_labels": labels}))
+        took = measured(
+            [sys.executable, "-m", "jobs.bench.peers", name, str(folder / "work.json")],
+            env=_environment(),
+        )
+        done = json.loads((folder / "work.done").read_text())
+        rows = sorted(path.stat().st_mtime for path in (folder / "out").rglob("*.parquet"))
+        ready_s = done["ready"] - took.began
+        return Outcome(
+            sample.audio_s,
+            took,
+            ready_s,
+            sample.audio_s / (took.wall_s - ready_s),
+            first_row_s=rows[0] - took.began if rows else None,
+            padding=1 - sample.audio_s / done["padded_s"] if done["padded_s"] else None,
+            labels={names[name]: label for name, label in done["labels"].items()},
+        )
+
+    return way
+
+
+def earmark(sample: Sample, kind: str = "files", **task: Any) -> Way:
+    """`earmark run` with one task, on the sample as files, tars or Parquet."""
+
+    def way(folder: Path) -> Outcome:
+        audio = {"path": str(folder / "audio"), "format": kind}
+        if kind != "files":
+            testbed.packed(sample.files, folder / "audio", kind)
+            return job(folder, audio, task)
+        names = testbed.copied(sample.files, folder / "audio")
+        outcome = job(folder, audio, task)
+        rows = pq.read_table(folder / "table").to_pylist()
+        return replace(outcome, labels={names[row["source"]]: row for row in rows})
+
+    return way
+
+
+def job(folder: Path, audio: Mapping[str, Any], task: Mapping[str, Any]) -> Outcome:
+    """Label `audio` into `folder/table` with one task `it`."""
+    config = {
+        "input": dict(audio),
+        "tasks": {"it": dict(task)},
+        "output": {"path": str(folder / "table")},
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(config))
+    summary = folder / "summary.json"
+    command = ["-m", "jobs.label", str(folder / "job.yaml"), "--summary", str(summary)]
+    took = measured([sys.executable, *command], env=_environment())
+    found = json.loads(summary.read_text())
+    model = (found["models"] or {}).get("it", {})
+    commits = sorted((folder / "table" / "_delta_log").glob("*.json"))
+    labelled = next((path for path in commits if '"add"' in path.read_text()), None)
+    return Outcome(
+        found["audio_hours"] * 3600,
+        took,
+        model.get("ready_after_s"),
+        model.get("times_real_time"),
+        first_row_s=labelled.stat().st_mtime - took.began if labelled else None,
+        padding=model.get("padding"),
+    )
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def nothing() -> dict[str, Any]:
+    """A task whose model costs next to nothing."""
+    return {"task": "audio-classification", "model": str(testbed.checkpoint("nothing"))}
+
+
+def by_turns(
+    title: str, ways: Mapping[str, Way], rounds: int, references: Mapping[str, str] | None = None
+) -> dict[str, Outcome]:
+    """Each way's medians over the rounds, in which they take turns; shown as a table."""
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name, way in ways.items():
+            with tempfile.TemporaryDirectory() as folder:
+                outcomes[name].append(way(Path(folder)))
+            last = outcomes[name][-1]
+            say(f"  {title}, round {number + 1}: {name}: {last.took.wall_s:.1f} s")
+    medians = {name: median(several) for name, several in outcomes.items()}
+    header = [
+        "way",
+        "× real time",
+        "steady",
+        "ready s",
+        "first row s",
+        "CPU-s per h",
+        "GiB",
+        "padding",
+    ]
+    rows = [
+        [
+            name,
+            f"{one.speed:.1f}",
+            shown(one.steady, ".1f"),
+            shown(one.ready_s, ".1f"),
+            shown(one.first_row_s, ".1f"),
+            f"{one.took.cpu_s / one.audio_s * 3600:.0f}",
+            f"{one.took.peak_bytes / 2**30:.2f}",
+            shown(one.padding, ".0%"),
+        ]
+        for name, one in medians.items()
+    ]
+    if references:
+        header.append("WER")
+        for row, one in zip(rows, medians.values(), strict=True):
+            row.append(shown(word_error_rate(one.labels or {}, references), ".1%"))
+    audio_s = next(iter(medians.values())).audio_s
+    show(f"{title}: {audio_s:.0f} s of sound, rounds: {rounds}", header, rows)
+    return medians
+
+
+def median(outcomes: Sequence[Outcome]) -> Outcome:
+    """The median of each figure over the outcomes that have it; labels are the first one's."""
+
+    def middle(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return statistics.median(known) if known else None
+
+    took = Took(
+        **{  # type: ignore[arg-type]
+            name: middle(getattr(one.took, name) for one in outcomes)
+            for name in ("began", "wall_s", "cpu_s", "peak_bytes", "own_peak_bytes")
+        }
+    )
+    names = ("ready_s", "steady", "first_row_s", "padding")
+    middles: dict[str, Any] = {
+        name: middle(getattr(one, name) for one in outcomes) for name in names
+    }
+    return replace(outcomes[0], took=took, **middles)
+
+
+def word_error_rate(labels: Mapping[str, Any], references: Mapping[str, str]) -> float | None:
+    """WER over all clips that have a reference. A label is a text, or a dict with `it_text` or `text`."""
+    from audio_ops.speech.wer import WordErrors
+
+    compare = WordErrors({})
+    edits = words = 0
+    for name, label in labels.items():
+        reference = references.get(name)
+        if reference is not None:
+            text = label.get("it_text", label.get("text")) if isinstance(label, dict) else label
+            counts = compare(reference, text or "", "en")["edits"]
+            edits, words = edits + counts["word_edits"], words + counts["words"]
+    return edits / words if words else None
