@@ -282,7 +282,7 @@ def find_models(config: Config, path: str | Path) -> dict[str, Checkpoint]:
         try:
             checkpoints[name] = find_model(options.model, options.revision, config.model_options)
         except FileNotFoundError as error:
-            problems.append(f"tasks.{name}.model: {error}")
+            problems.append(f"tasks.{name}.model: {error}{_looked_in(options.model)}")
             continue
         try:
             load_task(options.task).check(options, checkpoints[name])
@@ -291,6 +291,12 @@ def find_models(config: Config, path: str | Path) -> dict[str, Checkpoint]:
     if problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
     return checkpoints
+
+
+def _looked_in(model: str) -> str:
+    """Where a relative folder was looked for: under `ray job submit` in the upload."""
+    is_relative = "://" not in model and not model.startswith(("/", "~"))
+    return f" (relative to {os.getcwd()})" if is_relative else ""
 
 
 def find_source(

@@ -39,7 +39,9 @@ from jobs.resources import (
     part_in_flight,
     share_out,
 )
+from jobs.shared_storage import refuse_uploads
 from jobs.sources import load_source
+from jobs.sources._paths import absolute
 from jobs.stream import Stalled, Stream
 from jobs.summary import Summary
 from jobs.table import Table, TableInUse, TableMismatch, table_schema
@@ -66,8 +68,10 @@ def run(
     with Console(run_id) as console, Stop(max_runtime_s) as stop:
         summary = Summary(run_id, config_path, console.log)
         try:
+            config = load_config(config_path, overrides)
+            refuse_uploads(config, config_path, summary_file)
             code = label_what_is_new(
-                config_path, overrides, relabel, retry_errors, summary, console, stop
+                config, config_path, relabel, retry_errors, summary, console, stop
             )
             summary.end(code, stop.why)
         except (ConfigError, CannotRun, TableMismatch) as error:
@@ -96,17 +100,16 @@ def run(
 
 
 def label_what_is_new(
+    config: Config,
     config_path: str,
-    overrides: Sequence[str],
     relabel: bool,
     retry_errors: bool,
     summary: Summary,
     console: Console,
     stop: Stop,
 ) -> int:
-    """A run from its config to its last commit; returns the exit code of one that came so far."""
+    """A run from its checked config to its last commit; returns the exit code of one that came so far."""
     started = time.monotonic()
-    config = load_config(config_path, overrides)
     checkpoints = find_models(config, config_path)
     config, kept = find_source(config, config_path, console.say)
     source = load_source(config.input.format)
@@ -404,7 +407,7 @@ def nothing_to_do(todo: Plan, config: Config, seconds: float) -> str:
     )
     return (
         f"nothing to do: {todo.found:,} clips found, all {todo.done:,} already labelled{failed}"
-        f" · {seconds:.1f} s\ntable: {config.output.path}"
+        f" · {seconds:.1f} s\ntable: {absolute(config.output.path)}"
     )
 
 
