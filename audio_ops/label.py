@@ -56,6 +56,8 @@ class Label:
     that already failed (`error_kind`), or of which the task's `when` is not true, passes through
     with nulls and costs nothing.
 
+    `device` is what the model runs on, `cuda` or `cpu`, and decides its number format and batches.
+
     `batch_s` is the budget of padded audio-seconds for one forward pass; None: as many as the
     device gains from. It changes no label, and is cut for good to half of a batch for which memory
     ran out.
@@ -72,6 +74,7 @@ class Label:
         options: TaskOptions,
         checkpoint: Checkpoint,
         *,
+        device: str,
         batch_s: float | None = None,
         threads: int | None = None,
         drop: Sequence[str] = (),
@@ -90,9 +93,9 @@ class Label:
         self.turn = _Turn()
         self.logged: set[tuple[type, Any]] = set()  # kinds of exceptions, see `failure`
         self.when = _when(options.when)
-        place = device()
-        self.model: Model = task.Model(options, checkpoint, place)
-        self.batch_s = batch_s or default_batch_s(self.model, place)
+        self.device = device
+        self.model: Model = task.Model(options, checkpoint, device)
+        self.batch_s = batch_s or default_batch_s(self.model, device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         clips = self.clips(table)
@@ -283,7 +286,7 @@ class Label:
         # Outside the except block: the traceback would keep the failed batch's tensors alive.
         if len(waveforms) == 1:
             return [failure]
-        _free_memory()
+        _free_memory(self.device)
         half = len(waveforms) // 2
         return self.isolated(waveforms[:half], group) + self.isolated(waveforms[half:], group)
 
@@ -326,7 +329,7 @@ def _when(expression: str | None) -> When | None:
 
 
 def device() -> str:
-    """What models run on: the GPU if this process has one."""
+    """What models can run on in this process: the GPU if it has one."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -348,8 +351,8 @@ def context_is_lost(error: Exception) -> bool:
     return isinstance(error, torch.AcceleratorError)
 
 
-def _free_memory() -> None:
+def _free_memory(device: str) -> None:
     import torch
 
-    if torch.cuda.is_available():
+    if device != "cpu":
         torch.cuda.empty_cache()

@@ -149,7 +149,7 @@ class TaskResources(Section):
     num_cpus: Annotated[float, Field(gt=0)] | None = None
     """CPUs per actor."""
     num_gpus: Annotated[float, Field(ge=0)] | None = None
-    """GPUs per actor; may be a fraction."""
+    """GPUs per actor; may be a fraction. With 0 the model runs on CPUs and its process sees no GPU."""
     batch_s: Annotated[float, Field(gt=0)] | None = None
     """Padded seconds of audio in one forward pass; by default as many as the device gains from."""
 

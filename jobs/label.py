@@ -221,6 +221,7 @@ def pipeline(
                 "name": name,
                 "options": options,
                 "checkpoint": checkpoints[name],
+                "device": share.device,
                 "batch_s": share.batch_s,
                 "threads": share.threads,
                 "drop": columns_done_with(rates, name, later),
@@ -236,7 +237,7 @@ def pipeline(
             ),
             num_cpus=share.num_cpus,
             num_gpus=share.num_gpus,
-            runtime_env={"env_vars": environment(share.threads, on_gpu=share.num_gpus > 0)},
+            runtime_env={"env_vars": environment(share.threads, on_gpu=share.device != "cpu")},
             max_restarts=-1,  # `LabelHere` gives up by itself
             max_task_retries=-1,
             **arrow,

@@ -74,7 +74,7 @@ def labeller(folder: Path, batch_s: float = 1e6, **options: Any) -> Label:
     )
     checkpoint = find_checkpoint(str(folder))
     task.check(made, checkpoint)
-    return Label("sound", made, checkpoint, batch_s=batch_s)
+    return Label("sound", made, checkpoint, device=device(), batch_s=batch_s)
 
 
 def labels(folder: Path, *sounds: np.ndarray, row: Any = None, **options: Any) -> list[Any]:

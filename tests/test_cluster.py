@@ -150,20 +150,20 @@ def test_a_run_grows_onto_new_nodes_and_outlives_those_that_die(
 
 
 @pytest.mark.chaos
-def test_a_run_that_lost_its_only_gpu_says_so_and_ends(
+def test_a_run_that_lost_its_only_large_node_says_so_and_ends(
     job: Job, cluster: Any, start: Callable[..., Running]
 ) -> None:
-    gpu = cluster.add_node(num_cpus=1, num_gpus=1)
-    wish = {"actors": 1, "num_gpus": 1, "num_cpus": 0.5}
+    large = cluster.add_node(num_cpus=2)
+    wish = {"actors": 1, "num_cpus": 1.5}
     job.write(
-        resources=job.sections["resources"] | {"tasks": {"kind": wish}, "stalled_after_s": 30}
+        resources=job.sections["resources"] | {"tasks": {"kind": wish}, "stalled_after_s": 60}
     )
     run = start(job)
     run.wait_for(lambda: job.committed() >= 5, "the first labels")
-    cluster.remove_node(gpu, allow_graceful=False)
+    cluster.remove_node(large, allow_graceful=False)
     result = run.end()
     assert result.code == 1, result.text
-    assert "waiting for nodes: the models ask for 1 GPUs, the cluster has 0" in result.text
+    assert "waiting for nodes: the models ask for 1.5 CPUs and reading for 0.25" in result.text
     assert "resources.stalled_after_s" in result.text
     assert "MapBatches(LabelHere)" in result.text  # the stage that stands still
     assert 1 <= len(job.rows()) < CLIPS  # what was finished is committed

@@ -65,6 +65,7 @@ def labeller(model: Loudest, batch_s: float = 8.0) -> Label:
     label = Label.__new__(Label)
     label.name, label.columns, label.drop = "t", {}, []
     label.batch_s, label.model, label.turn = batch_s, model, _Turn()
+    label.device = "cpu"
     label.heard_s = label.padded_s = 0.0
     label.logged, label.ledger, label.when = set(), None, None
     return label
