@@ -39,7 +39,13 @@ from jobs.resources import (
     part_in_flight,
     share_out,
 )
-from jobs.shared_storage import refuse_uploads
+from jobs.shared_storage import (
+    input_files,
+    probe_of,
+    probing,
+    refuse_other_disks,
+    refuse_uploads,
+)
 from jobs.sources import load_source
 from jobs.sources._paths import absolute
 from jobs.stream import Stalled, Stream
@@ -132,7 +138,7 @@ def label_what_is_new(
         todo = left_to_do(source, found, table, labels, retry_errors)
         progress = summary.progress = Progress(console, todo, started)
         if len(todo.todo):
-            with running_ray(config, console, stop):
+            with probing(table.path, summary.run_id), running_ray(config, console, stop):
                 ledger = start_ledger()
                 shares, written = pipeline(
                     config,
@@ -182,6 +188,8 @@ def pipeline(
     sharded = load_source(config.input.format).SHARDED  # then there will be more of them
     worth = 1 << 30 if sharded else min(len(work), len(todo.todo) // CLIPS_WORTH_AN_ACTOR)
     shares = share_out(config, nodes, worth, may_come=nodes_to_come())
+    probe = probe_of(table.path, run_id)
+    refuse_other_disks(config, checkpoints, todo.todo["source"], probe, shares)
     rates = {
         name: load_task(options.task).sample_rate(options, checkpoints[name])
         for name, options in config.tasks.items()
@@ -195,6 +203,8 @@ def pipeline(
             "rates": sorted(set(rates.values())),
             "want_speech": most_wanted_speech(config),
             "kept": kept,
+            "driver": ray.get_runtime_context().get_node_id(),
+            "seen": tuple(input_files(todo.todo["source"]).found),
         },
         num_cpus=shares.prepare_cpus,
         max_retries=CRASHES_BEFORE_GIVING_UP,
@@ -204,6 +214,7 @@ def pipeline(
         "schema": schema,
         "tasks": list(config.tasks),
         "path": table.path,
+        "probe": probe,
         "storage_options": config.output_options,
         "run_id": run_id,
         "fingerprint": run_fingerprint,

@@ -234,8 +234,13 @@ def find_model(model: str, revision: str | None, options: Mapping[str, Any]) -> 
 
 
 def here(checkpoint: Checkpoint) -> Checkpoint:
-    """The same checkpoint with its files on this node."""
+    """The same checkpoint with its files on this node. Raises FileNotFoundError if they aren't."""
     if not isinstance(checkpoint, StoredCheckpoint):
+        if checkpoint.revision is None and not os.path.isdir(checkpoint.name):
+            raise FileNotFoundError(
+                f"expected the model's folder on node {socket.gethostname()} as well, found nothing "
+                f"at {checkpoint.name}"
+            )
         return checkpoint
     fetched = fetch(checkpoint.url, checkpoint.options)
     if fetched.listing != checkpoint.listing:

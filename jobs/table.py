@@ -37,6 +37,7 @@ from audio_ops.prepare import ERROR, SOUND
 from audio_ops.tasks import TaskOptions, load_task
 from jobs.plan import fingerprint as fingerprint_of
 from jobs.read import END_OF_SHARD
+from jobs.shared_storage import expect_probe
 from jobs.sources import PLACE
 
 T = TypeVar("T")
@@ -114,12 +115,14 @@ def write_rows(
     storage_options: Mapping[str, Any],
     run_id: str,
     fingerprint: str,
+    probe: str | None = None,
 ) -> pa.Table:
     """Write labelled clips as one data file under a new name; returns its row of `WRITTEN`.
 
     Plain readers of the folder never see half a file: it gets its name when it is whole. Where
     there are no clips there is no file, and its path is null. Raises OSError with the path.
     """
+    expect_probe(probe)
     table, shards = _without_ends(table)
     if not len(table):
         return pa.Table.from_pylist([{"shards": shards}], schema=WRITTEN)
