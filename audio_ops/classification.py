@@ -9,8 +9,11 @@ that `score`, `loss` and a clip of one window all follow from one vector of logi
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +26,8 @@ from audio_ops.tasks import Clip, TaskOptions, Window
 Function = Literal["softmax", "sigmoid", "none"]
 Kind = Literal["single_label", "multi_label", "regression"]
 
+BOOLEANS = ("true", "false")
+
 
 class ClassificationOptions(TaskOptions):
     """What every classifier takes.
@@ -31,8 +36,11 @@ class ClassificationOptions(TaskOptions):
     `hop_s` (default: `window_s`) into windows of that length, the last one aligned with the end of
     the sound, and the windows' logits are pooled. `segments` adds each window's own top label.
 
-    `reference` names the column with the true label: a name, an id, or a list of them for
-    multi-label models, a number (or one per output) for regression.
+    `reference` names the column with the true label: a name, an id (`3`, `3.0`, also as text), or
+    a list of them for multi-label models; a number (or one per output) for regression. Text may
+    hold a list as JSON (`["dog", "rain"]`). A boolean is the label named true or false, in any
+    case, and 1 or 0 for regression; it is never an id, since which label `true` means is unknown.
+    What cannot be compared is reported in `reference_error` of its row, which keeps its labels.
     """
 
     top_k: int | None = Field(default=None, ge=1)
@@ -206,19 +214,19 @@ class Classes:
         return float(((logits - target) ** 2).mean())
 
     def label_id(self, reference: Any) -> int:
-        """The id of a label given by name or by id (`3`, `3.0`, `"3"`).
+        """The id of a label given by name, by id (`3`, `3.0`, `"3"`, `"3.0"`) or as a boolean.
 
-        A string is a name first, an int never is. Raises ValueError for an unknown label.
+        Text is a name first, a number never is. A boolean, or `true` and `false` as text, is the
+        one label of that name in any case. Raises ValueError for an unknown label.
         """
-        if isinstance(reference, str):
-            if reference in self.names:
-                return self.names.index(reference)
-            number = int(reference) if reference.isdecimal() else None
-        elif isinstance(reference, int):
-            number = reference
+        if isinstance(reference, str) and reference in self.names:
+            return self.names.index(reference)
+        spelled = str(reference).lower()
+        if isinstance(reference, bool) or (isinstance(reference, str) and spelled in BOOLEANS):
+            same = [id for id, name in enumerate(self.names) if name.lower() == spelled]
+            number = same[0] if len(same) == 1 else None
         else:
-            whole = isinstance(reference, float) and reference.is_integer()
-            number = int(reference) if whole else None
+            number = _whole_number(reference)
         if number is None or not 0 <= number < len(self.names):
             known = ", ".join(map(repr, self.names[:5])) + (", ..." if len(self.names) > 5 else "")
             raise ValueError(
@@ -249,11 +257,11 @@ class Classes:
                 return {}
             if self.kind == "regression":
                 return {"loss": self.loss(logits, self._numbers(reference))}
-            listed = list(reference) if isinstance(reference, list | tuple) else [reference]
+            listed = self._listed(reference)
             if self.kind == "single_label" and len(listed) != 1:
                 raise ValueError(f"expected one label, found {len(listed)}: {listed}")
             ids = [self.label_id(label) for label in listed]
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             return {"reference_error": f"{column}: {error}"}
         target = np.zeros(len(self.names))
         target[ids] = 1
@@ -264,13 +272,33 @@ class Classes:
             "reference_label": self.names[ids[0]] if self.kind == "single_label" else None,
         }
 
+    def _listed(self, reference: Any) -> list[Any]:
+        """A reference's members: of a list, of a list as JSON that is no label's name, or itself."""
+        if isinstance(reference, list | tuple):
+            return list(reference)
+        if isinstance(reference, str) and reference.startswith("[") and reference not in self.names:
+            try:
+                parsed = json.loads(reference)
+            except (ValueError, RecursionError):
+                return [reference]
+            return parsed if isinstance(parsed, list) else [reference]
+        return [reference]
+
     def _numbers(self, reference: Any) -> np.ndarray:
         """A regression's target `(outputs,)`; ValueError if it isn't one finite number for each."""
-        listed = list(reference) if isinstance(reference, list | tuple) else [reference]
         try:
-            numbers = np.array([float(number) for number in listed])
-        except (TypeError, ValueError):
+            numbers = np.array([float(number) for number in self._listed(reference)])
+        except (TypeError, ValueError, OverflowError):
             numbers = np.array([])
         if numbers.shape != (len(self.names),) or not np.isfinite(numbers).all():
             raise ValueError(f"expected {len(self.names)} finite number(s), found {reference!r}")
         return numbers
+
+
+def _whole_number(reference: Any) -> int | None:
+    """`3` of 3, 3.0, `"3"` and `"3.0"`; None of anything else."""
+    if isinstance(reference, str):
+        return int(float(reference)) if re.fullmatch(r"\d{1,9}(\.0{1,9})?", reference) else None
+    if isinstance(reference, Number) and float(reference).is_integer():  # type: ignore[arg-type]
+        return int(reference)  # type: ignore[call-overload,no-any-return]
+    return None

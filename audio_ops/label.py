@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import threading
+import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -55,6 +56,8 @@ class Label:
     that already failed (`error_kind`), or of which the task's `when` is not true, passes through
     with nulls and costs nothing.
 
+    `device` is what the model runs on, `cuda` or `cpu`, and decides its number format and batches.
+
     `batch_s` is the budget of padded audio-seconds for one forward pass; None: as many as the
     device gains from. It changes no label, and is cut for good to half of a batch for which memory
     ran out.
@@ -71,6 +74,7 @@ class Label:
         options: TaskOptions,
         checkpoint: Checkpoint,
         *,
+        device: str,
         batch_s: float | None = None,
         threads: int | None = None,
         drop: Sequence[str] = (),
@@ -87,20 +91,38 @@ class Label:
         self.drop = list(drop)
         self.ledger = ledger
         self.turn = _Turn()
+        self.logged: set[tuple[type, Any]] = set()  # kinds of exceptions, see `failure`
         self.when = _when(options.when)
-        place = device()
-        self.model: Model = task.Model(options, checkpoint, place)
-        self.batch_s = batch_s or default_batch_s(self.model, place)
+        self.device = device
+        self.model: Model = task.Model(options, checkpoint, device)
+        self.batch_s = batch_s or default_batch_s(self.model, device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         clips = self.clips(table)
         labels = self.guarded(clips, self.ledger) if self.ledger else self.label(clips)
-        for column, type_ in self.columns.items():
-            values = [label.get(column) if isinstance(label, dict) else None for label in labels]
-            table = table.append_column(f"{self.name}_{column}", pa.array(values, type_))
+        for column, values in self.arrays(labels).items():
+            table = table.append_column(f"{self.name}_{column}", values)
         errors = [str(label) if isinstance(label, ClipError) else None for label in labels]
         table = table.append_column(f"{self.name}_error", pa.array(errors, pa.string()))
         return table.drop_columns([column for column in self.drop if column in table.column_names])
+
+    def arrays(self, labels: list[dict[str, Any] | ClipError | None]) -> dict[str, pa.Array]:
+        """The labels by column. One that a column's type cannot hold becomes a ClipError in `labels`."""
+        with suppress(Exception):
+            return self._arrays(labels)
+        for index, label in enumerate(labels):
+            try:
+                self._arrays([label])
+            except Exception as error:
+                labels[index] = self.failure(error)
+        return self._arrays(labels)
+
+    def _arrays(self, labels: Sequence[dict[str, Any] | ClipError | None]) -> dict[str, pa.Array]:
+        rows = [label if isinstance(label, dict) else {} for label in labels]
+        return {
+            column: pa.array([row.get(column) for row in rows], type_)
+            for column, type_ in self.columns.items()
+        }
 
     def clips(self, table: pa.Table) -> list[Clip | ClipError | None]:
         """The clips to label, the ClipError of one whose `when` has no value, or None. The sound
@@ -182,8 +204,8 @@ class Label:
                 if isinstance(clip, Clip):
                     try:
                         windows += [(index, window) for window in self.model.windows(clip)]
-                    except ClipError as error:
-                        labels[index] = error
+                    except Exception as error:
+                        labels[index] = self.failure(error)
         outputs = self.outputs([(clips[index], window) for index, window in windows], at_hand)  # type: ignore[misc]
         of_clip: dict[int, list[int]] = {}
         for number, (index, _) in enumerate(windows):
@@ -198,9 +220,28 @@ class Label:
                         [windows[number][1] for number in numbers],
                         results,
                     )
-                except ClipError as error:
-                    labels[index] = error
+                except Exception as error:
+                    labels[index] = self.failure(error)
         return labels
+
+    def failure(self, error: Exception) -> ClipError:
+        """The ClipError of one clip for which the model raised `error`.
+
+        Whatever is not a ClipError is logged with its traceback, once for each type of exception
+        and line that raised it. Raises `error` itself if the GPU is of no use any more.
+        """
+        if isinstance(error, ClipError):
+            return error
+        if context_is_lost(error):
+            raise error
+        [*_, frame] = traceback.extract_tb(error.__traceback__) or [None]
+        kind = type(error), frame and (frame.filename, frame.lineno)
+        if kind not in self.logged:
+            self.logged.add(kind)
+            traceback.print_exception(error)
+        if _out_of_memory(error):
+            return ClipError("out_of_memory", f"not enough memory for one window: {error}")
+        return ClipError("model", f"{type(error).__name__}: {error}")
 
     def outputs(
         self, windows: Sequence[tuple[Clip, Window]], at_hand: AtHand = nullcontext
@@ -237,21 +278,15 @@ class Label:
         """The model on one batch; where it fails, on its halves, down to the window at fault."""
         try:
             return self.model(waveforms, group)
-        except ClipError as error:
-            failure = error
         except Exception as error:
-            if context_is_lost(error):
-                raise
-            if _out_of_memory(error):
+            failure = self.failure(error)
+            if failure.kind == "out_of_memory":
                 failed_s = len(waveforms) * max(self.model.padded_s(len(w)) for w in waveforms)
                 self.batch_s = max(min(self.batch_s, failed_s / 2), 1.0)
-                failure = ClipError("out_of_memory", f"not enough memory for one window: {error}")
-            else:
-                failure = ClipError("model", f"{type(error).__name__}: {error}")
         # Outside the except block: the traceback would keep the failed batch's tensors alive.
         if len(waveforms) == 1:
             return [failure]
-        _free_memory()
+        _free_memory(self.device)
         half = len(waveforms) // 2
         return self.isolated(waveforms[:half], group) + self.isolated(waveforms[half:], group)
 
@@ -294,7 +329,7 @@ def _when(expression: str | None) -> When | None:
 
 
 def device() -> str:
-    """What models run on: the GPU if this process has one."""
+    """What models can run on in this process: the GPU if it has one."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -316,8 +351,8 @@ def context_is_lost(error: Exception) -> bool:
     return isinstance(error, torch.AcceleratorError)
 
 
-def _free_memory() -> None:
+def _free_memory(device: str) -> None:
     import torch
 
-    if torch.cuda.is_available():
+    if device != "cpu":
         torch.cuda.empty_cache()

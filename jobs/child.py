@@ -42,6 +42,7 @@ ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
 }
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # of which Ray counts none for what reads
 
 _idle: list[Child] = []
 
@@ -125,7 +126,7 @@ class Child:
                 [sys.executable, "-X", "faulthandler", "-c", START, *numbers, *sys.path],
                 stdin=subprocess.DEVNULL,
                 pass_fds=files,
-                env=ALLOCATOR | os.environ,
+                env=ALLOCATOR | os.environ | NO_GPU,
             )
         self.connection = Connection(ours.detach())
         try:

@@ -145,7 +145,7 @@ class TaskResources(Section):
     num_cpus: Annotated[float, Field(gt=0)] | None = None
     """CPUs per actor."""
     num_gpus: Annotated[float, Field(ge=0)] | None = None
-    """GPUs per actor; may be a fraction."""
+    """GPUs per actor; may be a fraction. With 0 the model runs on CPUs and its process sees no GPU."""
     batch_s: Annotated[float, Field(gt=0)] | None = None
     """Padded seconds of audio in one forward pass; by default as many as the device gains from."""
 
@@ -278,7 +278,7 @@ def find_models(config: Config, path: str | Path) -> dict[str, Checkpoint]:
         try:
             checkpoints[name] = find_model(options.model, options.revision, config.model_options)
         except FileNotFoundError as error:
-            problems.append(f"tasks.{name}.model: {error}")
+            problems.append(f"tasks.{name}.model: {error}{_looked_in(options.model)}")
             continue
         try:
             load_task(options.task).check(options, checkpoints[name])
@@ -287,6 +287,12 @@ def find_models(config: Config, path: str | Path) -> dict[str, Checkpoint]:
     if problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
     return checkpoints
+
+
+def _looked_in(model: str) -> str:
+    """Where a relative folder was looked for: under `ray job submit` in the upload."""
+    is_relative = "://" not in model and not model.startswith(("/", "~"))
+    return f" (relative to {os.getcwd()})" if is_relative else ""
 
 
 def find_source(

@@ -39,7 +39,15 @@ from jobs.resources import (
     part_in_flight,
     share_out,
 )
+from jobs.shared_storage import (
+    input_files,
+    probe_of,
+    probing,
+    refuse_other_disks,
+    refuse_uploads,
+)
 from jobs.sources import Listing, load_source
+from jobs.sources._paths import absolute
 from jobs.stream import Stalled, Stream
 from jobs.summary import Summary
 from jobs.table.lease import TableInUse
@@ -69,8 +77,10 @@ def run(
     with Console(run_id) as console, Stop(max_runtime_s) as stop:
         summary = Summary(run_id, config_path, console.log)
         try:
+            config = load_config(config_path, overrides)
+            refuse_uploads(config, config_path, summary_file)
             code = label_what_is_new(
-                config_path, overrides, relabel, retry_errors, summary, console, stop
+                config, config_path, relabel, retry_errors, summary, console, stop
             )
             summary.end(code, stop.why)
         except (ConfigError, CannotRun, TableMismatch) as error:
@@ -99,17 +109,16 @@ def run(
 
 
 def label_what_is_new(
+    config: Config,
     config_path: str,
-    overrides: Sequence[str],
     relabel: bool,
     retry_errors: bool,
     summary: Summary,
     console: Console,
     stop: Stop,
 ) -> int:
-    """A run from its config to its last commit; returns the exit code of one that came so far."""
+    """A run from its checked config to its last commit; returns the exit code of one that came so far."""
     started = time.monotonic()
-    config = load_config(config_path, overrides)
     checkpoints = find_models(config, config_path)
     config, kept = find_source(config, config_path, console.say)
     source = load_source(config.input.format)
@@ -137,7 +146,7 @@ def label_what_is_new(
         if todo.gone:
             held.commit([], todo.gone)
         if len(todo.todo):
-            with running_ray(config, console, stop):
+            with probing(held.path, summary.run_id), running_ray(config, console, stop):
                 ledger = start_ledger()
                 shares, written = pipeline(
                     config,
@@ -187,6 +196,8 @@ def pipeline(
     sharded = load_source(config.input.format).SHARDED  # then there will be more of them
     worth = 1 << 30 if sharded else min(len(work), len(todo.todo) // CLIPS_WORTH_AN_ACTOR)
     shares = share_out(config, nodes, worth, may_come=nodes_to_come())
+    probe = probe_of(table.path, run_id)
+    refuse_other_disks(config, checkpoints, todo.todo["source"], probe, shares)
     rates = {
         name: load_task(options.task).sample_rate(options, checkpoints[name])
         for name, options in config.tasks.items()
@@ -200,6 +211,8 @@ def pipeline(
             "rates": sorted(set(rates.values())),
             "want_speech": most_wanted_speech(config),
             "kept": kept,
+            "driver": ray.get_runtime_context().get_node_id(),
+            "seen": tuple(input_files(todo.todo["source"]).found),
         },
         num_cpus=shares.prepare_cpus,
         max_retries=CRASHES_BEFORE_GIVING_UP,
@@ -209,6 +222,7 @@ def pipeline(
         "schema": table.schema(),
         "tasks": label_columns(schema, config.tasks),
         "path": table.path,
+        "probe": probe,
         "storage_options": config.output_options,
         "run_id": run_id,
         "fingerprint": run_fingerprint,
@@ -226,6 +240,7 @@ def pipeline(
                 "name": name,
                 "options": options,
                 "checkpoint": checkpoints[name],
+                "device": share.device,
                 "batch_s": share.batch_s,
                 "threads": share.threads,
                 "drop": columns_done_with(rates, name, later),
@@ -241,7 +256,7 @@ def pipeline(
             ),
             num_cpus=share.num_cpus,
             num_gpus=share.num_gpus,
-            runtime_env={"env_vars": environment(share.threads, on_gpu=share.num_gpus > 0)},
+            runtime_env={"env_vars": environment(share.threads, on_gpu=share.device != "cpu")},
             max_restarts=-1,  # `LabelHere` gives up by itself
             max_task_retries=-1,
             **arrow,
@@ -408,8 +423,7 @@ def nothing_to_do(todo: Plan, config: Config, seconds: float) -> str:
     vanished = f", {todo.vanished:,} more have vanished" if todo.vanished else ""
     return (
         f"nothing to do: {todo.found:,} clips found, all {todo.done:,} already labelled{failed}"
-        f"{vanished}"
-        f" · {seconds:.1f} s\ntable: {config.output.path}"
+        f"{vanished} · {seconds:.1f} s\ntable: {absolute(config.output.path)}"
     )
 
 

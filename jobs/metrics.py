@@ -19,6 +19,7 @@ from ray.util.metrics import Counter, Histogram
 from audio_ops.errors import END_OF_SHARD
 from jobs import models
 from jobs.read import read as read_clips
+from jobs.shared_storage import expect_input
 from jobs.table import write
 
 COUNTERS = {
@@ -31,8 +32,12 @@ SECONDS = "earmark_stage_seconds"
 BUCKETS_S = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]
 
 
-def read(plan: pa.Table, **settings: Any) -> Iterator[pa.Table]:
-    """`jobs.read.read`, counted as stage `read`."""
+def read(
+    plan: pa.Table, *, driver: str, seen: tuple[str, ...], **settings: Any
+) -> Iterator[pa.Table]:
+    """`jobs.read.read`, counted as stage `read`. On other nodes than the driver's it raises OSError
+    where there is none of the local files that the driver has `seen`."""
+    expect_input(driver, seen)
     started = time.monotonic()
     for clips in read_clips(plan, **settings):
         kinds = Counts(clips["error_kind"].to_pylist())

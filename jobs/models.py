@@ -7,6 +7,7 @@ import gc
 import hashlib
 import os
 import posixpath
+import socket
 import tempfile
 import time
 import traceback
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from audio_ops.checkpoint import LOADED_SUFFIXES, Checkpoint, find_checkpoint
-from audio_ops.label import Label, context_is_lost
+from audio_ops.label import Label, context_is_lost, device
 
 BIRTHS_IN_A_ROW = 10  # of a model's process without a label, until the run is given up
 LOST_CONTEXT = 72  # exit code of a process whose GPU is of no use to it any more
@@ -42,6 +43,8 @@ def environment(threads: int, on_gpu: bool) -> dict[str, str]:
     # torch tells OpenMP so in the thread that says `set_num_threads`; labels are made in others.
     variables = {"OMP_NUM_THREADS": str(threads)}
     if not on_gpu:
+        # Else it would have the node's GPUs, which Ray has given to others.
+        variables |= {"CUDA_VISIBLE_DEVICES": ""}
         # torch allocates each activation anew on a CPU. glibc maps it from the kernel, which fills
         # page by page with zeros, and unmaps it at once: a tenth to a third of a wav2vec2 pass.
         # Now glibc keeps what it once had, all in the one arena that holds more than 64 MB.
@@ -60,13 +63,16 @@ def environment(threads: int, on_gpu: bool) -> dict[str, str]:
 class LabelHere(Label):
     """`Label` in a Ray actor on whatever node: the model is fetched if the node has not got it.
 
-    `ledger` is the actor of `start_ledger`. Raises RuntimeError if this actor's process was born
-    too often without labelling anything: then it is the model, and not a clip.
+    `ledger` is the actor of `start_ledger`; `device` is `cuda` if Ray has given this actor (a part
+    of) a GPU. Raises RuntimeError if torch finds none, or if this actor's process was born too often
+    without labelling anything: then it is the model, and not a clip.
     """
 
     ledger: _Ledger
 
-    def __init__(self, *, name: str, checkpoint: Checkpoint, ledger: Any, **settings: Any):
+    def __init__(
+        self, *, name: str, checkpoint: Checkpoint, device: str, ledger: Any, **settings: Any
+    ):
         import ray
 
         notes = _Ledger(ledger, ray.get_runtime_context().get_actor_id() or "", name)
@@ -77,7 +83,10 @@ class LabelHere(Label):
                 "labelling a clip; what it said last is in Ray's logs (worker-*.err)"
             )
         gc.disable()  # what torch and transformers load is there to stay: a fifth of their start
-        super().__init__(name, checkpoint=here(checkpoint), ledger=notes, **settings)
+        if device != "cpu":
+            expect_gpu(name)
+        files = here(checkpoint)
+        super().__init__(name, checkpoint=files, device=device, ledger=notes, **settings)
         gc.freeze()
         gc.enable()
 
@@ -92,6 +101,24 @@ class LabelHere(Label):
                 raise
             traceback.print_exc()
             os._exit(LOST_CONTEXT)  # Ray sends the table again, to a new process
+
+
+def expect_gpu(task: str) -> None:
+    """Raise RuntimeError, with what to do, if torch cannot use the GPU that Ray has counted."""
+    import torch
+
+    if device() == "cpu":
+        build = torch.version.cuda or torch.version.hip
+        raise RuntimeError(
+            f"tasks.{task}: expected a GPU on node {socket.gethostname()}, where Ray counts one, "
+            f"found none that torch {torch.__version__} can use: "
+            + (
+                f"check the driver there (`nvidia-smi`; torch is built for {build})"
+                if build
+                else "install a build of torch for GPUs there"
+            )
+            + f", or set resources.tasks.{task}.num_gpus: 0 to run on CPUs"
+        )
 
 
 class Work(NamedTuple):
@@ -207,8 +234,13 @@ def find_model(model: str, revision: str | None, options: Mapping[str, Any]) -> 
 
 
 def here(checkpoint: Checkpoint) -> Checkpoint:
-    """The same checkpoint with its files on this node."""
+    """The same checkpoint with its files on this node. Raises FileNotFoundError if they aren't."""
     if not isinstance(checkpoint, StoredCheckpoint):
+        if checkpoint.revision is None and not os.path.isdir(checkpoint.name):
+            raise FileNotFoundError(
+                f"expected the model's folder on node {socket.gethostname()} as well, found nothing "
+                f"at {checkpoint.name}"
+            )
         return checkpoint
     fetched = fetch(checkpoint.url, checkpoint.options)
     if fetched.listing != checkpoint.listing:

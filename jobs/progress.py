@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.config import Config
 from jobs.console import Console, printable
 from jobs.plan import Plan
+from jobs.sources._paths import absolute
 
 if TYPE_CHECKING:
     from jobs.label import Stop
@@ -151,7 +152,7 @@ class Progress:
             )
         for kind, count in self.kinds.most_common():
             say(f"  {count:,} × {kind}, e.g. {self.examples[kind]}")
-        ends = f"table: {config.output.path}\nlog: {log}"
+        ends = f"table: {absolute(config.output.path)}\nlog: {log}"
         if stop.why:
             say(f"stopped ({stop.why}): the same command goes on with what is left\n{ends}")
         if stop.signal:

@@ -36,6 +36,11 @@ class TaskShare:
     threads: int
     batch_s: float | None
 
+    @property
+    def device(self) -> str:
+        """What the actors' models run on, as torch names it."""
+        return "cuda" if self.num_gpus else "cpu"
+
 
 @dataclass(frozen=True)
 class Shares:

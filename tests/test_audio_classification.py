@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def labeller(folder: Path, batch_s: float = 1e6, **options: Any) -> Label:
     )
     checkpoint = find_checkpoint(str(folder))
     task.check(made, checkpoint)
-    return Label("sound", made, checkpoint, batch_s=batch_s)
+    return Label("sound", made, checkpoint, device=device(), batch_s=batch_s)
 
 
 def labels(folder: Path, *sounds: np.ndarray, row: Any = None, **options: Any) -> list[Any]:
@@ -212,7 +213,7 @@ def test_reference_gives_cross_entropy_and_correctness(family: Any) -> None:
     folder, wave = family("wav2vec2"), sound(1.0)
     raw = labels(folder, wave, function_to_apply="none", top_k=None)[0]
     logits = torch.tensor([dict(zip(raw["labels"], raw["scores"], strict=True))[n] for n in NAMES])
-    for reference in ("rain", 2, 2.0, "2", ["rain"]):
+    for reference in ("rain", 2, 2.0, "2", "2.0", Decimal(2), ["rain"], '["rain"]', "[2.0]"):
         found = labels(folder, wave, reference="truth", row={"truth": reference})[0]
         loss = torch.nn.functional.cross_entropy(logits, torch.tensor(2)).item()
         assert found["loss"] == pytest.approx(loss, abs=1e-4)
@@ -231,6 +232,15 @@ def test_reference_gives_cross_entropy_and_correctness(family: Any) -> None:
         ({"truth": 7}, "id from 0 to 6, found 7"),
         ({"truth": -1}, "found -1"),
         ({"truth": 1.5}, "found 1.5"),
+        ({"truth": True}, "found True"),
+        ({"truth": [False]}, "found False"),
+        ({"truth": "true"}, "found 'true'"),
+        ({"truth": "2.5"}, "found '2.5'"),
+        ({"truth": "9" * 5000}, "found '999"),
+        ({"truth": f"[{'9' * 400}]"}, "too large"),
+        ({"truth": "[" * 100_000}, "found '[[["),
+        ({"truth": '["dog", "cat"]'}, "expected one label, found 2"),
+        ({"truth": b"dog"}, "found b'dog'"),
         ({"truth": ["dog", "cat"]}, "expected one label, found 2"),
         ({"truth": {"label": "dog"}}, "found {'label': 'dog'}"),
         ({"text": "dog"}, "expected a column 'truth', found text"),
@@ -250,14 +260,28 @@ def test_null_reference_is_no_error(family: Any) -> None:
     assert {"loss", "correct", "reference_error"}.isdisjoint(found)
 
 
+@pytest.mark.parametrize("names", [("false", "true"), ("TRUE", "False")])
+def test_a_boolean_is_the_label_of_its_name(names: tuple[str, str]) -> None:
+    options = task.Options(task="audio-classification", model="m", reference="truth")
+    classes = Classes(names, "softmax", "single_label", options, RATE)
+    for reference in (True, "True", "true"):
+        clip = Clip(sound(0.1), 0.1, row={"truth": reference})
+        found = classes.columns(clip, [], [np.array([0, 1], np.float32)])
+        assert found["reference_label"].lower() == "true"
+        assert found["correct"] is (names[1] == "true")
+
+
 def test_multi_label_references_are_lists(tmp_path: Path) -> None:
     import torch
 
     folder = tiny_classifier(tmp_path, "wav2vec2", problem_type="multi_label_classification")
     raw = labels(folder, sound(1.0), function_to_apply="none", top_k=None)[0]
     logits = torch.tensor([dict(zip(raw["labels"], raw["scores"], strict=True))[n] for n in NAMES])
-    for reference in (["dog", "bird"], ["dog", 6], [raw["label"]], "dog", []):
+    lists: tuple[Any, ...] = (["dog", "bird"], ["dog", 6], [raw["label"]], "dog", [])
+    for reference in (*lists, *(json.dumps(r) for r in lists if isinstance(r, list))):
         found = labels(folder, sound(1.0), reference="truth", row={"truth": reference})[0]
+        if isinstance(reference, str) and reference != "dog":
+            reference = json.loads(reference)
         listed = reference if isinstance(reference, list) else [reference]
         names = [NAMES[r] if isinstance(r, int) else r for r in listed]
         target = torch.tensor([float(name in names) for name in NAMES])
@@ -292,7 +316,10 @@ def test_regression_gives_its_value_and_squared_error(tmp_path: Path) -> None:
     assert found["label"] == "valence"
     assert found["loss"] == pytest.approx((found["score"] - 0.25) ** 2, abs=1e-5)
     assert found.get("correct") is None
-    for wrong in ("high", [0.1, 0.2], float("nan"), {"a": 1}):
+    for reference, value in (("0.25", 0.25), (True, 1.0), ("[0.5]", 0.5)):
+        found = labels(folder, sound(1.0), reference="truth", row={"truth": reference})[0]
+        assert found["loss"] == pytest.approx((found["score"] - value) ** 2, abs=1e-5)
+    for wrong in (10**400, "high", [0.1, 0.2], float("nan"), {"a": 1}):
         found = labels(folder, sound(1.0), reference="truth", row={"truth": wrong})[0]
         assert "expected 1 finite number(s)" in found["reference_error"]
 

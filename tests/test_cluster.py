@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from runs import ROOT, Job, Result, command
 
@@ -150,20 +153,20 @@ def test_a_run_grows_onto_new_nodes_and_outlives_those_that_die(
 
 
 @pytest.mark.chaos
-def test_a_run_that_lost_its_only_gpu_says_so_and_ends(
+def test_a_run_that_lost_its_only_large_node_says_so_and_ends(
     job: Job, cluster: Any, start: Callable[..., Running]
 ) -> None:
-    gpu = cluster.add_node(num_cpus=1, num_gpus=1)
-    wish = {"actors": 1, "num_gpus": 1, "num_cpus": 0.5}
+    large = cluster.add_node(num_cpus=2)
+    wish = {"actors": 1, "num_cpus": 1.5}
     job.write(
-        resources=job.sections["resources"] | {"tasks": {"kind": wish}, "stalled_after_s": 30}
+        resources=job.sections["resources"] | {"tasks": {"kind": wish}, "stalled_after_s": 60}
     )
     run = start(job)
     run.wait_for(lambda: job.committed() >= 5, "the first labels")
-    cluster.remove_node(gpu, allow_graceful=False)
+    cluster.remove_node(large, allow_graceful=False)
     result = run.end()
     assert result.code == 1, result.text
-    assert "waiting for nodes: the models ask for 1 GPUs, the cluster has 0" in result.text
+    assert "waiting for nodes: the models ask for 1.5 CPUs and reading for 0.25" in result.text
     assert "resources.stalled_after_s" in result.text
     assert "MapBatches(LabelHere)" in result.text  # the stage that stands still
     assert 1 <= len(job.rows()) < CLIPS  # what was finished is committed
@@ -171,6 +174,96 @@ def test_a_run_that_lost_its_only_gpu_says_so_and_ends(
     summed = json.loads(summary.read_text())
     assert (summed["stopped"], summed["exit_code"]) == ("stalled", 1)
     assert summed["clips"]["labelled"] == len(job.rows())
+
+
+@pytest.fixture
+def add_other_disk(cluster: Any, tmp_path: Path) -> Iterator[Callable[[Path], None]]:
+    """Adds a node of one CPU to the head, with a disk of its own at the folder that is given."""
+    nodes: list[subprocess.Popen[bytes]] = []
+    said = tmp_path / "node"
+
+    def add(folder: Path) -> None:
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1"]
+        with said.open("wb") as output:
+            nodes.append(
+                subprocess.Popen(
+                    [
+                        *("unshare", "-m", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"'),
+                        *(folder, *ray, f"--address={cluster.address}"),
+                        "--object-store-memory=134217728",
+                    ],
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+        until = time.monotonic() + PATIENCE_S
+        while sum(node["Alive"] for node in cluster.global_state.node_table()) < 2:
+            assert nodes[-1].poll() is None and time.monotonic() < until, said.read_text()
+            time.sleep(0.1)
+
+    yield add
+    for node in nodes:
+        node.terminate()
+        node.wait(60)
+
+
+def test_local_paths_that_a_node_does_not_share_are_refused_before_the_run(
+    job: Job,
+    classifier: Path,
+    start: Callable[..., Running],
+    add_other_disk: Callable[[Path], None],
+) -> None:
+    disk = job.folder / "disk"
+    shutil.copytree(job.audio, disk / "audio")
+    shutil.copytree(classifier, disk / "model")
+    add_other_disk(disk)
+    elsewhere = {
+        "output.path": disk / "table",
+        "input.path": disk / "audio",
+        "tasks.kind.model": disk / "model",
+    }
+    both = [f"--set={key}={path}" for key, path in elsewhere.items()]
+    for overrides, keys in ((both[:1], ["output.path"]), (both, list(elsewhere))):
+        result = start(job, *overrides).end()
+        assert result.code == 2, result.text
+        for key in keys:
+            assert f"{key}: expected storage that node {socket.gethostname()} (" in result.text
+        assert result.text.count("expected storage that node") == len(keys)
+        assert not list((disk / "table").glob("*.parquet"))
+        assert not list((disk / "table" / "_earmark").iterdir())
+    result = start(job).end()  # where all that it names is shared
+    assert result.code == 0, result.text
+    assert {row["status"] for row in job.rows().values()} == {"ok"} and len(job.rows()) == CLIPS
+    assert not list((job.table / "_earmark").iterdir())
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("what", ["output.path", "input.path", "tasks.kind.model"])
+def test_a_node_that_joins_later_and_does_not_share_a_path_ends_the_run(
+    job: Job,
+    classifier: Path,
+    what: str,
+    start: Callable[..., Running],
+    add_other_disk: Callable[[Path], None],
+) -> None:
+    """Rather than to commit rows that nobody can read, or errors of clips that are all right."""
+    disk = job.folder / "disk"
+    job.sounds(200, seconds=20.0)
+    windows = {"window_s": 0.2, "hop_s": 0.004}  # so many that more actors are wanted
+    job.write(tasks={"kind": job.sections["tasks"]["kind"] | windows})
+    shutil.copytree(job.audio, disk / "audio")
+    shutil.copytree(classifier, disk / "model")
+    path = {"output.path": "table", "input.path": "audio", "tasks.kind.model": "model"}[what]
+    table = disk / "table" if what == "output.path" else job.table
+    run = start(job, f"--set={what}={disk / path}")
+    run.wait_for(lambda: len(list(table.glob("_delta_log/*.json"))) >= 4, "the first labels")
+    add_other_disk(disk)
+    result = run.end()
+    assert result.code == 1, result.text
+    assert f"node {socket.gethostname()}" in result.text
+    assert what.split(".")[-1] in result.text
+    rows = pq.read_table(table).to_pylist()
+    assert 0 < len(rows) < 200 and {row["status"] for row in rows} == {"ok"}
 
 
 def test_what_an_autoscaler_can_add_is_known(local_ray: None) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from audio_ops.batching import micro_batches
@@ -64,7 +65,9 @@ def labeller(model: Loudest, batch_s: float = 8.0) -> Label:
     label = Label.__new__(Label)
     label.name, label.columns, label.drop = "t", {}, []
     label.batch_s, label.model, label.turn = batch_s, model, _Turn()
+    label.device = "cpu"
     label.heard_s = label.padded_s = 0.0
+    label.logged, label.ledger, label.when = set(), None, None
     return label
 
 
@@ -78,6 +81,37 @@ def test_only_the_clip_that_fails_gets_an_error() -> None:
     assert "ValueError: cannot take a 9" in str(labels[2])
     good = [label["loudest"] for label in labels if isinstance(label, dict)]
     assert good == [[1], [2], [4], [5], [6], [7]]
+
+
+@pytest.mark.parametrize("stage", ["windows", "join"])
+def test_a_clip_on_which_any_stage_fails_is_an_error_alone_logged_once(
+    stage: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = getattr(Loudest, stage)
+
+    def broken(self: Loudest, clip: Clip, *rest: Any) -> Any:
+        if "broken" in clip.row:
+            return clip.row[f"no {stage}"]
+        return whole(self, clip, *rest)
+
+    monkeypatch.setattr(Loudest, stage, broken)
+    clips = [clip(1), clip(2, broken=True), clip(3), clip(4, broken=True)]
+    label = labeller(Loudest())
+    labels = label.label(clips)
+    assert [str(labels[index]) for index in (1, 3)] == [f"model: KeyError: 'no {stage}'"] * 2
+    assert [labels[index]["loudest"] for index in (0, 2)] == [[1], [3]]  # type: ignore[index,call-overload]
+    label.label(clips)
+    log = capfd.readouterr().err
+    assert log.count("Traceback") == 1 and ", in broken" in log
+
+
+def test_a_label_that_its_column_cannot_hold_is_an_error_alone() -> None:
+    label = labeller(Loudest())
+    label.columns = {"loudest": pa.string(), "groups": pa.string()}
+    given = [{"loudest": "a", "groups": None}, {"loudest": 3}, None, {"loudest": "\ud800"}, {}]
+    columns = label.arrays(given)
+    assert columns["loudest"].to_pylist() == ["a", None, None, None, None]
+    assert [type(one) for one in given] == [dict, ClipError, type(None), ClipError, dict]
 
 
 def test_labels_come_back_in_the_order_of_the_clips_and_of_their_windows() -> None:

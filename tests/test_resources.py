@@ -223,24 +223,73 @@ def test_a_run_ends_on_a_machine_of_few_cpus(tmp_path: Path, classifier: Path, c
     task = job.sections["tasks"]["kind"]
     job.write(tasks={"kind": task, "mood": task} if cpus == 1 else {"kind": task})
     job.sounds(6)
+    done = run_on(f"num_cpus={cpus}", job, "resources.clips_per_block=3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {row["status"] for row in job.rows().values()} == {"ok"}
+    assert len(job.rows()) == 6
+
+
+def run_on(
+    machine: str, job: Job, *overrides: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """The job as a process of its own, on a Ray that counts what `machine` says."""
     script = (
         "import ray, sys;"
-        f"ray.init('local', num_cpus={cpus}, include_dashboard=False, log_to_driver=False,"
+        f"ray.init('local', {machine}, include_dashboard=False, log_to_driver=False,"
         " object_store_memory=128 << 20, logging_level='ERROR');"
         "from jobs.label import exit_with, run;"
-        "code = run(sys.argv[1], ('resources.clips_per_block=3',)); ray.shutdown(); exit_with(code)"
+        "code = run(sys.argv[1], sys.argv[2:]); ray.shutdown(); exit_with(code)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(job.config)],
+    return subprocess.run(
+        [sys.executable, "-c", script, str(job.config), *overrides],
         cwd=ROOT,
-        env=os.environ,
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+NOTES = """
+import os
+names = ("MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "CUDA_VISIBLE_DEVICES")
+line = " ".join(str(os.environ.get(name)) for name in names)
+with open({file!r}, "a") as notes:
+    notes.write(line + "\\n")
+"""
+
+
+def test_a_task_without_gpus_sees_none_and_runs_on_the_cpu(
+    tmp_path: Path, classifier: Path
+) -> None:
+    """Nor does what decodes, on a node with two GPUs."""
+    job = Job(tmp_path, classifier, resources={"tasks": {"kind": {"num_gpus": 0}}})
+    job.sounds(2)
+    notes = tmp_path / "notes"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(NOTES.format(file=str(notes)))
+    paths = os.pathsep.join(filter(None, (str(tmp_path / "site"), os.environ.get("PYTHONPATH"))))
+    done = run_on("num_cpus=2, num_gpus=2", job, PYTHONPATH=paths, CUDA_VISIBLE_DEVICES="0,1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert {row["status"] for row in job.rows().values()} == {"ok"}
-    assert len(job.rows()) == 6
+    started = {line.rstrip("\n") for line in notes.read_text().splitlines()}
+    assert f"1 {1 << 40} " in started  # a model's actor
+    assert f"None {16 << 20} " in started  # a process that decodes
+    assert "None None 0,1" in started  # and the driver
+
+
+def test_an_actor_with_a_gpu_that_torch_cannot_use_ends_the_run_and_says_what_to_do(
+    tmp_path: Path, classifier: Path
+) -> None:
+    job = Job(tmp_path, classifier)
+    job.sounds(2)
+    done = run_on(
+        "num_cpus=2, num_gpus=2", job, CUDA_VISIBLE_DEVICES="98,99"
+    )  # no machine has them
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "error: RuntimeError: tasks.kind: expected a GPU on node" in done.stdout
+    assert "resources.tasks.kind.num_gpus: 0 to run on CPUs" in done.stdout
+    assert not job.files()
 
 
 def store(cpus: float, mib: int, gpus: float = 0) -> dict[str, float]:

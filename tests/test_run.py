@@ -263,6 +263,16 @@ def test_the_end_names_the_table_and_the_log(zoo: Zoo) -> None:
     assert f"table: {zoo.job.table}" in zoo.result.text
 
 
+def test_the_table_is_named_by_its_absolute_path(
+    tmp_path: Path, local_ray: None, classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(tmp_path, classifier)
+    job.sounds(1)
+    monkeypatch.chdir(tmp_path)
+    for _ in ("labelled", "nothing to do"):
+        assert f"\ntable: {job.table}\n" in job.run("output.path=table").text
+
+
 def test_nothing_of_ray_is_on_the_screen(zoo: Zoo) -> None:
     for line in zoo.result.text.splitlines():
         assert not re.search(r"WARNING|INFO|raylet|\(pid=|Dataset", line), line

@@ -100,7 +100,7 @@ def until(reached: Callable[[], object], what: Callable[[], str]) -> None:
         time.sleep(0.1)
 
 
-def submit(client: Any, job: Job) -> tuple[str, Callable[[], str]]:
+def submit(client: Any, job: Job, arguments: str = "") -> tuple[str, Callable[[], str]]:
     """As `make submit` does; the id, and what the job has said so far."""
     ids: list[str] = []
     refusals: list[str] = []
@@ -109,7 +109,7 @@ def submit(client: Any, job: Job) -> tuple[str, Callable[[], str]]:
         try:
             ids.append(
                 client.submit_job(
-                    entrypoint=f"python -m jobs.label {job.config}",
+                    entrypoint=f"python -m jobs.label {job.config} {arguments}",
                     runtime_env={"working_dir": str(ROOT)},
                 )
             )
@@ -162,6 +162,30 @@ def test_the_status_of_a_job_follows_the_exit_code_of_the_run(head: Head, job: J
     assert client.get_job_status(id) == JobStatus.FAILED
     assert client.get_job_info(id).driver_exit_code == 2
     assert "did you mean 'top_k'" in said()
+
+
+def test_paths_in_the_upload_are_refused_for_it_is_deleted(head: Head, job: Job) -> None:
+    """Relative ones, and absolute ones that lead there."""
+    from ray.job_submission import JobSubmissionClient
+
+    client = JobSubmissionClient(head.address)
+    arguments = (
+        "--set output.path=labels --set input.path=[$PWD/configs,s3://bucket/calls] "
+        "--set input.audio_root=. --summary ended.json"
+    )
+    id, said = submit(client, job, arguments)
+    until(lambda: client.get_job_status(id).is_terminal(), said)
+    assert client.get_job_info(id).driver_exit_code == 2, said()
+    expected = "expected an absolute path or a URL (s3://...) outside of the job's upload, found "
+    upload = r"(/\S+/working_dir_files/\w+)"
+    for key, end in {
+        "output.path": f"'labels', which is {upload}/labels",
+        "input.path": f"'{upload}/configs', which is {upload}/configs",
+        "input.audio_root": f"'\\.', which is {upload}",
+        "--summary": f"'ended.json', which is {upload}/ended.json",
+    }.items():
+        assert re.search(f"{key}: {re.escape(expected)}{end}: Ray deletes", said()), (key, said())
+    assert said().count(expected) == 4
 
 
 def test_a_job_server_wants_the_token(head: Head) -> None:

@@ -13,7 +13,7 @@ from sounds import encode, tone
 
 from audio_ops.checkpoint import find_checkpoint
 from audio_ops.errors import ClipError
-from audio_ops.label import Label, default_batch_s
+from audio_ops.label import Label, default_batch_s, device
 from audio_ops.prepare import prepare
 from audio_ops.tasks import load_task, task_names
 
@@ -35,7 +35,7 @@ def options_of(task: str, folder: Path) -> dict[str, Any]:
 def label(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Label:
     given = options_of(request.param, tmp_path_factory.mktemp("model") / "checkpoint")
     options = load_task(request.param).Options(task=request.param, dtype="float32", **given)
-    return Label("t", options, find_checkpoint(options.model), batch_s=10_000.0)
+    return Label("t", options, find_checkpoint(options.model), device=device(), batch_s=10_000.0)
 
 
 def prepared(label: Label, sounds: list[bytes]) -> pa.Table:

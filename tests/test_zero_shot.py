@@ -47,7 +47,7 @@ def options(folder: Path | str = "m", **changes: Any) -> task.Options:
 def labeller(folder: Path, **changes: Any) -> Label:
     made, checkpoint = options(folder, **changes), find_checkpoint(str(folder))
     task.check(made, checkpoint)
-    return Label("sound", made, checkpoint, batch_s=1e6)
+    return Label("sound", made, checkpoint, device=device(), batch_s=1e6)
 
 
 def labels(folder: Path, *sounds: np.ndarray, row: Any = None, **changes: Any) -> list[Any]:

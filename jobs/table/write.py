@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audio_ops.schemas import ERROR
+from jobs.shared_storage import expect_probe
 from jobs.table.schema import OUTCOME, RUN, WRITTEN, in_schema
 from jobs.table.storage import Storage
 
@@ -25,6 +26,7 @@ def write_rows(
     storage_options: Mapping[str, Any],
     run_id: str,
     fingerprint: str,
+    probe: str | None = None,
 ) -> pa.Table:
     """Write labelled clips as one data file under a new name; returns its row of `WRITTEN`.
 
@@ -33,6 +35,7 @@ def write_rows(
     row if the one that it would take the place of has labels: these stay, and the next run tries
     again. Raises OSError with the path.
     """
+    expect_probe(probe)
     is_end = table["shard_end"].is_valid()
     ends = table.filter(is_end).select(["source", "source_version", "shard_end"]).to_pylist()
     shards = [{**end.pop("shard_end"), **end} for end in ends]

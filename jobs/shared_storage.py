@@ -1,0 +1,255 @@
+"""Whether a local path means one storage: for the next run, and for every node of the cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audio_ops.checkpoint import LOADED_SUFFIXES, Checkpoint
+from jobs.config import Config, ConfigError
+from jobs.resources import CannotRun, Shares, TaskShare
+from jobs.sources._paths import absolute, is_local, local_path
+
+# Where Ray unpacks a job's working directory (`_private/runtime_env/working_dir.py`), and later
+# deletes it. Each upload with another content gets another folder.
+UPLOAD = re.compile(r".*/runtime_resources/working_dir_files/[^/]+(?=/|$)")
+FILES_LOOKED_AT = 64  # of the input, on each node
+ANSWER_S = 120.0
+LEFT_BEHIND_S = 24 * 3600.0  # after which a probe belongs to a run that was killed
+
+
+class Files(NamedTuple):
+    """Files that a node must find on its disk. `key` is what names them in the config; `found` has
+    of each path its size in bytes and its mtime in ns (None: any)."""
+
+    key: str
+    found: dict[str, tuple[int, int | None]]
+
+
+def refuse_uploads(config: Config, config_path: str | Path, summary_file: str | None) -> None:
+    """Raise ConfigError for each path that lies in Ray's temporary copy of a job's upload.
+
+    What is written there is lost; and clips that are read there have other names in each upload,
+    so that all of them would be labelled again. Models may lie there, as content identifies them.
+    """
+    problems = [
+        f"{key}: expected an absolute path or a URL (s3://...) outside of the job's upload, found "
+        f"{path!r}, which is {inside}: Ray deletes that copy, and the next job gets another one"
+        for key, path in _paths(config, summary_file)
+        if is_local(path) and UPLOAD.match(inside := os.path.realpath(absolute(path)))
+    ]
+    if problems:
+        raise ConfigError("\n".join(f"{config_path}: {problem}" for problem in problems))
+
+
+def _paths(config: Config, summary_file: str | None) -> Iterator[tuple[str, str]]:
+    yield "output.path", config.output.path
+    for path in config.input.paths:
+        yield "input.path", path
+    if config.input.audio_root is not None:
+        yield "input.audio_root", config.input.audio_root
+    if summary_file is not None:
+        yield "--summary", summary_file
+
+
+# -- one storage for all nodes -------------------------------------------------------------------
+
+
+def probe_of(table: str, run_id: str) -> str | None:
+    """The path of a run's probe in a local table's folder, None where the table is on a store."""
+    return f"{table}/_earmark/probe-{run_id}" if is_local(table) else None
+
+
+@contextmanager
+def probing(table: str, run_id: str) -> Iterator[None]:
+    """Keep a file of random content in a local table's folder, by which nodes know that folder."""
+    probe = probe_of(table, run_id)
+    if probe is None:
+        yield
+        return
+    folder = Path(probe).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("probe-*"):
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - LEFT_BEHIND_S:
+                path.unlink()
+    Path(probe).write_text(secrets.token_hex())
+    try:
+        yield
+    finally:
+        for path in folder.glob(f"{Path(probe).name}*"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def expect_probe(probe: str | None) -> None:
+    """Raise OSError on a node that does not have the run's probe: it has another folder there."""
+    if probe is not None and not os.path.exists(probe):
+        raise OSError(
+            errno.ENOENT,
+            f"output.path is not shared by node {socket.gethostname()}, on which nothing is written "
+            "therefore: no such file",
+            probe,
+        )
+
+
+@cache
+def expect_input(driver: str, paths: tuple[str, ...]) -> None:
+    """Raise OSError on a node, other than the driver's, that has none of these files."""
+    import ray
+
+    if not paths or ray.get_runtime_context().get_node_id() == driver:
+        return
+    if not any(map(os.path.exists, paths)):
+        raise OSError(
+            errno.ENOENT,
+            f"input.path is not shared by node {socket.gethostname()}: no such file",
+            paths[0],
+        )
+
+
+def refuse_other_disks(
+    config: Config,
+    checkpoints: Mapping[str, Checkpoint],
+    sources: pa.ChunkedArray,
+    probe: str | None,
+    shares: Shares,
+) -> None:
+    """Raise CannotRun if a node has other storage where the config has local paths.
+
+    Each node but the driver's looks for what its work needs there: files of the input; the model
+    folders and the table of those actors that it has room for. What it writes beside the probe the
+    driver has to find. A node that joins later is left to `expect_probe` and `expect_input`.
+    """
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] != here]
+    nodes = [node for node in nodes if node["Resources"].get("CPU")]
+    if not nodes:
+        return
+    clips = input_files(sources)
+    models = {
+        name: _model_files(name, checkpoint)
+        for name, checkpoint in checkpoints.items()
+        if type(checkpoint) is Checkpoint and checkpoint.revision is None
+    }
+    last = list(config.tasks)[-1]
+    asked = []
+    for node in nodes:
+        held = [name for name, share in shares.tasks.items() if _has_room(node["Resources"], share)]
+        files = [clips, *(models[name] for name in held if name in models)]
+        asked.append((node, _ask(node["NodeID"], probe if last in held else None, files)))
+    until = time.monotonic() + ANSWER_S
+    problems = [line for node, answer in asked for line in _differences(node, answer, probe, until)]
+    if problems:
+        raise CannotRun(
+            "\n".join(problems) + "\nuse storage that every node mounts at the same path, or a URL "
+            "(s3://...)"
+        )
+
+
+def input_files(sources: pa.ChunkedArray) -> Files:
+    """Some of the input's local files, evenly spread over the plan."""
+    names = pc.unique(sources)
+    rows = np.unique(np.linspace(0, len(names) - 1, FILES_LOOKED_AT).astype(int))
+    found: dict[str, tuple[int, int | None]] = {}
+    for source in names.take(pa.array(rows)).to_pylist() if len(names) else ():
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # of what is missing here its row will say so
+            if is_local(source):
+                status = os.stat(local_path(source))
+                found[local_path(source)] = status.st_size, status.st_mtime_ns
+    return Files("input.path", found)
+
+
+def _model_files(task: str, checkpoint: Checkpoint) -> Files:
+    """What a node may have a copy of: mtimes may differ."""
+    paths = [path for path in Path(checkpoint.name).iterdir() if path.suffix in LOADED_SUFFIXES]
+    return Files(f"tasks.{task}.model", {str(path): (path.stat().st_size, None) for path in paths})
+
+
+def _has_room(resources: Mapping[str, float], share: TaskShare) -> bool:
+    return (
+        resources.get("CPU", 0) >= share.num_cpus - 1e-6
+        and resources.get("GPU", 0) >= share.num_gpus
+    )
+
+
+def _ask(node_id: str, probe: str | None, files: Sequence[Files]) -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.remote(look).options(num_cpus=0, scheduling_strategy=there).remote(probe, files)
+
+
+def look(probe: str | None, files: Sequence[Files]) -> tuple[dict[str, str], str, str]:
+    """What is wrong on this node, by key of the config; a file that it has written beside the
+    probe, with what the probe holds and its own content behind that, both empty for no probe."""
+    wrong = {}
+    for key, found in files:
+        for path, (size, mtime_ns) in found.items():
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                wrong[key] = f"{path}: {error.strerror}"
+                break
+            if status.st_size != size or mtime_ns not in (None, status.st_mtime_ns):
+                wrong[key] = f"another file at {path} (size or time differ)"
+                break
+    if probe is None:
+        return wrong, "", ""
+    answer = f"{probe}.{secrets.token_hex(8)}"
+    try:
+        content = Path(probe).read_text() + secrets.token_hex()
+        Path(answer).write_text(content)
+    except OSError as error:
+        return {"output.path": f"{error.filename}: {error.strerror}", **wrong}, "", ""
+    return wrong, answer, content
+
+
+def _differences(
+    node: Mapping[str, Any], answer: Any, probe: str | None, until: float
+) -> Iterator[str]:
+    """A line for each path that the node does not share, from its answer to `look`."""
+    import ray
+
+    name = f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+    try:
+        wrong, written, content = ray.get(answer, timeout=max(0.0, until - time.monotonic()))
+    except ray.exceptions.GetTimeoutError:
+        raise CannotRun(
+            f"{name} did not say within {ANSWER_S:g} s whether it shares the local paths of the "
+            "config: use a URL (s3://...), or see whether its disks answer"
+        ) from None
+    except ray.exceptions.RayError:
+        traceback.print_exc()
+        if any(n["NodeID"] == node["NodeID"] and n["Alive"] for n in ray.nodes()):
+            raise
+        return  # it has gone
+    if written and probe is not None:
+        try:
+            is_ours = content.startswith(Path(probe).read_text())
+            if not is_ours or Path(written).read_text() != content:
+                wrong["output.path"] = f"another folder at {Path(probe).parent.parent}"
+        except OSError as error:
+            wrong["output.path"] = f"what it wrote is not here: {error.filename}: {error.strerror}"
+    for key, found in wrong.items():
+        yield f"{key}: expected storage that {name} shares with this one, found {found}"
