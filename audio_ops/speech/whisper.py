@@ -349,12 +349,13 @@ class Model:
         Both are read, as in OpenAI's code, from the first thing that the decoder says. The third
         is a cache of what its layers make of the sound, with which `generate` goes on, or None.
         """
+        import torch
         from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
         count = states.shape[0]
         if self.no_speech is None and (self.language or not self.languages):
             return [self.language] * count, [None] * count, None
-        start = states.new_full((count, 1), self.start).long()
+        start = torch.full((count, 1), self.start, device=states.device)
         goes_on = self.model.generation_config.num_beams == 1 and self.timestamps != "word"
         first = self.model(encoder_outputs=(states,), decoder_input_ids=start, use_cache=goes_on)
         cache = None
