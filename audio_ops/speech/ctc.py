@@ -187,7 +187,7 @@ class Model:
             self.model.load_adapter(
                 options.target_lang, revision=checkpoint.revision, use_safetensors=True
             )
-            self.model.to(device, self.dtype).eval()
+            self.model.eval()
         self.language: str | None = options.target_lang or getattr(
             self.tokenizer, "target_lang", None
         )
