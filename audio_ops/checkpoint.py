@@ -166,7 +166,8 @@ def load_model(
             f"model: expected all weights of {type(model).__name__}, found none for "
             f"{', '.join(missing[:5])} in {checkpoint.name}"
         )
-    model = model.to(device, dtype).eval()
+    # Not to a dtype: that would round the buffers which transformers keeps in float32 (positions).
+    model = model.to(device).eval()
     if bfloat16.pays(dtype, device):
         bfloat16.speed_up(model)
     return model

@@ -21,6 +21,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from audio_ops.errors import ClipError
+from audio_ops.finite import are_finite, not_finite
 from audio_ops.tasks import Clip, TaskOptions, Window
 
 Function = Literal["softmax", "sigmoid", "none"]
@@ -166,8 +167,8 @@ class Classes:
         Raises ClipError `model` if the logits are not finite.
         """
         by_window = np.array(logits)
-        if not np.isfinite(by_window).all():
-            raise ClipError("model", f"expected finite logits, found {by_window.tolist()}")
+        if not are_finite(by_window):
+            raise not_finite("logits")
         pooled = by_window[0]
         if len(logits) > 1:  # numpy's calls are most of what is done here, for most clips in vain
             pooled = by_window.mean(0) if self.options.pool == "mean" else by_window.max(0)

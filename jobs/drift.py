@@ -80,7 +80,7 @@ def _figures(
     wanted = {
         "clips": "count(*)",
         "failed": "count(*) FILTER (error IS NOT NULL OR error_stage IN ('read', 'decode'))",
-        "mean_score": "avg(score)",
+        "mean_score": "avg(score) FILTER (isfinite(score))",  # else one NaN would be the mean
     }
     if "text" in columns:
         words = "sum(len(regexp_extract_all(text, '\\S+')))"

@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audio_ops.checkpoint import Checkpoint, load, load_model
+from audio_ops.errors import ClipError
 from audio_ops.features import compute_on
+from audio_ops.finite import are_finite, not_finite
 from audio_ops.speech import Piece, Transcript, geometric_mean
 from audio_ops.tasks import Clip, Window
 from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP, hears_padded, shortest
@@ -187,7 +189,7 @@ class Model:
             self.model.load_adapter(
                 options.target_lang, revision=checkpoint.revision, use_safetensors=True
             )
-            self.model.to(device, self.dtype).eval()
+            self.model.eval()
         self.language: str | None = options.target_lang or getattr(
             self.tokenizer, "target_lang", None
         )
@@ -210,11 +212,13 @@ class Model:
     def padded_s(self, samples: int) -> float:
         return samples / self.sample_rate
 
-    def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable = None) -> list[_Frames]:
+    def __call__(
+        self, waveforms: Sequence[np.ndarray], group: Hashable = None
+    ) -> list[_Frames | ClipError]:
         import torch
 
         nothing = _Frames(np.zeros(0, np.int64), np.zeros(0, np.float32))
-        heard = [nothing] * len(waveforms)
+        heard: list[_Frames | ClipError] = [nothing] * len(waveforms)
         long = [n for n, waveform in enumerate(waveforms) if len(waveform) >= self.shortest]
         if not long:
             return heard
@@ -232,7 +236,8 @@ class Model:
         said = tokens.cpu().numpy()
         for row, n in enumerate(long):
             frames = self._frames(len(waveforms[n]), said.shape[1])
-            heard[n] = _Frames(said[row, :frames], certain[row, :frames])
+            own = _Frames(said[row, :frames], certain[row, :frames])
+            heard[n] = own if are_finite(own.log_probabilities) else not_finite("logits")
         return heard
 
     def _frames(self, samples: int, padded: int) -> int:

@@ -10,6 +10,7 @@ words.
 
 from __future__ import annotations
 
+import math
 import threading
 import zlib
 from collections.abc import Hashable, Sequence
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audio_ops.checkpoint import Checkpoint, load, load_model
+from audio_ops.errors import ClipError
 from audio_ops.features import compute_on
+from audio_ops.finite import are_finite, not_finite
 from audio_ops.signal.segment import cut_at_quiet
 from audio_ops.speech import Heard, Piece, Transcript, geometric_mean, join_heard
 from audio_ops.tasks import Clip, Window
@@ -128,11 +131,13 @@ class Model:
     def join(self, clip: Clip, windows: Sequence[Window], outputs: Sequence[Heard]) -> Transcript:
         return join_heard(windows, outputs, self.sample_rate)
 
-    def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable = None) -> list[Heard]:
+    def __call__(
+        self, waveforms: Sequence[np.ndarray], group: Hashable = None
+    ) -> list[Heard | ClipError]:
         import torch
 
         nothing = Heard(text="", log_probability=0.0, tokens=0, segments=[], language=self.language)
-        heard = [nothing] * len(waveforms)
+        heard: list[Heard | ClipError] = [nothing] * len(waveforms)
         long = [n for n, wave in enumerate(waveforms) if len(wave) >= MIN_S * self.sample_rate]
         if not self.model.generation_config.do_sample:
             batches = [long] if long else []
@@ -146,7 +151,7 @@ class Model:
                     heard[n] = said
         return heard
 
-    def _heard(self, waveforms: Sequence[np.ndarray]) -> list[Heard]:
+    def _heard(self, waveforms: Sequence[np.ndarray]) -> list[Heard | ClipError]:
         spoken = self._generated(self._inputs(waveforms))
         return [
             Heard(
@@ -165,6 +170,8 @@ class Model:
                 else [],
                 language=self.language,
             )
+            if each and are_finite(each)
+            else not_finite("token probabilities")
             for waveform, (text, each) in zip(waveforms, spoken, strict=True)
         ]
 
@@ -208,6 +215,7 @@ class Chosen:
         ends = config.eos_token_id
         self.ends = set(ends if isinstance(ends, list) else [ends])
         self.beams: int = config.num_beams
+        self.draws = bool(config.do_sample)
         self.kept = max(2, 1 + len(self.ends)) * self.beams
         self.prompt = 0  # tokens that were there before the first step
         self.scores: torch.Tensor | None = None
@@ -215,6 +223,8 @@ class Chosen:
         self.best: list[tuple[torch.Tensor, torch.Tensor]] = []  # beams: (rows * beams, kept)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        import torch
+
         self.prompt = self.prompt or input_ids.shape[1]
         if self.beams > 1:
             values, tokens = scores.float().topk(min(self.kept, scores.shape[1]))
@@ -222,6 +232,9 @@ class Chosen:
         else:
             self._keep(input_ids)
             self.scores = scores
+        if self.draws:  # to draw from NaN is an error on the CPU and the end of a GPU's process
+            finite = torch.finfo(scores.dtype).max
+            scores = scores.nan_to_num(0.0, posinf=finite, neginf=-torch.inf)
         return scores
 
     def _keep(self, input_ids: torch.Tensor) -> None:
@@ -260,7 +273,8 @@ class Chosen:
 
     def _of_beam(self, step: int, beam: int, token: int) -> float:
         values, tokens = self.best[step]
-        return values[beam][tokens[beam] == token].item()
+        found = values[beam][tokens[beam] == token]
+        return found.item() if len(found) else math.nan  # which beam search may choose beside NaN
 
     def _length(self, row: list[int]) -> int:
         return next((n + 1 for n, token in enumerate(row) if token in self.ends), len(row))

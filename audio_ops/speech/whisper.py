@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audio_ops.checkpoint import Checkpoint, load, load_model
+from audio_ops.errors import ClipError
+from audio_ops.finite import are_finite, finite_rows, not_finite
 from audio_ops.signal.segment import cut_at_quiet
 from audio_ops.speech import Heard, Piece, Transcript, geometric_mean, join_heard
 from audio_ops.speech.evidence import LOOP, UNSURE, compression_ratio
@@ -224,7 +226,9 @@ class Model:
     def join(self, clip: Clip, windows: Sequence[Window], outputs: Sequence[Heard]) -> Transcript:
         return join_heard(windows, outputs, self.sample_rate)
 
-    def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable = None) -> list[Heard]:
+    def __call__(
+        self, waveforms: Sequence[np.ndarray], group: Hashable = None
+    ) -> list[Heard | ClipError]:
         """Hear windows that share a context of `group` seconds (see `padded_s`).
 
         On a GPU one call at a time: a step of the decoder is a hundred small kernels, which two
@@ -233,7 +237,7 @@ class Model:
         with self.generating:
             return self._said_in(waveforms, group)
 
-    def _said_in(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Heard]:
+    def _said_in(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Heard | ClipError]:
         import torch
 
         whole_s = float(self.extractor.chunk_length)
@@ -247,7 +251,7 @@ class Model:
                 for rows in (again[at : at + size] for at in range(0, len(again), size)):
                     full = self._heard([waveforms[n] for n in rows], whole_s)
                     for n, said in zip(rows, full, strict=True):
-                        heard[n] = replace(said, redone=True)
+                        heard[n] = replace(said, redone=True) if isinstance(said, Heard) else said
             return heard
         # Drawn tokens would depend on the neighbours in the batch: each window alone, with a seed
         # from its own sound.
@@ -258,7 +262,7 @@ class Model:
                 heard += self._heard([waveform], whole_s)
         return heard
 
-    def _heard(self, waveforms: Sequence[np.ndarray], context_s: float) -> list[Heard]:
+    def _heard(self, waveforms: Sequence[np.ndarray], context_s: float) -> list[Heard | ClipError]:
         """What each window says, padded to `context_s` seconds.
 
         With timestamps Whisper may stop before the sound does, at the end of a sentence: then it
@@ -272,7 +276,11 @@ class Model:
         whole = features.shape[-1]
         frames = [-(-len(waveform) // self.extractor.hop_length) for waveform in waveforms]
         first = self._encoded(features)
-        languages, no_speech, cache = self._language_and_silence(first)
+        finite, languages, no_speech, cache = self._language_and_silence(first)
+        if not all(finite):  # the others again without these, which would say nonsense to the limit
+            good = [waveform for waveform, fine in zip(waveforms, finite, strict=True) if fine]
+            others = iter(self._heard(good, context_s) if good else ())
+            return [next(others) if fine else not_finite("encoder states") for fine in finite]
 
         heard = [
             _Growing(min(count, whole), len(waveform) / self.sample_rate)
@@ -298,7 +306,12 @@ class Model:
                     spoken.ended &= len(spoken.tokens) < _most_tokens(own)
             for row, spoken in zip(rows, said, strict=True):
                 self._grow(heard[row], spoken, languages[row])
-            rows = [row for row in rows if heard[row].frames - heard[row].seek >= LEAST_FRAMES]
+            rows = [
+                row
+                for row in rows
+                if heard[row].frames - heard[row].seek >= LEAST_FRAMES
+                and are_finite(heard[row].log_probabilities)
+            ]
             states = None
         return [
             Heard(
@@ -312,6 +325,8 @@ class Model:
                 redone=False if self.guarded else None,
                 complete=growing.complete,
             )
+            if are_finite(growing.log_probabilities)
+            else not_finite("token probabilities")
             for growing, language, silence in zip(heard, languages, no_speech, strict=True)
         ]
 
@@ -343,32 +358,36 @@ class Model:
 
     def _language_and_silence(
         self, states: torch.Tensor
-    ) -> tuple[list[str | None], list[float | None], Any]:
-        """Each window's language and Whisper's own probability that nobody speaks in it.
+    ) -> tuple[list[bool], list[str | None], list[float | None], Any]:
+        """Whether each window's numbers are finite so far, its language, and Whisper's own
+        probability that nobody speaks in it.
 
-        Both are read, as in OpenAI's code, from the first thing that the decoder says. The third
-        is a cache of what its layers make of the sound, with which `generate` goes on, or None.
+        The last two are read, as in OpenAI's code, from the first thing that the decoder says.
+        Behind them is a cache of what its layers make of the sound, with which `generate` goes on,
+        or None.
         """
+        import torch
         from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
         count = states.shape[0]
         if self.no_speech is None and (self.language or not self.languages):
-            return [self.language] * count, [None] * count, None
-        start = states.new_full((count, 1), self.start).long()
+            return finite_rows(states), [self.language] * count, [None] * count, None
+        start = torch.full((count, 1), self.start, device=states.device)
         goes_on = self.model.generation_config.num_beams == 1 and self.timestamps != "word"
         first = self.model(encoder_outputs=(states,), decoder_input_ids=start, use_cache=goes_on)
         cache = None
         if goes_on:  # what was said so far is no part of it: generate begins with the whole prompt
             cache = EncoderDecoderCache(DynamicCache(), first.past_key_values.cross_attention_cache)
         logits = first.logits[:, 0].float()
+        finite = finite_rows(logits.logsumexp(1, keepdim=True))  # a token may be ruled out by -Inf
         silence: list[float | None] = [None] * count
         if self.no_speech is not None:
             silence = logits.softmax(-1)[:, self.no_speech].tolist()
         if self.language or not self.languages:
-            return [self.language] * count, silence, cache
+            return finite, [self.language] * count, silence, cache
         codes = list(self.languages)
         best = logits[:, list(self.languages.values())].argmax(-1).tolist()
-        return [codes[index] for index in best], silence, cache
+        return finite, [codes[index] for index in best], silence, cache
 
     def _generated(
         self,
@@ -485,9 +504,9 @@ class Model:
                 each = log_probabilities[row][:length]
             else:  # beam search scores the whole: sum / length ** length_penalty
                 whole = output.sequences_scores[row].item() * length**self.length_penalty
-                each = [whole / length] * length
+                each = [whole / length] * length if length else [math.nan]  # all beams were NaN
             times = None
-            if self.timestamps == "word":
+            if self.timestamps == "word" and are_finite(each):
                 times = self._token_times(output, row, begin, length, frames[row])
             spoken.append(_Spoken(tokens, each, times, ended))
         return spoken, output.past_key_values
@@ -708,8 +727,10 @@ def _most_tokens(frames: int) -> int:
     return TOKENS + int(TOKENS_PER_S * frames / 100)
 
 
-def _bad(heard: Heard) -> bool:
+def _bad(heard: Heard | ClipError) -> bool:
     """Whether a short context may have spoilt this text."""
+    if isinstance(heard, ClipError):
+        return True
     score = geometric_mean(heard.log_probability, heard.tokens)
     return (
         not heard.complete

