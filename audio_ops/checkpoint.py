@@ -48,6 +48,28 @@ class Checkpoint:
         except EntryNotFoundError:
             return None
 
+    def has(self, file: str) -> bool:
+        """Whether the checkpoint has a file of that name, which is not fetched.
+
+        Of a hub id without a connection: whether the hub's cache has it.
+        """
+        if self.revision is None:
+            return (Path(self.name) / file).is_file()
+        from huggingface_hub import file_exists, try_to_load_from_cache
+        from huggingface_hub.errors import OfflineModeIsEnabled
+
+        if isinstance(try_to_load_from_cache(self.name, file, revision=self.revision), str):
+            return True
+        try:
+            return bool(file_exists(self.name, file, revision=self.revision))
+        except OfflineModeIsEnabled:
+            return False
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, for people: the folder, hub id or URL that the config names."""
+        return self.name
+
     def extractor_settings(self) -> dict[str, Any]:
         """The feature extractor's JSON, wherever transformers would find it.
 
@@ -59,7 +81,8 @@ class Checkpoint:
         if not settings:
             raise ValueError(
                 "model: expected a feature extractor (preprocessor_config.json or "
-                f"processor_config.json), found none in {self.name}"
+                f"processor_config.json), found none in {self.source}: copy the file from the "
+                "checkpoint that this one was trained from"
             )
         return settings
 

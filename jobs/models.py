@@ -37,6 +37,10 @@ class StoredCheckpoint(Checkpoint):
     listing: str = ""
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    @property
+    def source(self) -> str:
+        return self.url
+
 
 def environment(threads: int, on_gpu: bool) -> dict[str, str]:
     """What the process of a `LabelHere` has to be started with."""

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from audio_ops.checkpoint import Checkpoint, load, load_model
+from audio_ops.checkpoint_files import check_files
 from audio_ops.classification import (
     Classes,
     ClassificationOptions,
@@ -83,6 +84,7 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
             "function_to_apply: expected sigmoid or none for a model with one output, found "
             "softmax, which scores every clip 1.0"
         )
+    check_files(options, checkpoint, tokenizer=False)
     _windowing(options, checkpoint)
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from audio_ops.checkpoint import Checkpoint
+from audio_ops.checkpoint_files import check_files
 from audio_ops.speech import wer
 from audio_ops.speech.evidence import LOOP, UNSURE, evidence
 from audio_ops.tasks import Clip, TaskOptions, WantsSpeech, Window
@@ -174,6 +175,7 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
             "generate.temperature: expected do_sample: true beside it, without which it does nothing"
         )
     family.check(options, checkpoint)
+    check_files(options, checkpoint, tokenizer=True)
 
 
 def sample_rate(options: Options, checkpoint: Checkpoint) -> int:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from audio_ops.checkpoint import Checkpoint, load, load_model
+from audio_ops.checkpoint_files import check_files
 from audio_ops.classification import (
     Classes,
     ClassificationOptions,
@@ -72,6 +73,7 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
             "model: expected model_type 'clap' with architecture ClapModel, found "
             f"{model_type!r} with {found} in {checkpoint.name}"
         )
+    check_files(options, checkpoint, tokenizer=True)
     _windowing(options, checkpoint)
 
 

@@ -1,0 +1,132 @@
+"""Which files a checkpoint must have, looked for before anything is started: no torch, no transformers.
+
+transformers makes an empty tokenizer where its files are missing, and all texts come out as ''.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from audio_ops.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from audio_ops.tasks import TaskOptions
+
+Alternatives = tuple[tuple[str, ...], ...]  # sets of files, each of which is enough
+
+FAST: Alternatives = (("tokenizer.json",),)
+BPE: Alternatives = (*FAST, ("vocab.json", "merges.txt"))
+PIECES: Alternatives = (*FAST, ("sentencepiece.bpe.model",))
+LETTERS: Alternatives = (("vocab.json",),)
+# By class, without "Fast": `vocab_files_names` in transformers.
+TOKENIZERS: dict[str, Alternatives] = {
+    "WhisperTokenizer": BPE,
+    "RobertaTokenizer": BPE,
+    "BartTokenizer": BPE,
+    "GPT2Tokenizer": BPE,
+    "SeamlessM4TTokenizer": PIECES,
+    "MBartTokenizer": PIECES,
+    "MBart50Tokenizer": PIECES,
+    "XLMRobertaTokenizer": PIECES,
+    "BertTokenizer": (*FAST, ("vocab.txt",)),
+    "T5Tokenizer": (*FAST, ("spiece.model",)),
+    "Wav2Vec2CTCTokenizer": LETTERS,
+    "Wav2Vec2PhonemeCTCTokenizer": LETTERS,
+    "Speech2TextTokenizer": (("vocab.json", "sentencepiece.bpe.model"),),
+    **dict.fromkeys(("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"), ((),)),
+}
+ANY: Alternatives = (*BPE, ("vocab.txt",), *PIECES[1:], ("spiece.model",), ("tokenizer.model",))
+# The class where neither tokenizer_config.json nor config.json names one; tests/test_missing_files.py
+# holds it equal to transformers' TOKENIZER_MAPPING_NAMES.
+DEFAULTS = {
+    "clap": "RobertaTokenizer",
+    "data2vec-audio": "Wav2Vec2CTCTokenizer",
+    "hubert": "Wav2Vec2CTCTokenizer",
+    "seamless_m4t": "SeamlessM4TTokenizer",
+    "seamless_m4t_v2": "SeamlessM4TTokenizer",
+    "speech_to_text": "Speech2TextTokenizer",
+    "unispeech": "Wav2Vec2CTCTokenizer",
+    "unispeech-sat": "Wav2Vec2CTCTokenizer",
+    "wav2vec2": "Wav2Vec2CTCTokenizer",
+    "wav2vec2-bert": "Wav2Vec2CTCTokenizer",
+    "wav2vec2-conformer": "Wav2Vec2CTCTokenizer",
+    "whisper": "WhisperTokenizer",
+}
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def check_files(options: TaskOptions, checkpoint: Checkpoint, tokenizer: bool) -> None:
+    """ValueError, naming what is missing and where it is to be had, if the checkpoint lacks its
+    feature extractor, its weights or, where the task needs one, its `tokenizer`.
+    """
+    checkpoint.extractor_settings()
+    if tokenizer:
+        _check_tokenizer(options, checkpoint)
+    _check_weights(checkpoint)
+
+
+def _check_weights(checkpoint: Checkpoint) -> None:
+    if checkpoint.has(WEIGHTS):
+        return
+    shards = sorted(set(checkpoint.json(INDEX).get("weight_map", {}).values()))
+    # Of a hub id only what is there is known: a driver without a connection need not have weights.
+    is_folder = checkpoint.revision is None
+    missing = [shard for shard in shards if not checkpoint.has(shard)]
+    if is_folder and missing:
+        raise ValueError(
+            f"model: expected all files that {INDEX} names, found none of the name "
+            f"{', '.join(missing[:3])} in {checkpoint.source}: copy them again"
+        )
+    pickled = [file for file in PICKLED if checkpoint.has(file)]
+    if not shards and (pickled or is_folder):
+        raise ValueError(
+            f"model: expected {WEIGHTS} or {INDEX}, found "
+            f"{f'only {pickled[0]}, a pickle,' if pickled else 'neither'} in {checkpoint.source}: "
+            f"copy it again if it has one; a pytorch_model.bin is converted with: "
+            f"{_conversion(checkpoint)}"
+        )
+
+
+def _conversion(checkpoint: Checkpoint) -> str:
+    """The command that makes safetensors of a pickle, in the checkpoint's folder or one for it."""
+    architecture = (checkpoint.json("config.json").get("architectures") or ["AutoModel"])[0]
+    folder, fetch = checkpoint.source, ""
+    if checkpoint.revision is not None:
+        folder = checkpoint.name.rpartition("/")[2]
+        fetch = f"hf download {checkpoint.name} --revision {checkpoint.revision} --local-dir {folder} && "
+    elif "://" in folder:
+        folder = "FOLDER"  # a copy of all its files, which is then put back
+    return (
+        f'{fetch}python -c "from transformers import {architecture} as M; '
+        f"M.from_pretrained('{folder}', use_safetensors=False).save_pretrained('{folder}')\""
+    )
+
+
+def _check_tokenizer(options: TaskOptions, checkpoint: Checkpoint) -> None:
+    settings, config = checkpoint.json("tokenizer_config.json"), checkpoint.json("config.json")
+    if options.trust_remote_code and "AutoTokenizer" in (settings.get("auto_map") or {}):
+        return
+    enough = _alternatives(settings, config)
+    if any(all(map(checkpoint.has, files)) for files in enough):
+        return
+    known = dict.fromkeys(file for files in enough for file in files)
+    found = [file for file in known if checkpoint.has(file)]
+    expected = ", or ".join(" and ".join(files) for files in enough)
+    base = config.get("_name_or_path") or "BASE"
+    raise ValueError(
+        f"model: expected a tokenizer ({expected}), found "
+        f"{f'only {found[0]}' if found else 'none'} in {checkpoint.source}: copy it from the "
+        f"checkpoint that this one was trained from, or with: "
+        f'python -c "from transformers import AutoTokenizer as T; '
+        f"T.from_pretrained('{base}').save_pretrained('FOLDER')\""
+    )
+
+
+def _alternatives(settings: dict[str, Any], config: dict[str, Any]) -> Alternatives:
+    """From tokenizer_config.json and config.json, in the order in which transformers asks them."""
+    named = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    name = named or DEFAULTS.get(config.get("model_type", ""))
+    if name is None:  # the tokenizer has to say by itself what it is
+        return (*FAST, ("tokenizer.model",))
+    return TOKENIZERS.get(name.removesuffix("Fast"), ANY)
