@@ -21,6 +21,8 @@ from jobs.sources import NO_VERSION, PLACE, Listing
 
 # Raise it when the code would give another label for the same sound, model and settings.
 LABEL_VERSION = 1
+# In half precision these models' labels changed: languages were misread, positions were rounded.
+CHANGED_IN_HALF_PRECISION = {"moonshine", "parakeet_ctc", "wav2vec2-conformer", "whisper"}
 COMMITTED = pa.schema(
     [("clip_id", pa.string()), *PLACE, ("status", pa.string()), ("fingerprint", pa.string())]
 )
@@ -242,6 +244,12 @@ def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
     """All that could change a label, as plain JSON. Batch sizes, pools and paths are not in it."""
+    changed = [
+        name
+        for name, options in config.tasks.items()
+        if options.dtype != "float32"
+        and checkpoints[name].json("config.json").get("model_type") in CHANGED_IN_HALF_PRECISION
+    ]
     return {
         "label_version": LABEL_VERSION,
         "audio": config.audio.model_dump(mode="json", include={"max_clip_s"}),
@@ -251,6 +259,7 @@ def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str,
             | {"model": checkpoints[name].digest()}
             for name, options in config.tasks.items()
         },
+        **({"half_precision_version": dict.fromkeys(changed, 2)} if changed else {}),
     }
 
 

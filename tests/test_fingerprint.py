@@ -1,0 +1,27 @@
+"""What a table's labels were made with, and which changes of the code make them others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import tiny_whisper
+from runs import Job
+
+from jobs.config import find_models, load_config
+from jobs.plan import settings
+
+
+@pytest.mark.parametrize(("dtype", "is_changed"), [("float32", False), ("auto", True)])
+def test_labels_that_whisper_made_in_half_precision_are_not_those_of_this_version(
+    tmp_path: Path, dtype: str, is_changed: bool
+) -> None:
+    """Their languages were misread; those of float32, and of other models, are as they were."""
+    task: dict[str, Any] = {"task": "automatic-speech-recognition", "dtype": dtype}
+    job = Job(tmp_path, tiny_whisper(tmp_path / "whisper"))
+    job.write(tasks={"words": task | {"model": str(tmp_path / "whisper")}})
+    config = load_config(job.config)
+    made_with = settings(config, find_models(config, job.config))
+    assert made_with["label_version"] == 1
+    assert made_with.get("half_precision_version") == ({"words": 2} if is_changed else None)
