@@ -66,7 +66,7 @@ def test_every_tensor_has_the_number_format_that_transformers_gives_it(
     for dtype in (torch.bfloat16, torch.float16):
         settings = {"model": str(tmp_path), "dtype": str(dtype).removeprefix("torch."), **options}
         chosen = load_task(task).Options(task=task, **settings)
-        model: Any = Label("it", chosen, checkpoint).model
+        model: Any = Label("it", chosen, checkpoint, device="cpu").model
         ours = getattr(model, "family", model).model
         plain = tensors(type(ours).from_pretrained(tmp_path, dtype=dtype))
         found = tensors(ours)

@@ -72,8 +72,7 @@ from jobs.plan import plan, COMMITTED
 from jobs.read import read
 from jobs.sources import files
 input = Input(path=sys.argv[1], format="files")
-nobody = pa.table({name: pa.array([], pa.string()) for name in COMMITTED})
-todo = plan(files.find(input, print), nobody, "f", retry_errors=False).todo
+todo = plan(files.find(input, print), COMMITTED.empty_table(), "f", retry_errors=False).todo
 audio = Audio(max_clip_s=100.0)
 rates = [16_000, 48_000]
 tables = list(read(todo, input=input, audio=audio, rates=rates, want_speech="always"))

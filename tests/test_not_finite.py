@@ -85,7 +85,7 @@ MODELS = {
 def labelled(family: Family, folder: Path, clips: list[Clip], dtype: str) -> list[Any]:
     options = {"model": str(folder), "dtype": dtype, **family.options}
     chosen = load_task(family.task).Options(task=family.task, **options)
-    return Label("it", chosen, find_checkpoint(str(folder)), batch_s=1e6).label(clips)
+    return Label("it", chosen, find_checkpoint(str(folder)), device="cpu", batch_s=1e6).label(clips)
 
 
 @pytest.mark.parametrize("name", ENTRANCES)
