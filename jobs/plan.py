@@ -74,33 +74,42 @@ def plan(listing: Listing, committed: pa.Table, fingerprint: str, *, retry_error
     version: the row that was made while it was there stays.
     """
     found = listing.clips.add_column(0, "clip_id", clip_ids(listing.clips))
-    places, committed_places = _places(found), _places(committed)
-    row_at = pc.index_in(places, value_set=committed_places)  # null where there is none
-    versions = committed["source_version"].combine_chunks().take(row_at)
-    is_vanished = pc.and_(
-        pc.is_in(found["source_version"], value_set=pa.array(NO_VERSION)),
-        pc.invert(pc.is_in(versions, value_set=pa.array(NO_VERSION))),
-    )
-    is_vanished = pc.and_(is_vanished, row_at.is_valid())
-    is_committed = pc.is_in(committed_places, value_set=places)
-    gone = _gone(listing, committed.filter(pc.invert(is_committed)))
     done = _done(committed, fingerprint, retry_errors)
     is_done = pc.is_in(found["clip_id"], value_set=done["clip_id"].combine_chunks())
     finished = done.filter(pc.is_in(done["clip_id"], value_set=found["clip_id"].combine_chunks()))
-    is_due = pc.invert(pc.or_(is_done, is_vanished))
-    todo, row_at = found.filter(is_due), row_at.filter(_whole(is_due))
-    has_labels = pc.is_in(committed["status"], value_set=pa.array(["ok", "partial"]))
-    todo = todo.append_column("supersedes", _whole(committed["clip_id"]).take(row_at))
+    # Places are compared of the rest alone: in most runs it is little.
+    rest = committed.filter(
+        pc.invert(pc.is_in(committed["clip_id"], value_set=_whole(finished["clip_id"])))
+    )
+    due = found.filter(pc.invert(is_done))
+    places, places_of_rest = _places(due), _places(rest)
+    row_at = pc.index_in(places, value_set=places_of_rest)  # null where there is none
+    is_listed = pc.is_in(places_of_rest, value_set=places)
+    gone = _gone(listing, rest.filter(pc.invert(is_listed)))
+    is_away = pc.and_(
+        _has_no_version(due["source_version"]),
+        pc.and_(
+            row_at.is_valid(),
+            pc.invert(_has_no_version(_whole(rest["source_version"]).take(row_at))),
+        ),
+    )
+    todo, row_at = due.filter(pc.invert(is_away)), row_at.filter(_whole(pc.invert(is_away)))
+    has_labels = pc.is_in(rest["status"], value_set=pa.array(["ok", "partial"]))
+    todo = todo.append_column("supersedes", _whole(rest["clip_id"]).take(row_at))
     todo = todo.append_column("replaces_labels", _whole(has_labels).take(row_at))
-    vanished = pc.sum(is_vanished).as_py() or 0
+    away = len(due) - len(todo)
     return Plan(
         todo,
         gone,
-        found=len(found) - vanished,
-        done=len(found) - vanished - len(todo),
+        found=len(found) - away,
+        done=len(found) - len(due),
         failed_before=len(finished.filter(pc.not_equal(finished["status"], "ok"))),
-        vanished=len(committed) - (pc.sum(is_committed).as_py() or 0) - len(gone) + vanished,
+        vanished=len(rest) - (pc.sum(is_listed).as_py() or 0) - len(gone) + away,
     )
+
+
+def _has_no_version(versions: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    return pc.is_in(versions, value_set=pa.array(NO_VERSION))
 
 
 def _gone(listing: Listing, unlisted: pa.Table) -> list[str]:
