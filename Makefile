@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test chaos bench check submit clean
+.PHONY: demo test unit chaos bench check docs submit clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m jobs.demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Those that start no Ray.
+unit: $(VENV)/ready
+	$(BIN)/python -m pytest tests/unit -n 2
 
 chaos: $(VENV)/ready
 	$(BIN)/python -m pytest -m chaos
@@ -27,6 +31,10 @@ check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The parts of docs/ that come from the code.
+docs: $(VENV)/ready
+	$(BIN)/python docs/generate.py
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "installing into $(VENV): torch, Ray, transformers and what they need; some minutes, once"

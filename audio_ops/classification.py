@@ -31,25 +31,26 @@ BOOLEANS = ("true", "false")
 
 
 class ClassificationOptions(TaskOptions):
-    """What every classifier takes.
-
-    Sound longer than `window_s` (default: as much as the model hears at once) is cut every
-    `hop_s` (default: `window_s`) into windows of that length, the last one aligned with the end of
-    the sound, and the windows' logits are pooled. `segments` adds each window's own top label.
-
-    `reference` names the column with the true label: a name, an id (`3`, `3.0`, also as text), or
-    a list of them for multi-label models; a number (or one per output) for regression. Text may
-    hold a list as JSON (`["dog", "rain"]`). A boolean is the label named true or false, in any
-    case, and 1 or 0 for regression; it is never an id, since which label `true` means is unknown.
-    What cannot be compared is reported in `reference_error` of its row, which keeps its labels.
-    """
+    """Settings that every classifier takes."""
 
     top_k: int | None = Field(default=None, ge=1)
+    """How many labels to keep; null for all."""
     window_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Longer sound is cut into windows of this length, whose logits are pooled. The last window is
+    aligned with the end of the sound. By default the length of the model's input if that is fixed
+    (AST 10.255 s, CLAP 10 s, Whisper 30 s), else 30 s."""
     hop_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """From the start of one window to the start of the next; `window_s` if left out."""
     pool: Literal["mean", "max"] = "mean"
+    """How the windows' logits become the clip's."""
     segments: bool = False
+    """Add the top label of each window, with its times."""
     reference: str | None = None
+    """Column with the true label: a name, an id (`3`, `3.0`, also as text), or a list of them for
+    multi-label models; a number (or one per output) for regression. Text may hold a list as JSON
+    (`["dog", "rain"]`). A boolean is the label named true or false, in any case, and 1 or 0 for
+    regression; it is never an id, since which label `true` means is unknown. A reference that cannot
+    be compared is reported in `reference_error` of its row, which keeps its labels."""
 
 
 def classification_columns(options: ClassificationOptions) -> dict[str, pa.DataType]:

@@ -54,35 +54,36 @@ class Section(BaseModel):
 
 
 class Columns(Section):
-    """Which columns say where the sound is. What is left out is guessed from the usual names."""
+    """Which columns hold the sound and its times. What is left out is guessed from the usual names."""
 
     audio: str | None = None
     """The sound itself, or its path."""
     offset: str | None = None
     """Where a clip begins in its file, in seconds."""
     duration: str | None = None
-    """How long it is, in seconds."""
+    """Length of the clip in seconds."""
 
 
 class Input(Section):
     """Where the audio is."""
 
     path: str | tuple[str, ...]
-    """A file, folder or glob, local or any fsspec URL, or a list of them."""
+    """A file, folder (recursive) or glob, local or any fsspec URL; or a list of them."""
     format: str = "auto"
     """How the audio is packaged: a file in `jobs/sources/`. `auto` goes by the files' names."""
     extensions: tuple[str, ...] = AUDIO_EXTENSIONS
-    """Which files of a folder, or members of a tar, are audio. Files that `path` names itself are."""
+    """Extensions of the files in a folder, or of the members of a tar, that are audio. A file that
+    `path` names itself counts whatever its name is."""
     columns: Columns = Columns()
-    """Of a Parquet file or a manifest."""
+    """Columns of a Parquet file or a manifest."""
     audio_root: str | None = None
     """The folder that paths in a manifest or a Parquet file are relative to. Besides the folder of
     the manifest itself it is the only one that they may lead into."""
     max_clip_bytes: Annotated[int, Field(gt=0)] = 512 << 20
-    """Of a clip in a tar, with its sidecars, or in a Parquet file, which is held in memory whole;
+    """Largest clip in a tar, with its sidecars, or in a Parquet file, which is held in memory whole;
     a larger one becomes an error row (`too_large`). Files of their own are read in a stream."""
     storage_options: Annotated[dict[str, Any], Field(repr=False)] = {}
-    """Passed to fsspec, e.g. `endpoint_url`, `anon`."""
+    """Passed to fsspec, e.g. `endpoint_url`, `profile`, `anon`."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -107,20 +108,21 @@ class Audio(Section):
     max_clip_s: Annotated[float, Field(gt=0)] = 4 * 3600.0
     """Longer recordings become an error row (`too_long`)."""
     decode_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    """A clip may take so long, and as long again as it sounds; else it is an error row (`timeout`)."""
+    """Decoding may take so long, plus the duration of the clip; longer is an error row (`timeout`)."""
     decode_memory_mb: Annotated[int, Field(ge=64)] = 6144
-    """What decoding may take besides what it starts with; more is an error row (`memory`). Four
-    hours at 16 kHz take 1,000. Only Linux keeps to it."""
+    """Memory that decoding may take beyond what its process starts with; more is an error row
+    (`memory`). Four hours at 16 kHz take 1,000. Enforced on Linux alone."""
 
 
 class Output(Section):
     """Where the labels go."""
 
     path: str
+    """Folder of the table, local or any fsspec URL."""
     keep: tuple[str, ...] = ()
     """Columns of the source that each row carries along."""
     storage_options: Annotated[dict[str, Any] | None, Field(repr=False)] = None
-    """As for the input, and the input's own if left out."""
+    """Passed to fsspec; the input's own if left out."""
 
 
 class Range(Section):
@@ -138,16 +140,18 @@ class Range(Section):
 
 
 class TaskResources(Section):
-    """What one task's actors get. Whatever is left out is worked out from the cluster."""
+    """Resources of one task's actors. Whatever is left out is worked out from the cluster."""
 
     actors: Range | None = None
-    """How many, or `{min: 1, max: 8}`."""
+    """Number of actors, or `{min: 1, max: 8}` for a pool that grows and shrinks."""
     num_cpus: Annotated[float, Field(gt=0)] | None = None
     """CPUs per actor."""
     num_gpus: Annotated[float, Field(ge=0)] | None = None
-    """GPUs per actor; may be a fraction. With 0 the model runs on CPUs and its process sees no GPU."""
+    """GPUs per actor; may be a fraction. With 0 the model runs on CPUs and its process sees no GPU;
+    with more the run ends if torch can use none."""
     batch_s: Annotated[float, Field(gt=0)] | None = None
-    """Padded seconds of audio in one forward pass; by default as many as the device gains from."""
+    """Seconds of audio in one forward pass, padding included; by default as many as the device gains
+    from."""
 
     @field_validator("actors", mode="before")
     @classmethod
@@ -163,38 +167,40 @@ class Resources(Section):
     """The run's shares of the cluster."""
 
     tasks: dict[str, TaskResources] = {}
+    """Resources of single tasks, by the task's name."""
     prepare_cpus: Annotated[float, Field(gt=0)] | None = None
-    """CPUs per worker that reads and decodes."""
+    """CPUs per worker that reads and decodes; by default a quarter on clusters without GPUs or under
+    8 CPUs, else 1."""
     clips_per_block: Annotated[int, Field(ge=1)] | None = None
-    """How many clips travel together, and so how often something can be committed."""
+    """Clips in one block: they travel together, and are committed together."""
     in_flight_mb: Annotated[int, Field(ge=1)] | None = None
-    """Of sound on its way between the stages, on all nodes that the run starts with together, and
-    in proportion on those that join; by default 128 per CPU, 512 where there are GPUs. Reading
-    waits for room, but one block is always let through, which may be one long recording."""
+    """Sound that may travel between the stages, on all nodes that the run starts with together, and
+    in proportion on those that join; by default 64 per CPU, 512 where there are GPUs. Reading
+    waits for free capacity, but one block is always let through, which may be one long recording."""
     object_store_mb: Annotated[int, Field(ge=80)] | None = None
-    """Of Ray's object store, in which that sound lies, if the run starts Ray itself; by default 30 %
-    of the machine's memory."""
+    """Size of Ray's object store, which holds that sound, if the run starts Ray itself; by default
+    30 % of the machine's memory."""
     commit_every_s: Annotated[float, Field(ge=0)] = 5.0
+    """Shortest time between two commits."""
     stalled_after_s: Annotated[float, Field(gt=0)] = 2 * 3600.0
-    """A run in which no stage takes or hands on a block for so long ends with exit code 1 and says
-    what it waits for. Longer than the longest clip takes to be labelled."""
+    """A run in which no stage takes or hands on a block for so long ends with exit code 1 and names
+    what it waits for. Choose more than the longest clip takes."""
 
 
 class Drift(Section):
     """How far the labels of a run may be from those of the table's earlier runs: beyond one of
-    these bounds the exit code is 4. What has none (the default) is told in the summary alone."""
+    these bounds the exit code is 4. Figures without a bound (the default) are in the summary alone."""
 
     min_clips: Annotated[int, Field(ge=1)] = 200
-    """With fewer, of this run or of the earlier ones, nothing is said."""
+    """With fewer clips of this run, or of the earlier ones, nothing is compared."""
     max_label_distance: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Total variation distance of a classification's labels: 0 the same, 1 none in common."""
+    """Total variation distance of a classification's labels: 0 is equal, 1 none in common."""
     max_score: Annotated[float, Field(ge=0)] | None = None
     """Change of the mean score, up or down."""
     max_error_rate: Annotated[float, Field(ge=0, le=1)] | None = None
     """Rise of the share of clips that fail: 0.1 is from 2 % to 12 %."""
     max_words_per_s: Annotated[float, Field(ge=0)] | None = None
-    """Change of the words per second of a recognition, up or down, in parts of what they were:
-    0.3 is 30 %."""
+    """Relative change of a recognition's words per second, up or down: 0.3 is 30 %."""
 
 
 class Config(Section):
@@ -207,7 +213,7 @@ class Config(Section):
     resources: Resources = Resources()
     drift: Drift = Drift()
     max_error_fraction: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Exit code 3 if more than this share of a run's clips fail."""
+    """Exit code 3 if more than this share of the run's clips fail."""
 
     @property
     def output_options(self) -> dict[str, Any]:

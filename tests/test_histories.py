@@ -1,4 +1,4 @@
-"""Random histories of an input, with runs and kills between; the table is what the README promises.
+"""Random histories of an input, with runs and kills between; the table is what docs/table.md promises.
 
 A run has the real sources, plan, reader, data files and commits, without Ray and a model: what a
 clip sounds like, its level, stands for its label. What has to be in the table is kept track of by

@@ -33,21 +33,25 @@ WantsSpeech = Literal["never", "long", "always"]
 
 
 class TaskOptions(BaseModel):
-    """What every task takes. `model` is a local folder or a hub id (with `revision`).
-
-    `when` is an SQL expression over the clip's columns so far (see `audio_ops.when`), e.g.
-    `sound_label = 'speech' and sound_score > 0.6`. Where it is false or null, as it is of columns
-    of a task that failed or was not run on the clip, the task is not run: its columns are null.
-    """
+    """Settings that every task takes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     task: str
+    """One of the tasks: a file in `audio_ops/tasks/`."""
     model: str
+    """A hub id, a local folder, or a folder on a store (`s3://...`), which is fetched once per node."""
     revision: str | None = None
+    """Commit, tag or branch of a hub id; its main branch if left out."""
     dtype: Dtype = "auto"
+    """Number format of the model. `auto`: bfloat16, or float16 on older GPUs; on CPUs bfloat16 with
+    AMX or AVX512-BF16, else float32."""
     trust_remote_code: bool = False
+    """Run Python code that the checkpoint brings along."""
     when: str | None = None
+    """SQL expression over the clip's columns so far (see `audio_ops.when`), e.g. `sound_label =
+    'Speech' and sound_score > 0.6`. Where it is false or null the task is not run on the clip, and
+    its columns are null. Columns of a task that failed, or was not run, are null as well."""
 
 
 @dataclass(frozen=True)

@@ -50,16 +50,13 @@ DEFAULT_WINDOW_S = 30.0
 
 
 class Options(ClassificationOptions):
-    """Settings of `audio-classification`, named as in transformers' pipeline where it has them.
-
-    `top_k`: how many labels to keep, None for all. `function_to_apply` makes scores of logits; by
-    default the one that fits the model's `problem_type`: sigmoid for multi-label, none for
-    regression, softmax for everything else. `window_s` is by default 30 s, or what the model
-    hears at once if that is fixed (AST 10.255 s, Whisper 30 s).
-    """
+    """Settings of `audio-classification`, named as in transformers' pipeline where it has them."""
 
     top_k: int | None = Field(default=5, ge=1)
+    """How many labels to keep; null for all."""
     function_to_apply: Function | None = None
+    """Makes scores of logits. By default the one that fits the model's `problem_type`: sigmoid for
+    multi-label, none for regression, softmax for everything else."""
 
 
 def check(options: Options, checkpoint: Checkpoint) -> None:

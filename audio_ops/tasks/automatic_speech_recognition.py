@@ -88,45 +88,54 @@ OWN_OPTIONS = {
 
 
 class Options(TaskOptions):
-    """What speech recognition takes.
+    """Settings of `automatic-speech-recognition`. FAMILY_OPTIONS says which family has which option.
 
-    `language` is a code as the checkpoint has it ("de"); None detects it. `translate` is into
-    English. `generate` holds further settings of transformers' generate by name. `window: guarded`
-    gives short clips a shorter encoder than Whisper's 30 s, and hears again in full what comes out
-    badly (`redone`); `full` is what Whisper was trained on.
-
-    CTC models: sound over `chunk_length_s` (default 30) is heard in windows that overlap by
-    `stride_length_s` (default a sixth of that) on each side. `target_lang` is an adapter of MMS.
-    SeamlessM4T: `tgt_lang`, three letters as the checkpoint has them ("arb"), is the language of
-    the text: what is spoken in it is transcribed, everything else translated.
-    FAMILY_OPTIONS says which family has which option.
-
-    `reference` names the column with what was really said, `reference_language` its language where
-    it is not the one that was heard or given (a CTC model knows none, say). See `speech/wer.py`.
-
-    A row whose evidence is beyond a threshold names the reason in `suspect`; `suspect: drop` then
-    empties its text too. A threshold that is None is not looked at.
+    A row whose evidence is beyond a threshold names the reason in `suspect`. A threshold that is
+    None is not applied.
     """
 
     language: str | None = None
+    """Language of the speech, as the checkpoint's own code (`de`); detected per clip if left out."""
     translate: bool = False
+    """Translate into English instead of transcribing."""
     timestamps: Literal["none", "segment", "word", "char"] = "none"
+    """Times to add to the text. Whisper has `segment` and `word`, CTC models have `word` and
+    `char` (Parakeet `word` alone), the others none."""
     window: Literal["full", "guarded"] = "full"
+    """`full`: the 30 s of context that Whisper was trained with. `guarded`: less context for short
+    clips, which is faster; texts that come out badly are transcribed again in full (`redone`)."""
     num_beams: int = Field(1, ge=1)
+    """Beams of the search; 1 is greedy."""
     max_new_tokens: int | None = Field(None, ge=1)
+    """Tokens per window at the most; the model's own limit if left out."""
     generate: dict[str, Any] = Field(default_factory=dict)
+    """Further settings of transformers' `generate` by name."""
     chunk_length_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Longer sound is cut into overlapping windows of this length; 30 s if left out."""
     stride_length_s: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Overlap on each side of a window, cut off again before the windows' logits are joined; a
+    sixth of `chunk_length_s` if left out."""
     target_lang: str | None = None
+    """Language of an MMS adapter (`fra`)."""
     tgt_lang: str | None = None
+    """Language of the text, in the checkpoint's three letters (`arb`): speech in that language is
+    transcribed, all other speech is translated into it."""
     reference: str | None = None
+    """Column with the true text. Adds word and character error rates."""
     reference_language: str | None = None
+    """Language of the reference, if the model neither detects nor is given it (a CTC model, say)."""
     suspect: Literal["keep", "drop"] = "keep"
+    """`drop` empties the text of a suspect row."""
     min_speech_ratio: float | None = Field(0.1, ge=0, le=1)
+    """Less speech in the sound than this share makes a text suspect (`no_speech`)."""
     max_no_speech: float | None = Field(0.6, ge=0, le=1)
+    """So does a higher `no_speech` probability of Whisper, with a score under `min_score`."""
     max_compression_ratio: float | None = Field(LOOP, gt=0)
+    """A text that compresses better repeats itself (`loop`)."""
     min_score: float | None = Field(UNSURE, ge=0, le=1)
+    """A lower score makes a text suspect (`low_probability`)."""
     max_chars_per_s: float | None = Field(30.0, gt=0)
+    """More characters per second of sound make a text suspect (`too_fast`)."""
 
 
 def check(options: Options, checkpoint: Checkpoint) -> None:

@@ -31,19 +31,18 @@ if TYPE_CHECKING:
 class Options(ClassificationOptions):
     """Settings of `zero-shot-audio-classification`, named as in transformers' pipeline.
 
-    `hypothesis_template` makes a text of each of `candidate_labels`. Scores are the softmax over
-    the labels, or with `multi_label` each label's own sigmoid of the logit, so that no label
-    depends on the others. A logit is the cosine similarity of sound and text times the model's
-    learnt scale (some 14 to 100), trained with a softmax: 0.5 is where the cosine is zero, so most
-    labels that are at all related score above it. Rank with these scores, or find a threshold for
-    each label on your own sound; they are not probabilities.
-
-    `top_k`: how many labels to keep, None for all. `window_s`: at most the model's 10 s.
+    Scores of `multi_label` are not probabilities. A logit is the cosine similarity of sound and
+    text times the model's learnt scale (some 14 to 100), trained with a softmax: 0.5 is where the
+    cosine is zero, so most labels that are at all related score above it. Rank with these scores, or
+    find a threshold for each label on your own sound.
     """
 
     candidate_labels: tuple[str, ...] = Field(min_length=1)
+    """The labels to choose from, in your own words."""
     hypothesis_template: str = "This is a sound of {}."
+    """Makes a text of each label, which takes the place of `{}`."""
     multi_label: bool = False
+    """Score each label by itself, as the sigmoid of its logit, instead of the softmax over all."""
 
     @field_validator("candidate_labels")
     @classmethod
