@@ -25,7 +25,7 @@ from audio_ops.classification import (
     classification_columns,
 )
 from audio_ops.features import compute_on
-from audio_ops.tasks import Clip, WantsSpeech, Window
+from audio_ops.tasks import Clip, Reporting, WantsSpeech, Window
 from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP, hears_padded, shortest
 
 # transformers' MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES, which takes a second to import;
@@ -101,6 +101,13 @@ def wants_speech(options: Options) -> WantsSpeech:
 def columns(options: Options) -> dict[str, pa.DataType]:
     """See `classification_columns`."""
     return classification_columns(options)
+
+
+def reporting(options: Options) -> Reporting:
+    """Reports read the top label and its score."""
+    return Reporting(
+        "classification", label="label", text=None, score="score", reference_is_text=False
+    )
 
 
 class Model:

@@ -15,7 +15,7 @@ from audio_ops.checkpoint import Checkpoint
 from audio_ops.checkpoint_files import check_files
 from audio_ops.speech import wer
 from audio_ops.speech.evidence import LOOP, UNSURE, evidence
-from audio_ops.tasks import Clip, TaskOptions, WantsSpeech, Window
+from audio_ops.tasks import Clip, Reporting, TaskOptions, WantsSpeech, Window
 
 # `model_type` in a checkpoint's config.json -> the file in audio_ops/speech that runs it.
 FAMILIES = {
@@ -215,6 +215,11 @@ def columns(options: Options) -> dict[str, pa.DataType]:
         "chars_per_s": pa.float32(),
         "suspect": pa.list_(pa.string()),
     }
+
+
+def reporting(options: Options) -> Reporting:
+    """Reports read the text and its score."""
+    return Reporting("recognition", label=None, text="text", score="score", reference_is_text=True)
 
 
 class Model:

@@ -22,7 +22,7 @@ from audio_ops.classification import (
     Windowing,
     classification_columns,
 )
-from audio_ops.tasks import Clip, WantsSpeech, Window
+from audio_ops.tasks import Clip, Reporting, WantsSpeech, Window
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +90,13 @@ def wants_speech(options: Options) -> WantsSpeech:
 def columns(options: Options) -> dict[str, pa.DataType]:
     """See `classification_columns`."""
     return classification_columns(options)
+
+
+def reporting(options: Options) -> Reporting:
+    """Reports read the top label and its score."""
+    return Reporting(
+        "classification", label="label", text=None, score="score", reference_is_text=False
+    )
 
 
 class Model:
