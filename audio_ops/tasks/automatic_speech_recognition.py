@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from audio_ops.checkpoint import Checkpoint
-from audio_ops.checkpoint_files import check_files
+from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.inference.checkpoint_files import check_files
 from audio_ops.speech import wer
 from audio_ops.speech.evidence import LOOP, UNSURE, evidence
 from audio_ops.tasks import Clip, Reporting, TaskOptions, WantsSpeech, Window

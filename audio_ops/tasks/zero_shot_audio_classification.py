@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from audio_ops.checkpoint import Checkpoint, load, load_model
-from audio_ops.checkpoint_files import check_files
 from audio_ops.classification import (
     Classes,
     ClassificationOptions,
     Windowing,
     classification_columns,
 )
+from audio_ops.inference.checkpoint import Checkpoint, load, load_model
+from audio_ops.inference.checkpoint_files import check_files
 from audio_ops.tasks import Clip, Reporting, WantsSpeech, Window
 
 if TYPE_CHECKING:
