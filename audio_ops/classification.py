@@ -21,7 +21,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from audio_ops.errors import ClipError
-from audio_ops.finite import are_finite, not_finite
+from audio_ops.inference.finite import are_finite, not_finite
 from audio_ops.tasks import Clip, TaskOptions, Window
 
 Function = Literal["softmax", "sigmoid", "none"]

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audio_ops.batching import micro_batches
-from audio_ops.checkpoint import Checkpoint
 from audio_ops.errors import ClipError
+from audio_ops.inference.batching import micro_batches
+from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.signal.waveforms import waveforms_of
 from audio_ops.tasks import Clip, Model, TaskOptions, Window, load_task
 

@@ -22,8 +22,8 @@ from pydantic import (
     field_validator,
 )
 
-from audio_ops.checkpoint import Checkpoint
 from audio_ops.decode.formats import EXTENSIONS as AUDIO_EXTENSIONS
+from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.schemas import SOUND
 from audio_ops.tasks import TaskOptions, load_task, task_names
 from jobs.sources import PLACE, NoSuchColumn, load_source, source_names

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from audio_ops.checkpoint import Checkpoint
+from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.tasks import load_task
 from jobs.config import Config, ConfigError, find_models, find_source, load_config
 from jobs.console import Console

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from audio_ops.checkpoint import LOADED_SUFFIXES, Checkpoint, find_checkpoint
+from audio_ops.inference.checkpoint import LOADED_SUFFIXES, Checkpoint, find_checkpoint
 from audio_ops.label import Label, context_is_lost, device
 
 BIRTHS_IN_A_ROW = 10  # of a model's process without a label, until the run is given up

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audio_ops.checkpoint import Checkpoint
+from audio_ops.inference.checkpoint import Checkpoint
 from jobs.config import Config
 from jobs.sources import NO_VERSION, PLACE, Listing
 

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audio_ops.checkpoint import LOADED_SUFFIXES, Checkpoint
+from audio_ops.inference.checkpoint import LOADED_SUFFIXES, Checkpoint
 from jobs.config import Config, ConfigError
 from jobs.resources import CannotRun, Shares, TaskShare
 from jobs.sources._paths import absolute, is_local, local_path

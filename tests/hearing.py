@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from audio_ops.checkpoint import find_checkpoint
+from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.label import Label, device
 from audio_ops.tasks import Clip
 from audio_ops.tasks import automatic_speech_recognition as task

@@ -13,9 +13,9 @@ from test_families import FAMILIES
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from audio_ops import bfloat16
-from audio_ops.bfloat16 import in_blocks, pack, pays
-from audio_ops.checkpoint import find_checkpoint
+from audio_ops.inference import cpu_bfloat16
+from audio_ops.inference.checkpoint import find_checkpoint
+from audio_ops.inference.cpu_bfloat16 import in_blocks, pack, pays
 from audio_ops.label import Label, device
 from audio_ops.tasks import Clip, load_task
 
@@ -26,13 +26,13 @@ def drawn(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-@pytest.mark.parametrize("at_once", [1, FEW, 5000, bfloat16.SCORES_AT_ONCE])
+@pytest.mark.parametrize("at_once", [1, FEW, 5000, cpu_bfloat16.SCORES_AT_ONCE])
 @pytest.mark.parametrize("queries", [1, 2, 50])
 @pytest.mark.parametrize("masked", [None, "bool", "float"])
 def test_it_is_torchs_own(
     masked: str | None, queries: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bfloat16, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(cpu_bfloat16, "SCORES_AT_ONCE", at_once)
     query, key, value = drawn(3, 4, queries, 8), drawn(3, 4, 50, 8), 2 * drawn(3, 4, 50, 8)
     mask = None
     if masked:  # the three clips have so many keys
@@ -56,7 +56,7 @@ def test_heads_that_share_keys_are_left_to_transformers() -> None:
     module = torch.nn.Module()
     module.num_key_value_groups = 2  # type: ignore[assignment]
     query, key, value = drawn(2, 4, 6, 8), drawn(2, 2, 6, 8), drawn(2, 2, 6, 8)
-    found, _ = bfloat16._forward(module, query, key, value, None, scaling=1.0, is_causal=False)
+    found, _ = cpu_bfloat16._forward(module, query, key, value, None, scaling=1.0, is_causal=False)
     shared = (part.repeat_interleave(2, dim=1) for part in (key, value))
     expected = scaled_dot_product_attention(query, *shared, scale=1.0)
     assert (found.transpose(1, 2) - expected).abs().max() < 1e-5
@@ -117,7 +117,7 @@ def test_packed_weights_multiply_the_same(bias: bool, dtype: torch.dtype) -> Non
 
 def test_lengths_make_few_shapes() -> None:
     """Each of them costs memory for good."""
-    found = [bfloat16.rounded(count) for count in range(1, 3001)]
+    found = [cpu_bfloat16.rounded(count) for count in range(1, 3001)]
     assert all(count <= more <= count * 17 / 16 for count, more in enumerate(found, 1))
     assert len(set(found)) < 200
 
@@ -138,7 +138,7 @@ def test_lengths_make_few_shapes() -> None:
             in_blocks(states, states, states, 1.0)
     kinds = {product[0] for product in products}
     assert len(kinds) == 2
-    assert len(products) == 3 * len({bfloat16.rounded(length) for length in lengths})
+    assert len(products) == 3 * len({cpu_bfloat16.rounded(length) for length in lengths})
 
 
 MODELS = {
@@ -182,9 +182,9 @@ def test_models_say_the_same(name: str, tmp_path: Path, monkeypatch: pytest.Monk
         shapes.append(query.shape)
         return in_blocks(query, *rest)
 
-    monkeypatch.setattr(bfloat16, "SCORES_AT_ONCE", FEW)
-    monkeypatch.setattr(bfloat16, "pays", lambda *_: True)
-    monkeypatch.setattr(bfloat16, "in_blocks", watched)
+    monkeypatch.setattr(cpu_bfloat16, "SCORES_AT_ONCE", FEW)
+    monkeypatch.setattr(cpu_bfloat16, "pays", lambda *_: True)
+    monkeypatch.setattr(cpu_bfloat16, "in_blocks", watched)
     found = said()
     for one, other in zip(found, expected, strict=True):
         assert same(one, other)

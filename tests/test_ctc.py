@@ -14,10 +14,10 @@ import pytest
 from checkpoints import tiny_ctc
 from hearing import RATE, label, labeller, sound
 
+from audio_ops.inference.wav2vec2 import norm_each_apart
 from audio_ops.label import device
 from audio_ops.tasks import Clip
 from audio_ops.tasks import automatic_speech_recognition as task
-from audio_ops.wav2vec2 import norm_each_apart
 
 LAYER: dict[str, Any] = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {  # seeds under which they have much to say

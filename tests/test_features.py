@@ -15,7 +15,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from audio_ops.features import FilterBank, Normed, compute_on
+from audio_ops.inference.features import FilterBank, Normed, compute_on
 from audio_ops.label import device
 
 SOUNDS = (

@@ -13,8 +13,8 @@ from checkpoints import tiny_classifier, tiny_ctc
 from hearing import RATE, labeller, sound
 from test_families import ASR, FAMILIES, Family, recogniser
 
-from audio_ops import bfloat16
-from audio_ops.checkpoint import find_checkpoint
+from audio_ops.inference import cpu_bfloat16
+from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.label import Label, device
 from audio_ops.tasks import Clip, load_task
 from audio_ops.tasks.audio_classification import ARCHITECTURES
@@ -48,7 +48,7 @@ KEPT_IN_FLOAT32 = {"rotary", "parakeet_ctc", "moonshine", "classifier of wav2vec
 @pytest.fixture(autouse=True)
 def as_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Packed weights are no parameters, and round otherwise: see test_bfloat16.py."""
-    monkeypatch.setattr(bfloat16, "pays", lambda *_: False)
+    monkeypatch.setattr(cpu_bfloat16, "pays", lambda *_: False)
 
 
 def tensors(model: Any) -> dict[str, torch.dtype]:

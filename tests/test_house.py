@@ -131,13 +131,16 @@ def test_a_task_holds_what_the_contract_asks_for(name: str) -> None:
     assert issubclass(task.Options, TaskOptions)
     assert task.Options.model_config["extra"] == "forbid"
     assert task.Options.model_config["frozen"]
-    for function in ("check", "sample_rate", "wants_speech", "columns"):
+    for function in ("check", "sample_rate", "wants_speech", "columns", "reporting"):
         assert callable(getattr(task, function)), function
     options = task.Options.model_construct(task=name, model="x")
     assert task.wants_speech(options) in ("never", "long", "always")
     columns = task.columns(options)
     assert columns and all(isinstance(type_, pa.DataType) for type_ in columns.values())
     assert "error" not in columns
+    reporting = task.reporting(options)
+    named = {reporting.label, reporting.text, reporting.score} - {None}
+    assert named and named <= columns.keys()
     for method in ("windows", "padded_s", "__call__", "join"):
         assert callable(getattr(task.Model, method)), method
 

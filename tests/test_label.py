@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from audio_ops.batching import micro_batches
 from audio_ops.errors import ClipError
+from audio_ops.inference.batching import micro_batches
 from audio_ops.label import Label, _Turn
 from audio_ops.tasks import Clip, Window
 from jobs.models import Ledger

@@ -16,8 +16,8 @@ from runs import Job, earmark
 from test_families import ASR, FAMILIES, Family
 from test_half_precision import MODELS
 
-from audio_ops.checkpoint import Checkpoint
-from audio_ops.checkpoint_files import DEFAULTS
+from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.inference.checkpoint_files import DEFAULTS
 from audio_ops.tasks import load_task
 from audio_ops.tasks.automatic_speech_recognition import FAMILIES as FAMILY_OF
 from jobs.config import ConfigError, find_models, load_config

@@ -394,7 +394,7 @@ def test_a_model_of_pickled_weights_is_refused(tmp_path: Path, classifier: Path)
     (model / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
     from transformers import AutoModelForAudioClassification
 
-    from audio_ops.checkpoint import find_checkpoint
+    from audio_ops.inference.checkpoint import find_checkpoint
 
     digest = find_checkpoint(str(classifier)).digest()
     assert find_checkpoint(str(model)).digest() != digest

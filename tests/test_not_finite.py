@@ -18,8 +18,8 @@ from test_evaluate import clip as row
 from test_evaluate import make
 from test_families import ASR, FAMILIES, Family, recogniser
 
-from audio_ops.checkpoint import find_checkpoint
 from audio_ops.errors import ClipError
+from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.label import Label
 from audio_ops.tasks import Clip, load_task
 from jobs.drift import statistics

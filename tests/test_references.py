@@ -16,7 +16,7 @@ from checkpoints import tiny_classifier, tiny_whisper
 from runs import ROOT, Job
 from sounds import encode, tone
 
-from audio_ops.checkpoint import find_checkpoint
+from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.label import device
 from audio_ops.speech.wer import WordErrors
 from audio_ops.tasks import Clip, load_task

@@ -17,8 +17,8 @@ from s3_proxy import flaky
 from tables import held
 from test_sources import PACK, SOUNDS, ids, sounds, walk, write_lines, write_tar
 
-from audio_ops.checkpoint import find_checkpoint
 from audio_ops.errors import ClipError
+from audio_ops.inference.checkpoint import find_checkpoint
 from jobs.config import Input
 from jobs.models import StoredCheckpoint, fetch, find_model, here
 from jobs.sources import load_source, source_names

@@ -15,7 +15,7 @@ from checkpoints import tiny_clap, tiny_whisper
 from runs import Job, Result, earmark
 from sounds import encode, tone
 
-from audio_ops.checkpoint import find_checkpoint
+from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.label import Label, device
 from audio_ops.prepare import prepare
 from audio_ops.signal.waveforms import waveforms_of

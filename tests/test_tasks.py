@@ -11,8 +11,8 @@ import pytest
 from checkpoints import tiny_clap, tiny_classifier, tiny_whisper
 from sounds import encode, tone
 
-from audio_ops.checkpoint import find_checkpoint
 from audio_ops.errors import ClipError
+from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.label import Label, default_batch_s, device
 from audio_ops.prepare import prepare
 from audio_ops.tasks import load_task, task_names

@@ -318,7 +318,7 @@ def test_a_condition_that_is_no_text_is_an_error_of_the_config(
 
 
 def test_another_condition_is_another_fingerprint(tmp_path: Path, classifier: Path) -> None:
-    from audio_ops.checkpoint import find_checkpoint
+    from audio_ops.inference.checkpoint import find_checkpoint
 
     found = {name: find_checkpoint(str(classifier)) for name in TWO}
     prints = set()

@@ -15,7 +15,7 @@ import pytest
 from checkpoints import tiny_whisper
 from hearing import labeller
 
-from audio_ops.checkpoint import find_checkpoint
+from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.label import device
 from audio_ops.signal.voice import speech_probability
 from audio_ops.speech import Heard

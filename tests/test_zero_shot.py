@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 from checkpoints import tiny_clap
 
-from audio_ops.checkpoint import Checkpoint, find_checkpoint
 from audio_ops.errors import ClipError
+from audio_ops.inference.checkpoint import Checkpoint, find_checkpoint
 from audio_ops.label import Label, device
 from audio_ops.tasks import Clip
 from audio_ops.tasks import zero_shot_audio_classification as task

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audio_ops.checkpoint import Checkpoint, load, load_model
 from audio_ops.errors import ClipError
-from audio_ops.features import compute_on
-from audio_ops.finite import are_finite, not_finite
+from audio_ops.inference.checkpoint import Checkpoint, load, load_model
+from audio_ops.inference.features import compute_on
+from audio_ops.inference.finite import are_finite, not_finite
+from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP, hears_padded, shortest
 from audio_ops.speech import Piece, Transcript, geometric_mean
 from audio_ops.tasks import Clip, Window
-from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP, hears_padded, shortest
 
 if TYPE_CHECKING:
     from audio_ops.tasks.automatic_speech_recognition import Options

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audio_ops.checkpoint import Checkpoint, load
+from audio_ops.inference.checkpoint import Checkpoint, load
+from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP
 from audio_ops.speech import seq2seq
 from audio_ops.speech.seq2seq import TIMESTAMPS as TIMESTAMPS
 from audio_ops.speech.seq2seq import sample_rate as sample_rate
 from audio_ops.tasks import Clip, Window
-from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP
 
 if TYPE_CHECKING:
     import torch

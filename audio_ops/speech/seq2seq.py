@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audio_ops.checkpoint import Checkpoint, load, load_model
 from audio_ops.errors import ClipError
-from audio_ops.features import compute_on
-from audio_ops.finite import are_finite, not_finite
+from audio_ops.inference.checkpoint import Checkpoint, load, load_model
+from audio_ops.inference.features import compute_on
+from audio_ops.inference.finite import are_finite, not_finite
+from audio_ops.inference.wav2vec2 import is_masked
 from audio_ops.signal.segment import cut_at_quiet
 from audio_ops.speech import Heard, Piece, Transcript, geometric_mean, join_heard
 from audio_ops.tasks import Clip, Window
-from audio_ops.wav2vec2 import is_masked
 
 if TYPE_CHECKING:
     import torch

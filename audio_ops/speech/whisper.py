@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audio_ops.checkpoint import Checkpoint, load, load_model
 from audio_ops.errors import ClipError
-from audio_ops.finite import are_finite, finite_rows, not_finite
+from audio_ops.inference.checkpoint import Checkpoint, load, load_model
+from audio_ops.inference.finite import are_finite, finite_rows, not_finite
 from audio_ops.signal.segment import cut_at_quiet
 from audio_ops.speech import Heard, Piece, Transcript, geometric_mean, join_heard
 from audio_ops.speech.evidence import LOOP, UNSURE, compression_ratio

@@ -9,6 +9,7 @@ A task's file holds, and nothing else needs to know it:
 - `wants_speech(options)`: for which clips voice activity is to be computed;
 - `columns(options)`: its columns without the task's name in front, with their Arrow types. The
   last word on what a `Model` may return: the table's schema comes from here;
+- `reporting(options)`: which of them reports read, and how (`Reporting`);
 - `Model`: the loaded model, see the protocol below.
 
 Importing such a file imports neither torch nor transformers: only `Model()` does.
@@ -77,6 +78,21 @@ class Window:
     start: int
     stop: int
     group: Hashable = None
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """How reports read a task's columns, which are named without the task's prefix.
+
+    `recognition` is compared with a reference by its word and character errors (`wer`, `cer` and
+    the counts behind them), `classification` by its `loss` and `correct`.
+    """
+
+    kind: Literal["recognition", "classification"]
+    label: str | None  # the column with the top label
+    text: str | None  # the column with the transcript
+    score: str | None  # the column with the confidence, 0 to 1 (of a regression its value)
+    reference_is_text: bool  # the column that `reference` names has to be text
 
 
 class Model(Protocol):

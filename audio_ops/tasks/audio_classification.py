@@ -14,8 +14,6 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from audio_ops.checkpoint import Checkpoint, load, load_model
-from audio_ops.checkpoint_files import check_files
 from audio_ops.classification import (
     Classes,
     ClassificationOptions,
@@ -24,9 +22,11 @@ from audio_ops.classification import (
     Windowing,
     classification_columns,
 )
-from audio_ops.features import compute_on
-from audio_ops.tasks import Clip, WantsSpeech, Window
-from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP, hears_padded, shortest
+from audio_ops.inference.checkpoint import Checkpoint, load, load_model
+from audio_ops.inference.checkpoint_files import check_files
+from audio_ops.inference.features import compute_on
+from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP, hears_padded, shortest
+from audio_ops.tasks import Clip, Reporting, WantsSpeech, Window
 
 # transformers' MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES, which takes a second to import;
 # tests/test_audio_classification.py holds the two equal.
@@ -98,6 +98,13 @@ def wants_speech(options: Options) -> WantsSpeech:
 def columns(options: Options) -> dict[str, pa.DataType]:
     """See `classification_columns`."""
     return classification_columns(options)
+
+
+def reporting(options: Options) -> Reporting:
+    """Reports read the top label and its score."""
+    return Reporting(
+        "classification", label="label", text=None, score="score", reference_is_text=False
+    )
 
 
 class Model:

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from audio_ops.checkpoint import Checkpoint
-from audio_ops.checkpoint_files import check_files
+from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.inference.checkpoint_files import check_files
 from audio_ops.speech import wer
 from audio_ops.speech.evidence import LOOP, UNSURE, evidence
-from audio_ops.tasks import Clip, TaskOptions, WantsSpeech, Window
+from audio_ops.tasks import Clip, Reporting, TaskOptions, WantsSpeech, Window
 
 # `model_type` in a checkpoint's config.json -> the file in audio_ops/speech that runs it.
 FAMILIES = {
@@ -224,6 +224,11 @@ def columns(options: Options) -> dict[str, pa.DataType]:
         "chars_per_s": pa.float32(),
         "suspect": pa.list_(pa.string()),
     }
+
+
+def reporting(options: Options) -> Reporting:
+    """Reports read the text and its score."""
+    return Reporting("recognition", label=None, text="text", score="score", reference_is_text=True)
 
 
 class Model:

@@ -14,15 +14,15 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from audio_ops.checkpoint import Checkpoint, load, load_model
-from audio_ops.checkpoint_files import check_files
 from audio_ops.classification import (
     Classes,
     ClassificationOptions,
     Windowing,
     classification_columns,
 )
-from audio_ops.tasks import Clip, WantsSpeech, Window
+from audio_ops.inference.checkpoint import Checkpoint, load, load_model
+from audio_ops.inference.checkpoint_files import check_files
+from audio_ops.tasks import Clip, Reporting, WantsSpeech, Window
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +89,13 @@ def wants_speech(options: Options) -> WantsSpeech:
 def columns(options: Options) -> dict[str, pa.DataType]:
     """See `classification_columns`."""
     return classification_columns(options)
+
+
+def reporting(options: Options) -> Reporting:
+    """Reports read the top label and its score."""
+    return Reporting(
+        "classification", label="label", text=None, score="score", reference_is_text=False
+    )
 
 
 class Model:

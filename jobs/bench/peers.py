@@ -107,7 +107,7 @@ def by_length(files: Iterable[str]) -> list[str]:
 
 
 def fastest_dtype() -> Any:
-    from audio_ops.dtype import torch_dtype
+    from audio_ops.inference.dtype import torch_dtype
 
     return torch_dtype("auto", "cpu")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from audio_ops.checkpoint import Checkpoint
+from audio_ops.inference.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from audio_ops.tasks import TaskOptions

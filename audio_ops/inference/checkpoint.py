@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audio_ops import bfloat16
-from audio_ops.dtype import torch_dtype
+from audio_ops.inference import cpu_bfloat16
+from audio_ops.inference.dtype import torch_dtype
 
 if TYPE_CHECKING:
     from audio_ops.tasks import TaskOptions
@@ -191,6 +191,6 @@ def load_model(
         )
     # Not to a dtype: that would round the buffers which transformers keeps in float32 (positions).
     model = model.to(device).eval()
-    if bfloat16.pays(dtype, device):
-        bfloat16.speed_up(model)
+    if cpu_bfloat16.pays(dtype, device):
+        cpu_bfloat16.speed_up(model)
     return model

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from audio_ops.wav2vec2 import FBANK_FRAME, FBANK_HOP
+from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP
 
 FLOOR = 1.192092955078125e-07  # Kaldi's, of a band's power
 PREEMPHASIS = 0.97
