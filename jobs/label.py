@@ -30,6 +30,7 @@ from jobs.console import Console
 from jobs.models import end_ledger, environment, start_ledger
 from jobs.plan import COMMITTED, Plan, difference, fingerprint, plan, plan_shards, settings
 from jobs.progress import Progress
+from jobs.reports.summary import Summary
 from jobs.resources import (
     CannotRun,
     Shares,
@@ -49,7 +50,6 @@ from jobs.shared_storage import (
 from jobs.sources import Listing, load_source
 from jobs.sources._paths import absolute
 from jobs.stream import Stalled, Stream
-from jobs.summary import Summary
 from jobs.table.lease import TableInUse
 from jobs.table.schema import TableMismatch, label_columns, table_schema
 from jobs.table.storage import Storage

@@ -18,7 +18,9 @@ File = dict[str, Any]
 def progress(folder: Path, monkeypatch: pytest.MonkeyPatch, todo: dict[str, list[Any]]) -> Progress:
     monkeypatch.setenv("XDG_STATE_HOME", str(folder))
     with Console("run") as console:
-        return Progress(console, Plan(pa.table(todo), found=0, done=0, failed_before=0), 0.0)
+        return Progress(
+            console, Plan(pa.table(todo), [], found=0, done=0, failed_before=0, vanished=0), 0.0
+        )
 
 
 def file(shard: str, clips: str, of: int | None = None, skipped: int = 0) -> File:

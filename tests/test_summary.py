@@ -13,12 +13,12 @@ from runs import Job, earmark
 from test_evaluate import clip, make
 
 from jobs.config import Drift
-from jobs.drift import beyond, drift, statistics
 from jobs.label import main, seconds
 from jobs.models import Work
-from jobs.summary import Summary
+from jobs.reports.drift import beyond, drift, statistics
+from jobs.reports.summary import Summary
 
-COUNTS = ("found", "done", "labelled", "ok", "partial", "failed", "left")
+COUNTS = ("found", "done", "labelled", "ok", "partial", "failed", "left", "vanished")
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def test_a_summary_tells_what_the_run_came_to(job: Job, local_ray: None) -> None
     assert result.code == 0
     summary = read(file)
     assert kept(job) == [summary]
-    assert summary["clips"] == dict(zip(COUNTS, (7, 0, 7, 6, 0, 1, 0), strict=True))
+    assert summary["clips"] == dict(zip(COUNTS, (7, 0, 7, 6, 0, 1, 0, 0), strict=True))
     assert (summary["exit_code"], summary["stopped"], summary["error"]) == (0, None, None)
     assert summary["audio_hours"] == pytest.approx(6 * 0.3 / 3600)
     assert summary["seconds"] > 0 and summary["times_real_time"] > 0
@@ -87,7 +87,7 @@ def test_a_run_with_nothing_to_do_writes_its_summary_and_nothing_into_the_table(
     before = sorted(path for path in job.table.rglob("*"))
     file = job.folder / "summary.json"
     assert job.run(summary_file=str(file)).code == 0
-    assert read(file)["clips"] == dict(zip(COUNTS, (2, 2, 0, 0, 0, 0, 0), strict=True))
+    assert read(file)["clips"] == dict(zip(COUNTS, (2, 2, 0, 0, 0, 0, 0, 0), strict=True))
     assert sorted(path for path in job.table.rglob("*")) == before
 
 
