@@ -14,7 +14,6 @@ import pyarrow as pa
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     SerializeAsAny,
     ValidationError,
@@ -23,9 +22,9 @@ from pydantic import (
 )
 
 from audio_ops.checkpoint import Checkpoint
-from audio_ops.decode.formats import EXTENSIONS as AUDIO_EXTENSIONS
 from audio_ops.schemas import SOUND
 from audio_ops.tasks import TaskOptions, load_task, task_names
+from jobs.input import Input, Section
 from jobs.sources import PLACE, NoSuchColumn, load_source, source_names
 from jobs.sources._paths import holds_credentials
 
@@ -47,58 +46,6 @@ ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 class ConfigError(Exception):
     """A run that cannot start as it is written: one line per problem. Exit code 2."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Columns(Section):
-    """Which columns say where the sound is. What is left out is guessed from the usual names."""
-
-    audio: str | None = None
-    """The sound itself, or its path."""
-    offset: str | None = None
-    """Where a clip begins in its file, in seconds."""
-    duration: str | None = None
-    """How long it is, in seconds."""
-
-
-class Input(Section):
-    """Where the audio is."""
-
-    path: str | tuple[str, ...]
-    """A file, folder or glob, local or any fsspec URL, or a list of them."""
-    format: str = "auto"
-    """How the audio is packaged: a file in `jobs/sources/`. `auto` goes by the files' names."""
-    extensions: tuple[str, ...] = AUDIO_EXTENSIONS
-    """Which files of a folder, or members of a tar, are audio. Files that `path` names itself are."""
-    columns: Columns = Columns()
-    """Of a Parquet file or a manifest."""
-    audio_root: str | None = None
-    """The folder that paths in a manifest or a Parquet file are relative to. Besides the folder of
-    the manifest itself it is the only one that they may lead into."""
-    max_clip_bytes: Annotated[int, Field(gt=0)] = 512 << 20
-    """Of a clip in a tar, with its sidecars, or in a Parquet file, which is held in memory whole;
-    a larger one becomes an error row (`too_large`). Files of their own are read in a stream."""
-    storage_options: Annotated[dict[str, Any], Field(repr=False)] = {}
-    """Passed to fsspec, e.g. `endpoint_url`, `anon`."""
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        return (self.path,) if isinstance(self.path, str) else self.path
-
-    @field_validator("path")
-    @classmethod
-    def _not_empty(cls, path: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not path or (isinstance(path, tuple) and "" in path):
-            raise ValueError("expected a path or a list of paths, found an empty one")
-        return path
-
-    @field_validator("extensions")
-    @classmethod
-    def _bare(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(extension.lower().lstrip(".") for extension in extensions)
 
 
 class Audio(Section):
@@ -162,7 +109,7 @@ class TaskResources(Section):
 class Resources(Section):
     """The run's shares of the cluster."""
 
-    tasks: dict[str, TaskResources] = {}
+    tasks: dict[str, TaskResources] = Field(default_factory=dict)
     prepare_cpus: Annotated[float, Field(gt=0)] | None = None
     """CPUs per worker that reads and decodes."""
     clips_per_block: Annotated[int, Field(ge=1)] | None = None

@@ -17,7 +17,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,7 +46,7 @@ from jobs.shared_storage import (
     refuse_other_disks,
     refuse_uploads,
 )
-from jobs.sources import Listing, load_source
+from jobs.sources import Listing, Source, load_source
 from jobs.sources._paths import absolute
 from jobs.stream import Stalled, Stream
 from jobs.table.lease import TableInUse
@@ -300,7 +299,7 @@ def commit_as_it_comes(
 
 
 def left_to_do(
-    source: ModuleType,
+    source: Source,
     found: Listing,
     table: Table | None,
     labels: Mapping[str, Any],

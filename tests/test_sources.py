@@ -23,7 +23,7 @@ from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare_clip
 from jobs.config import Config, ConfigError, Input, find_source, load_config
 from jobs.label import blocks
-from jobs.plan import clip_id, clip_ids, plan
+from jobs.plan import COMMITTED, clip_id, clip_ids, plan
 from jobs.read import shards
 from jobs.sources import PLACE, Listing, NoSuchColumn, load_source, source_names
 from jobs.sources._paths import resolve
@@ -525,7 +525,7 @@ def test_blocks_do_not_cut_row_groups(tmp_path: Path, classifier: Path) -> None:
     write_parquet(tmp_path / "b.parquet", pa.table({"audio": SOUNDS}), rows=2)
     todo = plan(
         Listing(found(parquet(tmp_path))),
-        pa.table({name: pa.array([], pa.string()) for name in committed_columns()}),
+        COMMITTED.empty_table(),
         "x",
         retry_errors=False,
     ).todo
@@ -546,12 +546,6 @@ def test_the_first_block_comes_in_quarters(tmp_path: Path, classifier: Path) -> 
     assert sizes(40) == [4, 4, 4, 4, 16, 8]
     assert sizes(7) == [4, 3]
     assert sizes(2000)[:5] == [7, 7, 7, 10, 31]
-
-
-def committed_columns() -> list[str]:
-    from jobs.plan import COMMITTED
-
-    return list(COMMITTED)
 
 
 # --- manifests -----------------------------------------------------------------------------------
