@@ -25,11 +25,11 @@ def main() -> None:
 
         exit_with(run(rest))
     if command == "evaluate":
-        from jobs.evaluate import main as evaluate
+        from jobs.reports.evaluate import main as evaluate
 
         exit_with(evaluate(rest))
     if command == "verify":
-        from jobs.verify import main as verify
+        from jobs.reports.verify import main as verify
 
         exit_with(verify(rest))
     known = command in ("-h", "--help", "help")

@@ -14,7 +14,6 @@ import pyarrow as pa
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     SerializeAsAny,
     ValidationError,
@@ -22,10 +21,10 @@ from pydantic import (
     field_validator,
 )
 
-from audio_ops.decode.formats import EXTENSIONS as AUDIO_EXTENSIONS
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.schemas import SOUND
 from audio_ops.tasks import TaskOptions, load_task, task_names
+from jobs.input import Input, Section
 from jobs.sources import PLACE, NoSuchColumn, load_source, source_names
 from jobs.sources._paths import holds_credentials
 
@@ -47,59 +46,6 @@ ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 class ConfigError(Exception):
     """A run that cannot start as it is written: one line per problem. Exit code 2."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Columns(Section):
-    """Which columns hold the sound and its times. What is left out is guessed from the usual names."""
-
-    audio: str | None = None
-    """The sound itself, or its path."""
-    offset: str | None = None
-    """Where a clip begins in its file, in seconds."""
-    duration: str | None = None
-    """Length of the clip in seconds."""
-
-
-class Input(Section):
-    """Where the audio is."""
-
-    path: str | tuple[str, ...]
-    """A file, folder (recursive) or glob, local or any fsspec URL; or a list of them."""
-    format: str = "auto"
-    """How the audio is packaged: a file in `jobs/sources/`. `auto` goes by the files' names."""
-    extensions: tuple[str, ...] = AUDIO_EXTENSIONS
-    """Extensions of the files in a folder, or of the members of a tar, that are audio. A file that
-    `path` names itself counts whatever its name is."""
-    columns: Columns = Columns()
-    """Columns of a Parquet file or a manifest."""
-    audio_root: str | None = None
-    """The folder that paths in a manifest or a Parquet file are relative to. Besides the folder of
-    the manifest itself it is the only one that they may lead into."""
-    max_clip_bytes: Annotated[int, Field(gt=0)] = 512 << 20
-    """Largest clip in a tar, with its sidecars, or in a Parquet file, which is held in memory whole;
-    a larger one becomes an error row (`too_large`). Files of their own are read in a stream."""
-    storage_options: Annotated[dict[str, Any], Field(repr=False)] = {}
-    """Passed to fsspec, e.g. `endpoint_url`, `profile`, `anon`."""
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        return (self.path,) if isinstance(self.path, str) else self.path
-
-    @field_validator("path")
-    @classmethod
-    def _not_empty(cls, path: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not path or (isinstance(path, tuple) and "" in path):
-            raise ValueError("expected a path or a list of paths, found an empty one")
-        return path
-
-    @field_validator("extensions")
-    @classmethod
-    def _bare(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(extension.lower().lstrip(".") for extension in extensions)
 
 
 class Audio(Section):
@@ -166,7 +112,7 @@ class TaskResources(Section):
 class Resources(Section):
     """The run's shares of the cluster."""
 
-    tasks: dict[str, TaskResources] = {}
+    tasks: dict[str, TaskResources] = Field(default_factory=dict)
     """Resources of single tasks, by the task's name."""
     prepare_cpus: Annotated[float, Field(gt=0)] | None = None
     """CPUs per worker that reads and decodes; by default a quarter on clusters without GPUs or under

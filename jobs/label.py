@@ -17,7 +17,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from jobs.console import Console
 from jobs.models import end_ledger, environment, start_ledger
 from jobs.plan import COMMITTED, Plan, difference, fingerprint, plan, plan_shards, settings
 from jobs.progress import Progress
+from jobs.reports.summary import Summary
 from jobs.resources import (
     CannotRun,
     Shares,
@@ -46,10 +46,9 @@ from jobs.shared_storage import (
     refuse_other_disks,
     refuse_uploads,
 )
-from jobs.sources import Listing, load_source
+from jobs.sources import Listing, Source, load_source
 from jobs.sources._paths import absolute
 from jobs.stream import Stalled, Stream
-from jobs.summary import Summary
 from jobs.table.lease import TableInUse
 from jobs.table.schema import TableMismatch, label_columns, table_schema
 from jobs.table.storage import Storage
@@ -300,7 +299,7 @@ def commit_as_it_comes(
 
 
 def left_to_do(
-    source: ModuleType,
+    source: Source,
     found: Listing,
     table: Table | None,
     labels: Mapping[str, Any],

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import groupby
-from types import ModuleType
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -21,7 +20,7 @@ from audio_ops.tasks import WantsSpeech
 from jobs.child import Died, Shared, child
 from jobs.config import Audio, Input
 from jobs.plan import clip_id, digest
-from jobs.sources import NO_COLUMNS, PLACE, load_source
+from jobs.sources import NO_COLUMNS, PLACE, Source, load_source
 from jobs.table.schema import CHANGE, IDENTITY, SHARD_END
 
 DEATHS_OF_A_FILE = 3  # between its clips, until what is left of it is given up
@@ -151,7 +150,7 @@ def prepared(
 
 
 def shards(
-    source: ModuleType,
+    source: Source,
     plan: pa.Table,
     input: Input,
     kept: pa.Schema,
@@ -217,7 +216,7 @@ class _Shard:
 
 
 def _alive(
-    source: ModuleType,
+    source: Source,
     plan: pa.Table,
     input: Input,
     kept: pa.Schema,

@@ -28,6 +28,7 @@ import jobs.table.table
 import jobs.table.write
 from audio_ops.tasks.audio_classification import Options
 from jobs.plan import COMMITTED, Plan, fingerprint, plan
+from jobs.reports.verify import verify
 from jobs.sources import NO_COLUMNS, PLACE, Listing
 from jobs.table.lease import Lease, TableInUse
 from jobs.table.log import Transactions
@@ -35,7 +36,6 @@ from jobs.table.rewrite import Rewriter
 from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
 from jobs.table.storage import Storage, delta_options
 from jobs.table.table import Table, hold
-from jobs.verify import verify
 
 TASKS = {"kind": Options(task="audio-classification", model="x")}
 SCHEMA = table_schema(TASKS, NO_COLUMNS)

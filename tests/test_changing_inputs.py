@@ -17,7 +17,7 @@ from tables import existing
 from test_sources import write_tar
 
 from jobs.plan import clip_id
-from jobs.verify import verify
+from jobs.reports.verify import verify
 
 
 def wav(hz: float) -> bytes:

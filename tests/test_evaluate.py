@@ -19,8 +19,8 @@ from tables import existing, held
 
 from audio_ops.speech.wer import WordErrors
 from audio_ops.tasks import load_task
-from jobs.evaluate import LETTERS_SHOWN, evaluate, lines, macro_f1, main
 from jobs.plan import fingerprint
+from jobs.reports.evaluate import LETTERS_SHOWN, evaluate, lines, macro_f1, main
 from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
 from jobs.table.table import Table
 from jobs.table.write import write_rows

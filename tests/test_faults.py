@@ -32,7 +32,7 @@ from s3 import S3, s3  # noqa: F401  # the fixture
 from s3_proxy import Proxy, flaky
 from tables import existing
 
-from jobs.verify import verify
+from jobs.reports.verify import verify
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -269,7 +269,7 @@ import os, subprocess, sys
 from dataclasses import replace
 from faults import Work, assert_exact, run
 from tables import existing
-from jobs.verify import verify
+from jobs.reports.verify import verify
 
 folder = sys.argv[1]
 mount = ["mount", "-t", "tmpfs", "-o"]

@@ -17,7 +17,7 @@ from runs import ROOT, Job
 from tables import existing
 from test_kill import Running, commits, start  # noqa: F401  # the fixture
 
-from jobs.verify import verify
+from jobs.reports.verify import verify
 
 pytestmark = pytest.mark.timeout(3600)
 

@@ -35,13 +35,13 @@ from jobs.child import Shared
 from jobs.config import Input
 from jobs.plan import COMMITTED, Plan, fingerprint, plan, plan_shards
 from jobs.read import prepared
+from jobs.reports.verify import verify
 from jobs.sources import NO_COLUMNS, load_source
 from jobs.table.log import Transactions
 from jobs.table.schema import RUN, label_columns, table_schema
 from jobs.table.storage import Storage
 from jobs.table.table import Table
 from jobs.table.write import write_rows
-from jobs.verify import verify
 
 TASKS = {"kind": Options(task="audio-classification", model="x")}
 SCHEMA = table_schema(TASKS, NO_COLUMNS)

@@ -147,7 +147,11 @@ def test_a_task_holds_what_the_contract_asks_for(name: str) -> None:
 
 @pytest.mark.parametrize("name", source_names())
 def test_a_source_holds_what_the_contract_asks_for(name: str) -> None:
+    """That each one fulfils the protocol is mypy's to check, where `SOURCES` is defined."""
+    from jobs.sources._contract import SOURCES
+
     source = load_source(name)
+    assert source in SOURCES
     assert isinstance(source.SHARDED, bool)
     assert callable(source.find) and callable(source.clips)
 

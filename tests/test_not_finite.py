@@ -22,7 +22,7 @@ from audio_ops.errors import ClipError
 from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.label import Label
 from audio_ops.tasks import Clip, load_task
-from jobs.drift import statistics
+from jobs.reports.drift import statistics
 
 Weights = dict[str, torch.Tensor]
 HELP = "found NaN or Inf: set the task's dtype: float32"

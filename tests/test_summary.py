@@ -13,10 +13,10 @@ from runs import Job, earmark
 from test_evaluate import clip, make
 
 from jobs.config import Drift
-from jobs.drift import beyond, drift, statistics
 from jobs.label import main, seconds
 from jobs.models import Work
-from jobs.summary import Summary
+from jobs.reports.drift import beyond, drift, statistics
+from jobs.reports.summary import Summary
 
 COUNTS = ("found", "done", "labelled", "ok", "partial", "failed", "left", "vanished")
 

@@ -20,7 +20,7 @@ from runs import earmark
 from s3 import KEY, S3, SECRET, s3  # noqa: F401  # the fixture
 from tables import existing, held
 
-from jobs.verify import Report, main, verify
+from jobs.reports.verify import Report, main, verify
 
 CLIPS = 40
 
@@ -339,7 +339,7 @@ def test_a_table_on_s3_is_checked_with_its_storage_options(
 
 def test_many_rows_are_checked_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One clip twice, far apart, among more rows than are looked at together."""
-    monkeypatch.setattr("jobs.verify.BATCH_ROWS", 100)
+    monkeypatch.setattr("jobs.reports.verify.BATCH_ROWS", 100)
     work = Work(str(tmp_path / "table"), clips=2_000, per_file=500)
     assert run(work) == 0
     report = checked(work)

@@ -8,7 +8,6 @@ dtype.py                the number format that a model computes in
 finite.py               NaN and Inf among a model's numbers
 wav2vec2.py             lengths and padding of wav2vec2 and its relatives
 cpu_bfloat16.py         attention and linear layers in bfloat16 on CPUs without AMX
-transformers_compat.py  every other use of transformers that its docs do not promise
 
 Importing any of these imports neither torch nor transformers.
 """

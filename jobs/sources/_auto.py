@@ -1,21 +1,21 @@
-"""`format: auto`: the packaging by the names of the files."""
+"""`format: auto`: recognises the packaging by the files' names."""
 
 from __future__ import annotations
 
 from collections import Counter
 from itertools import islice
 
-from jobs.config import Input
+from jobs.input import Input
 from jobs.sources import load_source, source_names
 from jobs.sources._paths import absolute, walk
 
-ENOUGH = 10_000  # files, of one path
+MAX_FILES = 10_000  # of one path that are looked at
 
 
 def recognise(input: Input, output: str) -> tuple[str, str]:
-    """A packaging's name, and a line that says why. What lies in `output` doesn't count.
+    """A packaging's name, and a line that explains the choice. Files in `output` don't count.
 
-    Manifests count where there is nothing else: they often lie beside the files that they list.
+    Manifests count only where there is nothing else: they often lie beside the files they list.
     Raises ValueError if the files are of several kinds, FileNotFoundError if there are none.
     """
     suffixes = {name: load_source(name).suffixes(input) for name in source_names()}
@@ -24,19 +24,19 @@ def recognise(input: Input, output: str) -> tuple[str, str]:
     counts: Counter[str] = Counter()
     for path in input.paths:
         found = walk(path, every, input.storage_options, lambda _: None, (".", "_delta_log"))
-        for file in islice((file for file in found if not file.source.startswith(ours)), ENOUGH):
+        for file in islice((file for file in found if not file.source.startswith(ours)), MAX_FILES):
             name = file.source.lower()
             counts[next((kind for kind in suffixes if name.endswith(suffixes[kind])), "files")] += 1
     kinds = set(counts) - {"manifest"} or {"manifest"} & set(counts) or {"files"}
-    said = ", ".join(f"{counts[kind]:,} {_noun(kind, counts[kind])}" for kind in sorted(counts))
+    summary = ", ".join(f"{counts[kind]:,} {_noun(kind, counts[kind])}" for kind in sorted(counts))
     if len(kinds) > 1:
         raise ValueError(
             f"input.format: expected one of {', '.join(sorted(kinds))}, for there is "
-            f"more than one kind of file: {said}"
+            f"more than one kind of file: {summary}"
         )
     kind = kinds.pop()
     where = input.paths[0] + (" ..." if len(input.paths) > 1 else "")
-    return kind, f"input.format: {kind} ({said or 'no file that it knows'} in {where})"
+    return kind, f"input.format: {kind} ({summary or 'no file that it knows'} in {where})"
 
 
 def _noun(kind: str, count: int) -> str:

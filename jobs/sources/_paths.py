@@ -1,8 +1,9 @@
-"""Files by name: folders, globs and single files, on this machine or on any fsspec store."""
+"""Files by name: folders, globs and single files, on local disks or on any fsspec store."""
 
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import re
@@ -23,12 +24,12 @@ _CREDENTIALS = re.compile(
 )
 
 
-# Errors of `stat` that say of a path that nothing can be there.
+# Errors of `stat` that mean that no file can be at the path.
 NO_SUCH_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class Found(NamedTuple):
-    """A file; its version is its ETag, or its size and mtime, or why it has none."""
+    """A file. Its version is its ETag, or its size and mtime, or one of `NO_VERSION`."""
 
     source: str
     version: str
@@ -36,7 +37,7 @@ class Found(NamedTuple):
     mtime_s: float | None
 
 
-def look(
+def find_files(
     paths: Sequence[str],
     suffixes: tuple[str, ...],
     options: dict[str, Any],
@@ -45,8 +46,8 @@ def look(
 ) -> list[Found]:
     """Every file under `paths`, sorted by name, each once.
 
-    Of folders only files with one of the (small) suffixes count, and none whose name or folder
-    begins like one of `hidden`. Raises FileNotFoundError for a path that names nothing.
+    In folders only files with one of the (lower-case) suffixes count, and none whose name or folder
+    begins with one of `hidden`. Raises FileNotFoundError for a path that names nothing.
     """
     found = {
         item.source: item for path in paths for item in walk(path, suffixes, options, warn, hidden)
@@ -61,35 +62,33 @@ def walk(
     warn: Callable[[str], None],
     hidden: tuple[str, ...] = (".",),
 ) -> Iterator[Found]:
-    """The same for one path, in no order, while it is being looked up."""
-    is_glob = any(letter in path for letter in "*?[")
-    nothing = f"expected a file, folder or glob, found nothing at {path}"
+    """The files under one path, unsorted, each as soon as it is found. Raises as `find_files`."""
     if is_local(path):
         local = os.path.abspath(os.path.expanduser(local_path(path)))
-        if os.path.isdir(local):
-            yield from _local_folder(local, suffixes, warn, hidden)
-        elif os.path.lexists(local):
-            yield local_file(local)
-        elif is_glob:
-            import glob
-
-            matches = sorted(glob.glob(local, recursive=True))
-            if not matches:
-                raise FileNotFoundError(nothing)
-            for match in matches:
-                if os.path.isdir(match):
-                    yield from _local_folder(match, suffixes, warn, hidden)
-                else:
-                    yield local_file(match)
+        if os.path.lexists(local):
+            matches = [local]
         else:
-            raise FileNotFoundError(nothing)
-        return
+            matches = sorted(glob.glob(local, recursive=True)) if _is_glob(path) else []
+        if not matches:
+            raise _nothing_at(path)
+        for match in matches:
+            if os.path.isdir(match):
+                yield from _local_folder(match, suffixes, warn, hidden)
+            else:
+                yield local_file(match)
+    else:
+        yield from _walk_store(path, suffixes, options, hidden)
+
+
+def _walk_store(
+    path: str, suffixes: tuple[str, ...], options: dict[str, Any], hidden: tuple[str, ...]
+) -> Iterator[Found]:
     import fsspec
 
     fs, root = fsspec.url_to_fs(path, **options)
     if fs.isfile(root):
         entries = {root: fs.info(root)}
-    elif is_glob:
+    elif _is_glob(path):
         entries = fs.glob(root, detail=True)
     else:
         entries = {
@@ -99,26 +98,34 @@ def walk(
             and not any(part.startswith(hidden) for part in name[len(root) :].split("/"))
         }
         if not entries and not fs.exists(root):
-            raise FileNotFoundError(nothing)
+            raise _nothing_at(path)
     for name, info in entries.items():
         if info["type"] == "file":
             yield stored_file(fs.unstrip_protocol(name), info)
 
 
-def open_file(source: str, version: str | None, options: dict[str, Any], **how: Any) -> BinaryIO:
-    """Open a file as it was when the run was planned. Raises ClipError, always `unreadable`.
+def _is_glob(path: str) -> bool:
+    return any(letter in path for letter in "*?[")
 
-    Without a `version` any will do. `how` is for fsspec's `open`, e.g. `cache_type`.
+
+def _nothing_at(path: str) -> FileNotFoundError:
+    return FileNotFoundError(f"expected a file, folder or glob, found nothing at {path}")
+
+
+def open_file(source: str, version: str | None, options: dict[str, Any], **how: Any) -> BinaryIO:
+    """Open a file as it was when the run was planned, or, without a `version`, as it is.
+
+    `how` goes to fsspec's `open`, e.g. `cache_type`. Raises ClipError, always `unreadable`.
     """
     if version == NOT_A_FILE:  # opening a pipe would wait for a writer
         raise ClipError("unreadable", NOT_A_FILE)
     try:
         if is_local(source):
-            file: BinaryIO = open(local_path(source), "rb", opener=_without_waiting)  # noqa: SIM115
+            file: BinaryIO = open(local_path(source), "rb", opener=_open_nonblocking)  # noqa: SIM115
             status = os.fstat(file.fileno())
             now = f"{status.st_size}-{status.st_mtime_ns}"
         else:
-            file = store(source, options).open(source, "rb", **how)
+            file = file_system(source, options).open(source, "rb", **how)
             # Elsewhere than on S3 a listing and a look at one file need not agree on the version.
             is_s3 = urlsplit(source).scheme in ("s3", "s3a")
             now = stored_file(source, file.details).version if is_s3 else version or ""  # type: ignore[attr-defined]
@@ -140,15 +147,15 @@ def open_file(source: str, version: str | None, options: dict[str, Any], **how: 
     return file
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """Opens what has become a pipe since it was found, and would wait for a writer, as well."""
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Does not block even where the file has become a pipe, which waits for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def store(source: str, options: dict[str, Any]) -> Any:
-    """The file system of a URL as it is now, whatever was listed before.
+def file_system(source: str, options: dict[str, Any]) -> Any:
+    """The fsspec file system of a URL, without cached listings.
 
-    Unlike fsspec.open it takes no `::` in a name for a chain.
+    Unlike fsspec.open it does not read `::` in a name as a chain of protocols.
     """
     import fsspec
 
@@ -169,11 +176,11 @@ def local_path(source: str) -> str:
 
 
 def resolve(reference: str, base: str, roots: Sequence[str]) -> str:
-    """The path or URL that a reference in somebody's metadata leads to, relative to `base`.
+    """The path or URL that a reference in metadata leads to, relative to `base`.
 
-    Whoever wrote the metadata must not choose what is read: what leads outside of `roots`
-    (folders), by its name or through a link, is a ClipError. So is a URL with credentials, which
-    its row would keep.
+    The author of the metadata must not choose what is read. Raises ClipError for a reference that
+    leads out of the folders `roots`, by its name or through a link, and for a URL with credentials,
+    which its row would keep.
     """
     target = reference if "://" in reference or reference.startswith("/") else f"{base}/{reference}"
     if holds_credentials(target):
@@ -198,7 +205,7 @@ def resolve(reference: str, base: str, roots: Sequence[str]) -> str:
 
 
 def holds_credentials(url: str) -> bool:
-    """True for a URL with a password, or with a signature or a token in its query."""
+    """Whether a URL has a password, or a signature or a token in its query."""
     return bool(_CREDENTIALS.search(url))
 
 
@@ -212,14 +219,14 @@ def _real_folder(folder: str) -> str:
 
 
 def _real(path: str) -> str:
-    """The same without links."""
+    """The path with its links resolved."""
     folder, name = os.path.split(path)
     path = os.path.join(_real_folder(folder), name)
     return os.path.realpath(path) if os.path.islink(path) else path
 
 
 def parse_json(text: str) -> Any:
-    """`json.loads`, but half a surrogate pair, which no column can hold, is a ValueError as well."""
+    """`json.loads` that also raises ValueError for half a surrogate pair, which no column can hold."""
     value = json.loads(text)
     if "\\ud" in text or "\\uD" in text:
         json.dumps(value, ensure_ascii=False).encode()
@@ -227,7 +234,7 @@ def parse_json(text: str) -> Any:
 
 
 def as_text(value: Any) -> str | None:
-    """A JSON value as a column of text has it: text as it is, null as null, the rest as JSON."""
+    """A JSON value for a text column: text as it is, null as null, the rest as JSON."""
     return (
         value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     )
@@ -238,14 +245,14 @@ def folder_of(source: str) -> str:
 
 
 def absolute(folder: str) -> str:
-    """A folder's path or URL as `resolve` compares it."""
+    """A folder's absolute path, or its URL without a slash at the end."""
     if is_local(folder):
         return os.path.abspath(os.path.expanduser(local_path(folder)))
     return folder.rstrip("/")
 
 
 def local_file(path: str) -> Found:
-    """Raises OSError where the file system does not say whether the file exists."""
+    """Look at a local file. Raises OSError if the file system cannot tell whether it exists."""
     try:
         path.encode()
         source = path
@@ -266,7 +273,7 @@ def local_file(path: str) -> Found:
 
 
 def stored_file(source: str, info: dict[str, Any]) -> Found:
-    """From what fsspec says of a file."""
+    """A file of a store, from fsspec's `info` of it."""
     modified = info.get("LastModified") or info.get("mtime") or info.get("created")
     mtime = modified.timestamp() if isinstance(modified, datetime) else modified
     etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
@@ -276,7 +283,7 @@ def stored_file(source: str, info: dict[str, Any]) -> Found:
 def _local_folder(
     root: str, suffixes: tuple[str, ...], warn: Callable[[str], None], hidden: tuple[str, ...]
 ) -> Iterator[Found]:
-    """Files below `root`, through links to folders as well, no folder twice."""
+    """Files below `root`. Links to folders are followed, and no folder is visited twice."""
 
     def unreadable(error: OSError) -> None:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):  # e.g. a mount that hangs

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
-from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from audio_ops.errors import ClipError
-from jobs.config import Input
-from jobs.sources import NO_COLUMNS, PLACE, Listing, pick
-from jobs.sources._paths import look, open_file
+from jobs.input import Input
+from jobs.sources import NO_COLUMNS, PLACE, Clip, Listing, pick
+from jobs.sources._paths import find_files, open_file
 
 SHARDED = False
 OPTIONS = ("extensions",)
@@ -34,11 +33,9 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
 
 
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
-    """Every file under the input's paths, sorted by name, each once; hidden ones are left out.
-
-    In folders only files with one of the input's extensions count.
-    """
-    files = look(input.paths, suffixes(input), input.storage_options, warn)
+    """Every file under the input's paths, sorted by name, each once. Hidden files are left out, and
+    in folders also those without one of the input's extensions."""
+    files = find_files(input.paths, suffixes(input), input.storage_options, warn)
     sources = [file.source for file in files]
     offered = {
         "folder": [source.rsplit("/", 2)[-2] if "/" in source else "" for source in sources],
@@ -59,10 +56,8 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
     return Listing(pa.table(columns, schema=pa.schema([*PLACE, *kept])))
 
 
-def clips(
-    plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS
-) -> Iterator[tuple[dict[str, Any], BinaryIO | ClipError]]:
-    """Each row with its file, opened but not read."""
+def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
+    """Each row with its file, open and unread."""
     for row in plan.to_pylist():
         try:
             yield row, open_file(row["source"], row["source_version"], input.storage_options)

@@ -15,42 +15,49 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from audio_ops.errors import ClipError
-from jobs.config import Input
-from jobs.sources import MISSING, NO_COLUMNS, NO_VERSION, PLACE, Listing, NoSuchColumn
+from jobs.input import Input
+from jobs.sources import (
+    MISSING,
+    NO_COLUMNS,
+    NO_VERSION,
+    PLACE,
+    PROBLEM,
+    Clip,
+    Listing,
+    NoSuchColumn,
+)
 from jobs.sources._paths import (
     Found,
     absolute,
     as_text,
+    file_system,
+    find_files,
     folder_of,
     is_local,
     local_file,
-    look,
     open_file,
     parse_json,
     resolve,
-    store,
     stored_file,
 )
 
 SHARDED = False
 OPTIONS = ("columns.audio", "columns.offset", "columns.duration", "audio_root")
 PATH_COLUMNS = ("audio_filepath", "path", "audio", "audio_path", "file_name", "file", "wav")
-MAX_LINE = 1 << 20  # characters, in all the lines of one entry
+MAX_LINE = 1 << 20  # characters, in all lines of one entry together
 MAX_SECONDS = 1e9
-MAX_BAD_LINES = 1000  # one after another: then it is no manifest, and not a row for each
+MAX_BAD_LINES = 1000  # in a row: such a file is no manifest, and its rest gets no rows
 LOOKUPS_AT_ONCE = 16
 LOOKUPS_BEFORE_LISTING = 3
 
-Clip = tuple[dict[str, Any], BinaryIO | ClipError]
-
 
 class Entry(NamedTuple):
-    """A line of a manifest, or what is wrong with it."""
+    """A line of a manifest: its values by column, or the error in it."""
 
     line: int
     values: dict[str, Any] | ClipError
@@ -61,9 +68,9 @@ def suffixes(input: Input) -> tuple[str, ...]:
 
 
 def columns(input: Input, names: list[str]) -> pa.Schema:
-    """All are text. Reads on until every one has been seen."""
+    """All of them as text. Reads entries until each column has been seen."""
     missing, offered = set(names), dict[str, None]()
-    for found in look(input.paths, suffixes(input), input.storage_options, lambda _: None):
+    for found in find_files(input.paths, suffixes(input), input.storage_options, lambda _: None):
         for entry in _entries(found, input):
             if isinstance(entry.values, dict):
                 offered.update(dict.fromkeys(entry.values))
@@ -77,16 +84,15 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
 
 
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
-    """A row for each entry, in the manifests' order; a clip that comes twice only once."""
+    """A row for each entry, in the manifests' order; a clip that is listed twice gets one row."""
     rows: dict[tuple[str, str | None, float], dict[str, Any]] = {}
     repeated: list[str] = []
     manifests: set[str] = set()
-    for found in look(input.paths, suffixes(input), input.storage_options, warn):
+    for found in find_files(input.paths, suffixes(input), input.storage_options, warn):
         manifests.add(found.source)
-        home = absolute(folder_of(found.source))
-        base = absolute(input.audio_root) if input.audio_root else _base(found.source, home, input)
+        roots = _roots(found.source, input)
         for entry in _entries(found, input):
-            row = _row(entry, found, base, [base, home], input, kept)
+            row = _row(entry, found, roots, input, kept)
             if row["_problem"] is None:
                 place = (row["source"], row["member"], row["offset_s"])
                 if place in rows:
@@ -100,29 +106,38 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
     versions = _versions([row["source"] for row in rows.values() if row["_problem"] is None], input)
     for row in rows.values():
         row["source_version"] = row["source_version"] or versions[row["source"]]
-    own = [("_duration_s", pa.float64()), ("_problem", pa.string())]
+    own = [("_duration_s", pa.float64()), ("_problem", PROBLEM)]
     clips = pa.Table.from_pylist(list(rows.values()), schema=pa.schema([*PLACE, *kept, *own]))
     known = {source: version for source, version in versions.items() if version not in NO_VERSION}
     return Listing(clips, manifests, known)
 
 
 def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
-    """Each row with its file, opened but not read."""
+    """Each row with its file, open and unread."""
     for row in plan.to_pylist():
         problem, duration_s = row.pop("_problem"), row.pop("_duration_s")
         if duration_s is not None or row["offset_s"]:
             row["duration_s"] = math.inf if duration_s is None else duration_s
         try:
             if problem:
-                raise ClipError(*problem.split(": ", 1))
+                raise ClipError(problem["kind"], problem["message"])
             yield row, open_file(row["source"], row["source_version"], input.storage_options)
         except ClipError as error:
             yield row, error
 
 
+def _roots(manifest: str, input: Input) -> tuple[str, str]:
+    """The folder that a manifest's relative paths begin at, and the manifest's own. Its paths may
+    lead into both."""
+    home = absolute(folder_of(manifest))
+    base = absolute(input.audio_root) if input.audio_root else _base(manifest, home, input)
+    return base, home
+
+
 def _row(
-    entry: Entry, found: Found, base: str, roots: Sequence[str], input: Input, kept: pa.Schema
+    entry: Entry, found: Found, roots: tuple[str, str], input: Input, kept: pa.Schema
 ) -> dict[str, Any]:
+    """The listing's row of an entry of the manifest `found`."""
     row: dict[str, Any] = {
         "source": found.source,
         "member": f"line {entry.line}",
@@ -134,13 +149,13 @@ def _row(
         if isinstance(entry.values, ClipError):
             raise entry.values
         row |= {name: as_text(entry.values.get(name)) for name in kept.names}
-        source = resolve(_path(entry.values, input), base, roots)
+        source = resolve(_path(entry.values, input), roots[0], roots)
         offset_s = _seconds(entry.values, input.columns.offset, "offset") or 0.0
         duration_s = _seconds(entry.values, input.columns.duration, "duration")
         if duration_s == 0:
             raise ClipError("empty", "the manifest says a duration of 0 s")
     except ClipError as error:
-        return row | {"_problem": str(error)}
+        return row | {"_problem": {"kind": error.kind, "message": error.message}}
     # Two stretches may begin at one offset, so the length is part of the clip's place.
     member = None if duration_s is None else f"{duration_s} s"
     return row | {
@@ -176,21 +191,21 @@ def _seconds(values: dict[str, Any], name: str | None, default: str) -> float | 
 
 
 def _base(source: str, home: str, input: Input) -> str:
-    """Where relative paths begin: Common Voice's TSVs mean the folder `clips` beside them."""
+    """The folder of relative paths: for TSVs `clips/` beside them, as Common Voice has it."""
     clips = f"{home}/clips"
     if not source.lower().endswith(".tsv"):
         return home
     if is_local(source):
         return clips if os.path.lexists(clips) else home
-    try:  # not `isdir`, which takes any failure of a store for a no
-        is_folder = store(source, input.storage_options).info(clips)["type"] == "directory"
+    try:  # not `isdir`, which is False for any failure of a store
+        is_folder = file_system(source, input.storage_options).info(clips)["type"] == "directory"
     except FileNotFoundError:
         return home
     return clips if is_folder else home
 
 
 def _entries(found: Found, input: Input) -> Iterator[Entry]:
-    """A manifest's entries; an empty line is none. Raises FileNotFoundError if it can't be read."""
+    """A manifest's entries, without empty lines. Raises FileNotFoundError if it can't be opened."""
     try:
         opened = open_file(found.source, found.version, input.storage_options)
     except ClipError as error:
@@ -210,9 +225,9 @@ def _entries(found: Found, input: Input) -> Iterator[Entry]:
 
 
 def _lines(text: io.TextIOWrapper) -> Iterator[tuple[int, str]]:
-    """Lines without their ends. Only a line feed ends one: a text may hold all other kinds.
+    """Numbered lines without their line feeds, the only line ends, as a text may hold the others.
 
-    What is longer than MAX_LINE comes cut to one character more than that.
+    Longer lines are cut to MAX_LINE + 1 characters.
     """
     number = 0
     while line := text.readline(MAX_LINE + 1):
@@ -273,7 +288,7 @@ def _tsv(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str] | Cl
 
 
 def _csv(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str] | ClipError]]:
-    size = 0  # of the entry that is being read: an open quote makes it go on and on
+    size = 0  # of the entry that is being read, which an open quote makes longer and longer
 
     def text() -> Iterator[str]:
         nonlocal size
@@ -306,10 +321,10 @@ def _is_broken(text: str) -> bool:
 
 
 def _versions(sources: Sequence[str], input: Input) -> dict[str, str]:
-    """The version of each file, or MISSING: by a look at it, or by one listing per folder on a store.
+    """The version of each file, or MISSING. On a store one listing serves all files of a folder.
 
-    Raises OSError where a storage does not say whether a file exists: a clip that seems to be
-    missing would be taken for a change of the input.
+    Raises OSError where a storage does not answer whether a file exists: a clip that only seems to
+    be missing must not pass for a change of the input.
     """
     local = {source for source in sources if is_local(source)}
     versions = {source: local_file(source).version for source in local}
@@ -317,7 +332,7 @@ def _versions(sources: Sequence[str], input: Input) -> dict[str, str]:
     folders = [list(group) for _, group in groupby(remote, folder_of)]
 
     def look_up(names: list[str]) -> dict[str, str]:
-        fs = store(names[0], input.storage_options)
+        fs = file_system(names[0], input.storage_options)
         if len(names) > LOOKUPS_BEFORE_LISTING and (listed := _listed(fs, folder_of(names[0]))):
             infos = {fs.unstrip_protocol(info["name"]): info for info in listed}
             return {
@@ -333,7 +348,7 @@ def _versions(sources: Sequence[str], input: Input) -> dict[str, str]:
 
 
 def _listed(fs: Any, folder: str) -> list[dict[str, Any]]:
-    """A folder of a store, or nothing where there is none or nobody may list it."""
+    """`fs.ls` of a folder; empty if it does not exist or may not be listed."""
     try:
         listed: list[dict[str, Any]] = fs.ls(folder, detail=True)
     except (FileNotFoundError, PermissionError):

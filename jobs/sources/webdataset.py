@@ -1,9 +1,9 @@
 """Tars of audio as WebDataset has them: `0001.flac`, `0001.json`, `0002.flac`, ... one after another.
 
-What members share up to the first dot of their file name, folders included, makes them a sample,
-in any order but next to each other. Every audio member is a clip; `.json`, `.txt` and `.cls`
-members of its sample are its columns. A tar (plain, gzip, zstd) is read in one stream and never
-unpacked; what is held of it is one sample. Members' names are names: nothing is opened by them.
+Neighbouring members whose names are equal up to the first dot of the file name, folders included,
+make a sample, in any order. Every audio member is a clip; `.json`, `.txt` and `.cls` members of its
+sample are its columns. A tar (plain, gzip, zstd) is read in one stream and never unpacked; memory
+holds one sample. Members' names are never used as paths.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
 from audio_ops.errors import ClipError
-from jobs.config import Input
-from jobs.sources import NO_COLUMNS, PLACE, Listing, NoSuchColumn
-from jobs.sources._paths import as_text, look, open_file, parse_json
+from jobs.input import Input
+from jobs.sources import NO_COLUMNS, PLACE, Clip, Listing, NoSuchColumn
+from jobs.sources._paths import as_text, find_files, open_file, parse_json
 
 SHARDED = True
 OPTIONS = ("extensions", "max_clip_bytes")
@@ -33,16 +33,16 @@ SIDECARS = ("json", "txt", "cls")
 OFFERED = "key, txt, cls, json, json.FIELD"  # all text; json.a.b looks into json.a
 
 MAX_SIDECAR_BYTES = 4 << 20
-MAX_MEMBERS = 1_000_000  # of use, in a tar: their names are remembered
-MAX_HEADER_BYTES = 16 << 10  # of a long name or a pax header: tarfile's pattern takes its square
+MAX_MEMBERS = 1_000_000  # audio and sidecars of a tar, whose names are remembered
+MAX_HEADER_BYTES = (
+    16 << 10
+)  # of a long name or a pax header, which tarfile parses in quadratic time
 MAX_HEADERS = 8  # of one member
-UNPACKED_BYTES, UNPACKED_TIMES = 256 << 20, 100  # a packed tar may have so many, or times its own
+UNPACKED_BYTES, UNPACKED_TIMES = 256 << 20, 100  # limits of a packed tar: the larger one holds
 _EXTRA_HEADERS = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
 )
-
-Clip = tuple[dict[str, Any], BinaryIO | ClipError]
 
 
 def suffixes(input: Input) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
 
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
     """Every tar under the input's paths."""
-    files = look(input.paths, suffixes(input), input.storage_options, warn)
+    files = find_files(input.paths, suffixes(input), input.storage_options, warn)
     columns = {
         "source": [file.source for file in files],
         "member": pa.nulls(len(files), pa.string()),
@@ -71,8 +71,8 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
 def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
     """All clips of each tar. Where a tar is broken, its last row is an error without a member.
 
-    The version of a clip is a digest of its own bytes, so that a tar which grows, or is packed
-    anew, leaves what is in it already the clips that they were.
+    The version of a clip is a digest of its own bytes, so that its identity survives when the tar
+    grows or is packed anew.
     """
     for row in plan.select(PLACE.names).to_pylist():
         try:
@@ -81,7 +81,7 @@ def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterato
                 for sample in _samples(file, input, frozenset(kept.names)):
                     for member, sound in sample.clips():
                         columns = sample.columns(member, kept)
-                        place = {"member": _told_apart(member, seen)}
+                        place = {"member": _unique_name(member, seen)}
                         if not isinstance(sound, ClipError):
                             place["source_version"] = _digest(sound, columns)
                         yield row | columns | place, sound
@@ -96,7 +96,7 @@ class _Sample:
     key: str
     names: set[str] = field(default_factory=set)
     audio: list[tuple[str, io.BytesIO | ClipError]] = field(default_factory=list)
-    sidecars: dict[str, bytes | None] = field(default_factory=dict)  # by what is behind the key
+    sidecars: dict[str, bytes | None] = field(default_factory=dict)  # by the name behind the key
     size: int = 0
 
     def clips(self) -> Iterator[tuple[str, io.BytesIO | ClipError]]:
@@ -112,7 +112,8 @@ class _Sample:
             )
 
     def columns(self, member: str, kept: pa.Schema) -> dict[str, str | None]:
-        """A sidecar that is missing or too large or no UTF-8, or not JSON, gives null."""
+        """The kept columns of a member, null where a sidecar is missing, too large, or not UTF-8 or
+        JSON."""
         columns: dict[str, str | None] = {}
         parsed: Any = None
         for name in kept.names:
@@ -136,7 +137,7 @@ class _Sample:
 
 
 def _samples(file: BinaryIO, input: Input, kept: frozenset[str]) -> Iterator[_Sample]:
-    """A tar's samples. Raises ClipError when all that came before the damage is out."""
+    """A tar's samples. Raises ClipError for damage, after the samples before it."""
     wanted = {name.partition(".")[0] for name in kept}
     extensions = frozenset(input.extensions)
     sample, count = _Sample(""), 0
@@ -145,43 +146,74 @@ def _samples(file: BinaryIO, input: Input, kept: frozenset[str]) -> Iterator[_Sa
             archive = _Archive.open(fileobj=stream, mode="r|", bufsize=stream.at_once)  # type: ignore[call-overload]
             while (header := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
-                name = _as_utf8(header.name)
-                folder, slash, base = name.rpartition("/")
-                stem, _, suffix = base.partition(".")
-                kind = suffix.rpartition(".")[2].lower()
-                is_sidecar = kind in SIDECARS
-                if not stem or header.isdir() or not (is_sidecar or kind in extensions):
-                    continue  # hidden, or of no use here
+                name = _Name.of(header)
+                is_used = name.kind in SIDECARS or name.kind in extensions
+                if name.is_hidden or header.isdir() or not is_used:
+                    continue
                 if (count := count + 1) > MAX_MEMBERS:
                     raise ClipError("too_large", f"a tar may have {MAX_MEMBERS:,} members")
-                if (key := f"{folder}{slash}{stem}") != sample.key or name in sample.names:
+                if name.key != sample.key or name.full in sample.names:
                     yield sample
-                    sample = _Sample(key)
-                sample.names.add(name)
-                fits = header.isreg() and not header.issparse()
-                fits = fits and sample.size + header.size <= input.max_clip_bytes
-                if is_sidecar:
-                    fits = fits and header.size <= MAX_SIDECAR_BYTES and kind in wanted
-                    content = _content(archive, header).getvalue() if fits else None
-                    sample.sidecars[suffix[: -len(kind)] + kind] = content
-                    sample.size += header.size if fits else 0
-                elif not header.isreg() or header.issparse():
-                    what = (
-                        f"a link to {_as_utf8(header.linkname)}" if header.linkname else "no file"
-                    )
-                    sample.audio.append((name, ClipError("unreadable", f"the member is {what}")))
-                elif not fits:
-                    limit = f"input.max_clip_bytes allows {input.max_clip_bytes:,} in a sample, "
-                    found = f"found {sample.size + header.size:,}"
-                    sample.audio.append((name, ClipError("too_large", limit + found)))
+                    sample = _Sample(name.key)
+                sample.names.add(name.full)
+                if name.kind in SIDECARS:
+                    max_bytes = input.max_clip_bytes if name.kind in wanted else None
+                    _add_sidecar(sample, name, archive, header, max_bytes)
                 else:
-                    sample.audio.append((name, _content(archive, header)))
-                    sample.size += header.size
+                    _add_audio(sample, name, archive, header, input.max_clip_bytes)
     except ClipError:
-        if sample.audio:  # else its audio may be in what is lost
+        if sample.audio:  # else its audio may be in the part that cannot be read
             yield sample
         raise
     yield sample
+
+
+class _Name(NamedTuple):
+    """A member's name `a/b.c.TXT` in parts."""
+
+    full: str
+    key: str  # a/b
+    suffix: str  # c.TXT
+    kind: str  # txt
+
+    @classmethod
+    def of(cls, header: tarfile.TarInfo) -> _Name:
+        name = _as_utf8(header.name)
+        folder, slash, base = name.rpartition("/")
+        stem, _, suffix = base.partition(".")
+        return cls(name, f"{folder}{slash}{stem}", suffix, suffix.rpartition(".")[2].lower())
+
+    @property
+    def is_hidden(self) -> bool:
+        return not self.key or self.key.endswith("/")
+
+
+def _add_sidecar(
+    sample: _Sample, name: _Name, archive: _Archive, header: tarfile.TarInfo, max_bytes: int | None
+) -> None:
+    """Add the content, or None if it is too large for the sample or, with no `max_bytes`, unused."""
+    fits = header.isreg() and not header.issparse() and header.size <= MAX_SIDECAR_BYTES
+    fits = fits and max_bytes is not None and sample.size + header.size <= max_bytes
+    content = _content(archive, header).getvalue() if fits else None
+    sample.sidecars[name.suffix[: -len(name.kind)] + name.kind] = content
+    sample.size += header.size if fits else 0
+
+
+def _add_audio(
+    sample: _Sample, name: _Name, archive: _Archive, header: tarfile.TarInfo, max_bytes: int
+) -> None:
+    """Add the content, or a ClipError in its place."""
+    content: io.BytesIO | ClipError
+    if not header.isreg() or header.issparse():
+        what = f"a link to {_as_utf8(header.linkname)}" if header.linkname else "no file"
+        content = ClipError("unreadable", f"the member is {what}")
+    elif (size := sample.size + header.size) > max_bytes:
+        limit = f"input.max_clip_bytes allows {max_bytes:,} in a sample, found {size:,}"
+        content = ClipError("too_large", limit)
+    else:
+        content = _content(archive, header)
+        sample.size += header.size
+    sample.audio.append((name.full, content))
 
 
 @contextmanager
@@ -201,47 +233,48 @@ def _tar_errors() -> Iterator[None]:
 
 @contextmanager
 def _unpacked(file: BinaryIO) -> Iterator[_Bounded]:
-    most = max(UNPACKED_BYTES, UNPACKED_TIMES * file.seek(0, 2))
+    """The tar itself, unpacked as it is read, up to a limit."""
+    max_bytes = max(UNPACKED_BYTES, UNPACKED_TIMES * file.seek(0, 2))
     file.seek(0)
     magic = file.read(4)
     file.seek(0)
     if magic.startswith(b"\x1f\x8b"):
         with gzip.GzipFile(fileobj=file) as unpacked:
-            yield _Bounded(unpacked, most)
+            yield _Bounded(unpacked, max_bytes)
     elif magic == b"\x28\xb5\x2f\xfd":
         with pa.CompressedInputStream(file, "zstd") as unpacked:
-            yield _Bounded(unpacked, most)
+            yield _Bounded(unpacked, max_bytes)
     else:
-        yield _Bounded(file, most, at_once=1 << 16)
+        yield _Bounded(file, max_bytes, at_once=1 << 16)
 
 
 class _Bounded:
-    """A stream of at most so many bytes. It ends once: to skip what a header claims beyond the
-    end, tarfile would read on for ever. Raises ClipError."""
+    """A stream of at most `max_bytes`. Reading raises ClipError beyond that, and repeatedly at the
+    end: to skip the size that a header claims, tarfile would read there for ever."""
 
-    def __init__(self, file: Any, most: int, at_once: int = tarfile.RECORDSIZE) -> None:
-        self._file, self._most = file, most
-        self.at_once = at_once  # bytes: with damage to a packed tar, so much before it can be lost
+    def __init__(self, file: Any, max_bytes: int, at_once: int = tarfile.RECORDSIZE) -> None:
+        self._file, self._max_bytes = file, max_bytes
+        self.at_once = at_once  # bytes; damage to a packed tar can cost as many before it
         self._count = self._ends = 0
 
     def read(self, size: int) -> bytes:
         data = self._file.read(size)
         self._count += len(data)
         self._ends += not data
-        if self._count > self._most:
-            raise ClipError("too_large", f"the tar unpacks to more than {self._most:,} bytes")
+        if self._count > self._max_bytes:
+            raise ClipError("too_large", f"the tar unpacks to more than {self._max_bytes:,} bytes")
         if self._ends > 3:
             raise ClipError("truncated", "the tar ends inside of a member")
         return data
 
 
 class _Header(tarfile.TarInfo):
-    """tarfile takes a broken header for the end of the archive; here it is a ClipError."""
+    """Raises ClipError for a broken header, which tarfile takes for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Any:
         assert isinstance(archive, _Archive)
-        archive.depth += 1  # an extra header asks for the next one from within
+        archive.depth += 1  # reading an extra header reads the next one, recursively
         try:
             if archive.depth > MAX_HEADERS:
                 raise ClipError("damaged", f"a member may have {MAX_HEADERS} headers")
@@ -272,7 +305,7 @@ class _Header(tarfile.TarInfo):
             raise ClipError("damaged", f"a header of {self.size} bytes: {MAX_HEADER_BYTES} may be")
         return super()._proc_member(archive)  # type: ignore[misc]
 
-    # The map of a sparse file is as long as it claims, and no sound is sparse: it is skipped.
+    # The map of a sparse file may have any length, and no sound is sparse, so maps are skipped.
 
     def _proc_sparse(self, archive: Any) -> Any:
         _, has_more, _ = self._sparse_structs  # type: ignore[attr-defined]
@@ -300,7 +333,7 @@ def _as_utf8(name: str) -> str:
 
 
 def _content(archive: tarfile.TarFile, header: tarfile.TarInfo) -> io.BytesIO:
-    """Grows as it comes: what a header claims is not allocated, and nothing is held twice."""
+    """A member's bytes. Grows with them instead of allocating the size that a header claims."""
     content = io.BytesIO()
     file = archive.extractfile(header)
     assert file is not None  # a regular file
@@ -310,15 +343,15 @@ def _content(archive: tarfile.TarFile, header: tarfile.TarInfo) -> io.BytesIO:
 
 
 def _digest(sound: io.BytesIO, columns: dict[str, str | None]) -> str:
-    """A clip's version: BLAKE2b (128 bits) of its sound and of the sidecars that its row keeps."""
+    """A clip's version: BLAKE2b (128 bits) of its sound and of the sidecars kept in its row."""
     digest = hashlib.blake2b(sound.getbuffer(), digest_size=16)
     if texts := {name: text for name, text in columns.items() if name != "key"}:
         digest.update(json.dumps(texts, sort_keys=True).encode())
     return f"blake2b:{digest.hexdigest()}"
 
 
-def _told_apart(name: str, seen: set[str]) -> str:
-    """A name that came before gets its position: `a.wav`, `a.wav#2`, ..."""
+def _unique_name(name: str, seen: set[str]) -> str:
+    """The name, with a number if it has been seen: `a.wav`, `a.wav#2`, ..."""
     unique, count = name, 1
     while unique in seen:
         count += 1

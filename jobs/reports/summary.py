@@ -15,11 +15,11 @@ from typing import Any
 
 from jobs.config import Config
 from jobs.console import Console
-from jobs.drift import beyond, statistics
-from jobs.evaluate import evaluate, lines
 from jobs.models import Work
 from jobs.plan import Plan
 from jobs.progress import Progress
+from jobs.reports.drift import beyond, statistics
+from jobs.reports.evaluate import evaluate, lines
 from jobs.table.table import HeldTable
 
 PACKAGES = ("earmark", "ray", "torch", "transformers", "deltalake", "pyarrow", "av", "soundfile")

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from deltalake.exceptions import DeltaError
 
 from jobs.console import printable
-from jobs.evaluate import open_table, table_parser
 from jobs.plan import clip_ids, fingerprint
+from jobs.reports.evaluate import open_table, table_parser
 from jobs.table.lease import NOTE
 from jobs.table.schema import IDENTITY, OUTCOME, RUN
 from jobs.table.table import DATA_FILE, SHARDS_FILE, Table

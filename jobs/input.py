@@ -1,0 +1,62 @@
+"""The `input` section of a config: where the audio is and how it is packaged."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from audio_ops.decode.formats import EXTENSIONS as AUDIO_EXTENSIONS
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Columns(Section):
+    """Columns that hold the sound or its place. Those left out are found by their usual names."""
+
+    audio: str | None = None
+    """The column with the sound itself, or with its path."""
+    offset: str | None = None
+    """The column with a clip's start in its file, in seconds."""
+    duration: str | None = None
+    """The column with a clip's length, in seconds."""
+
+
+class Input(Section):
+    """Where the audio is. Each packaging (`jobs/sources/`) says which of these options it takes."""
+
+    path: str | tuple[str, ...]
+    """A file, folder or glob, local or any fsspec URL, or a list of them."""
+    format: str = "auto"
+    """How the audio is packaged: a file in `jobs/sources/`. `auto` decides by the files' names."""
+    extensions: tuple[str, ...] = AUDIO_EXTENSIONS
+    """Which files of a folder, or members of a tar, are audio. A file that `path` names always is."""
+    columns: Columns = Columns()
+    """Of a Parquet file or a manifest."""
+    audio_root: str | None = None
+    """The folder that paths in a manifest or a Parquet file are relative to. They may lead into it
+    and into the manifest's own folder, and nowhere else."""
+    max_clip_bytes: Annotated[int, Field(gt=0)] = 512 << 20
+    """The size limit of a clip inside a tar, with its sidecars, or inside a Parquet file: these are
+    held in memory whole. A larger one becomes an error row (`too_large`). Separate audio files are
+    streamed and have no limit."""
+    storage_options: Annotated[dict[str, Any], Field(repr=False)] = {}
+    """Passed to fsspec, e.g. `endpoint_url`, `anon`."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @field_validator("path")
+    @classmethod
+    def _not_empty(cls, path: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not path or (isinstance(path, tuple) and "" in path):
+            raise ValueError("expected a path or a list of paths, found an empty one")
+        return path
+
+    @field_validator("extensions")
+    @classmethod
+    def _bare(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(extension.lower().lstrip(".") for extension in extensions)

@@ -1,0 +1,7 @@
+"""Where mypy checks that each packaging fulfils the contract. No run imports this file."""
+
+from __future__ import annotations
+
+from jobs.sources import Source, files, manifest, parquet, webdataset
+
+SOURCES: tuple[Source, ...] = (files, manifest, parquet, webdataset)
