@@ -3,17 +3,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test unit chaos bench check docs submit clean
+.PHONY: demo test chaos bench check docs submit clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m jobs.demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal
-
-# Those that start no Ray.
-unit: $(VENV)/ready
-	$(BIN)/python -m pytest tests/unit -n 2
 
 chaos: $(VENV)/ready
 	$(BIN)/python -m pytest -m chaos
