@@ -196,7 +196,8 @@ def pipeline(
     worth = 1 << 30 if sharded else min(len(work), len(todo.todo) // CLIPS_WORTH_AN_ACTOR)
     shares = share_out(config, nodes, worth, may_come=nodes_to_come())
     probe = probe_of(table.path, run_id)
-    refuse_other_disks(config, checkpoints, todo.todo["source"], probe, shares)
+    seen = input_files(todo.todo["source"])
+    refuse_other_disks(config, checkpoints, seen, probe, shares)
     rates = {
         name: load_task(options.task).sample_rate(options, checkpoints[name])
         for name, options in config.tasks.items()
@@ -211,7 +212,7 @@ def pipeline(
             "want_speech": most_wanted_speech(config),
             "kept": kept,
             "driver": ray.get_runtime_context().get_node_id(),
-            "seen": tuple(input_files(todo.todo["source"]).found),
+            "seen": tuple(seen.found),
         },
         num_cpus=shares.prepare_cpus,
         max_retries=CRASHES_BEFORE_GIVING_UP,

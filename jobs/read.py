@@ -87,7 +87,7 @@ def _handed_over(
         try:
             with child() as process:
                 for table in process.tables(prepared, work, *limits):
-                    given.update(table["clip_id"].to_pylist())
+                    given.update(table["clip_id"].drop_null().to_pylist())  # an end has none
                     ended += len(table) - table["shard_end"].null_count
                     yield table
             return

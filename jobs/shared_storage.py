@@ -126,13 +126,13 @@ def expect_input(driver: str, paths: tuple[str, ...]) -> None:
 def refuse_other_disks(
     config: Config,
     checkpoints: Mapping[str, Checkpoint],
-    sources: pa.ChunkedArray,
+    clips: Files,
     probe: str | None,
     shares: Shares,
 ) -> None:
     """Raise CannotRun if a node has other storage where the config has local paths.
 
-    Each node but the driver's looks for what its work needs there: files of the input; the model
+    Each node but the driver's looks for what its work needs there: `clips`, files of the input; the model
     folders and the table of those actors that it has room for. What it writes beside the probe the
     driver has to find. A node that joins later is left to `expect_probe` and `expect_input`.
     """
@@ -143,7 +143,6 @@ def refuse_other_disks(
     nodes = [node for node in nodes if node["Resources"].get("CPU")]
     if not nodes:
         return
-    clips = input_files(sources)
     models = {
         name: _model_files(name, checkpoint)
         for name, checkpoint in checkpoints.items()
