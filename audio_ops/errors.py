@@ -24,9 +24,6 @@ KINDS = {
     "model": "the model failed on this clip",
     "when": "the task's `when` has no value for this clip, such as a text cast to a number",
 }
-# Not a failure. `jobs.read` ends each shard with a row of this kind, which tells the driver how many
-# clips the shard holds and how many of them were done before; writing takes it out.
-END_OF_SHARD = "end of shard"
 _MAX_MESSAGE_CHARS = 500
 
 
@@ -38,7 +35,7 @@ class ClipError(Exception):
     """
 
     def __init__(self, kind: str, message: str) -> None:
-        if kind not in KINDS and kind != END_OF_SHARD:
+        if kind not in KINDS:
             raise ValueError(f"kind: expected one of {', '.join(KINDS)}, found {kind!r}")
         if len(message) > _MAX_MESSAGE_CHARS:
             message = f"{message[: _MAX_MESSAGE_CHARS - 4]} ..."

@@ -31,7 +31,7 @@ SHORT_S = 0.1  # that a stretch may lack at its end: manifests round
 
 
 def prepare(
-    clips: Iterable[tuple[Row, BinaryIO | ClipError]],
+    clips: Iterable[tuple[Row, BinaryIO | ClipError | None]],
     schema: pa.Schema,
     rates: Sequence[int],
     max_clip_s: float,
@@ -46,7 +46,7 @@ def prepare(
     """Decode clips, and close their files; yield tables of `prepared_schema(schema, rates)`.
 
     clips: identity (the columns of `schema`) and file of each, or the ClipError that reading it
-        raised. A `duration_s` in the identity selects that many seconds of the file, from its
+        raised, or None for a row that is no clip. A `duration_s` in the identity selects that many seconds of the file, from its
         `offset_s` on; it may be Inf.
     rates: Hz, of the waveforms in each row.
     want_speech: whether `speech`, uint8 per 32 ms (see signal/voice.py), is made for every clip,
@@ -87,9 +87,14 @@ class _Options:
 
 
 def _row(
-    identity: Row, file: BinaryIO | ClipError, options: _Options, lost: Mapping[str, ClipError]
+    identity: Row,
+    file: BinaryIO | ClipError | None,
+    options: _Options,
+    lost: Mapping[str, ClipError],
 ) -> Row:
     """A clip's row, with an error in place of its sound if it fails; columns left out are null."""
+    if file is None:
+        return identity
     length_s = identity.pop("duration_s", None)
     stretch = None if length_s is None else (identity["offset_s"], length_s)
     failure = lost.get(identity.get("clip_id", ""))

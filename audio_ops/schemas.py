@@ -32,3 +32,12 @@ def prepared_schema(identity: pa.Schema, rates: Sequence[int]) -> pa.Schema:
     Hz, and `speech` (uint8 probabilities as binary, see signal/voice.py)."""
     sounds = [pa.field(f"sound_{rate}", WAVEFORM) for rate in rates]
     return pa.schema([*identity, *SOUND, *ERROR, *sounds, pa.field("speech", pa.binary())])
+
+
+# Why a task has no labels for a clip: `kind` is a key of errors.KINDS.
+TASK_FAILURE = pa.struct([("kind", pa.string()), ("message", pa.string())])
+
+
+def failure_column(task: str) -> str:
+    """The name of a task's TASK_FAILURE column, which travels to the writer and no further."""
+    return f"_{task}_failure"

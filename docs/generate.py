@@ -32,8 +32,14 @@ from audio_ops.decode.formats import CODECS, CONTAINERS, REFUSED  # noqa: E402
 from audio_ops.errors import KINDS  # noqa: E402
 from audio_ops.tasks import TaskOptions, load_task  # noqa: E402
 from jobs import cli, config  # noqa: E402
-from jobs.label import BAD_CONFIG, FAILED, IN_USE, OK  # noqa: E402
-from jobs.progress import DRIFTED, TOO_MANY_ERRORS  # noqa: E402
+from jobs.exit_codes import (  # noqa: E402
+    BAD_CONFIG,
+    DRIFTED,
+    FAILED,
+    IN_USE,
+    OK,
+    TOO_MANY_ERRORS,
+)
 from jobs.sources import load_source, source_names  # noqa: E402
 
 MARKED = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from jobs.label import BAD_CONFIG, exit_with
+from jobs.exit_codes import BAD_CONFIG, exit_with
 
 USAGE = """\
 usage: earmark COMMAND ...

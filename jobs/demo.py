@@ -95,6 +95,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from jobs.label import exit_with
+    from jobs.exit_codes import exit_with
 
     exit_with(main())

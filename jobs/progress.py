@@ -1,4 +1,4 @@
-"""Counts what a run does, says it, and checks at the end that every clip is accounted for."""
+"""Counts a run's clips, shows them, and checks at the end that every clip is accounted for."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jobs.config import Config
 from jobs.console import Console, printable
+from jobs.exit_codes import DRIFTED, OK, TOO_MANY_ERRORS
 from jobs.plan import Plan
 from jobs.sources._paths import absolute
-
-if TYPE_CHECKING:
-    from jobs.label import Stop
-
-TOO_MANY_ERRORS, DRIFTED = 3, 4
+from jobs.stop import Stop
 
 
 @dataclass
 class ShardPart:
-    """What has come of a shard, and how many clips there are to come, once its end has."""
+    """The clips of a shard that have come, and how many there are, once its end has come."""
 
     clip_ids: set[str] = field(default_factory=set)
     expected: int | None = None
@@ -41,7 +38,7 @@ class Progress:
         self.started = started
         self.sharded = "known" in plan.todo.column_names
         self.to_do = len(plan.todo)  # clips, or shards whose clips are not known before
-        self.waiting = set() if self.sharded else set(plan.todo["clip_id"].to_pylist())
+        self.pending = set() if self.sharded else set(plan.todo["clip_id"].to_pylist())
         self.parts: dict[str, ShardPart] = {}  # by source, of shards that are not whole yet
         self.whole: set[str] = set()
         self.found, self.done = plan.found, plan.done
@@ -66,18 +63,18 @@ class Progress:
             )
 
     def check(self, file: Mapping[str, Any]) -> None:
-        """Raise AssertionError for a data file with a clip that nobody waits for."""
+        """Raise AssertionError for a data file with a clip that was not to do, or was done."""
         ids = set(file["clip_ids"] or ())
-        strangers = self._not_of_shard(file, ids) if self.sharded else ids - self.waiting
-        self.waiting -= ids
-        assert not strangers and len(ids) == len(file["clip_ids"] or ()), (
-            f"data file {file['path']} holds clips twice or unasked: {sorted(strangers)[:3]}"
+        unexpected = self._unexpected_of_shard(file, ids) if self.sharded else ids - self.pending
+        self.pending -= ids
+        assert not unexpected and len(ids) == len(file["clip_ids"] or ()), (
+            f"data file {file['path']} holds clips that were not to do, or twice: {sorted(unexpected)[:3]}"
         )
 
-    def _not_of_shard(self, file: Mapping[str, Any], ids: set[str]) -> set[str]:
-        """Which of a file's clips have been seen before. All clips of a file are of one shard.
+    def _unexpected_of_shard(self, file: Mapping[str, Any], ids: set[str]) -> set[str]:
+        """Those of a file's clips that came before. All clips of a file are from one shard.
 
-        Only those of shards that are not whole yet are kept: millions of ids would fill the driver.
+        Ids are kept only until their shard is whole: millions of them would fill the driver.
         """
         for shard in file["shards"] or ():
             part = self.parts.setdefault(shard["source"], ShardPart())
@@ -86,15 +83,15 @@ class Progress:
         if source in self.whole:
             return ids
         before = self.parts.setdefault(source, ShardPart()).clip_ids if ids else set()
-        strangers = before & ids
+        unexpected = before & ids
         before |= ids
         for name in [name for name, part in self.parts.items() if part.is_whole]:
             del self.parts[name]
             self.whole.add(name)
-        return strangers
+        return unexpected
 
     def committed(self, files: Sequence[Mapping[str, Any]]) -> None:
-        """Count what these rows of `table.WRITTEN` say."""
+        """Count committed data files, rows of `table.schema.WRITTEN`."""
         for file in files:
             for shard in file["shards"] or ():
                 self.shards += 1
@@ -116,7 +113,7 @@ class Progress:
         return self.statuses["error"] + self.statuses["partial"]
 
     def show(self, waits_for: str = "") -> None:
-        """The line that lives, or what the run waits for."""
+        """Update the progress line, or show what the run waits for."""
         elapsed_s = time.monotonic() - self.started
         if waits_for:
             self.console.progress(f"waiting for nodes: {waits_for} · {_clock(elapsed_s)}")
@@ -124,7 +121,7 @@ class Progress:
         if not self.labelled:
             self.console.progress(
                 f"{self.to_do:,} {'shards' if self.sharded else 'clips'} to do · "
-                f"Ray starts, the models load, the first clips come · {_clock(elapsed_s)}"
+                f"starting Ray, loading models, reading the first clips · {_clock(elapsed_s)}"
             )
             return
         ready = self.shards if self.sharded else self.labelled
@@ -141,7 +138,7 @@ class Progress:
         self.console.progress(" · ".join(parts))
 
     def finish(self, stop: Stop, config: Config, log: Path, *, drifted: bool) -> int:
-        """Say what came of it; returns the exit code. Raises AssertionError if a clip is missing."""
+        """Show the result; returns the exit code. Raises AssertionError if a clip is missing."""
         found, done, ok = self.found, self.done, self.statuses["ok"]
         elapsed_s = time.monotonic() - self.started
         say = self.console.say
@@ -154,14 +151,14 @@ class Progress:
             say(f"  {count:,} × {kind}, e.g. {self.examples[kind]}")
         ends = f"table: {absolute(config.output.path)}\nlog: {log}"
         if stop.why:
-            say(f"stopped ({stop.why}): the same command goes on with what is left\n{ends}")
+            say(f"stopped ({stop.why}): the same command continues with what is left\n{ends}")
         if stop.signal:
             return 128 + stop.signal
         if not stop.why:
-            missing = self.to_do - len(self.whole) if self.sharded else len(self.waiting)
+            missing = self.to_do - len(self.whole) if self.sharded else len(self.pending)
             assert found == done + ok + self.failed and not missing, (
                 f"expected {found} clips, found {done} already done + {ok} labelled + "
-                f"{self.failed} failed, and {missing} of {self.to_do} not heard of"
+                f"{self.failed} failed, and {missing} of {self.to_do} without a result"
             )
             say(
                 f"{found:,} found = {done:,} already done + {ok:,} labelled + "
@@ -173,7 +170,7 @@ class Progress:
                 f"max_error_fraction ({config.max_error_fraction:.0%})"
             )
             return TOO_MANY_ERRORS
-        return DRIFTED if drifted else 0
+        return DRIFTED if drifted else OK
 
 
 def _clock(seconds: float) -> str:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jobs import ray_compat
 from jobs.config import Config
 
 ACTOR_BYTES = 3 << 30  # torch, a model of some hundred million parameters and a batch
@@ -145,15 +146,11 @@ def nodes_now() -> list[dict[str, float]]:
 
 
 def nodes_to_come() -> list[dict[str, float]]:
-    """What nodes an autoscaler may add, as far as it has told the cluster."""
-    import ray._private.state as state
-
-    config = state.state.get_cluster_config()
-    groups = config.node_group_configs if config else ()
+    """The resources of the nodes that an autoscaler may add, as far as the cluster knows."""
     nodes = []
-    for group in groups:
-        bounded = 0 <= group.max_count <= NODES_LOOKED_AT  # -1: it may grow without bound
-        nodes += [dict(group.resources)] * (group.max_count if bounded else NODES_LOOKED_AT)
+    for resources, max_nodes in ray_compat.autoscaler_groups():
+        is_bounded = 0 <= max_nodes <= NODES_LOOKED_AT  # -1: no bound
+        nodes += [resources] * (max_nodes if is_bounded else NODES_LOOKED_AT)
     return nodes
 
 

@@ -1,11 +1,10 @@
-"""Whether a local path means one storage: for the next run, and for every node of the cluster."""
+"""Checks that a local path means the same storage on every node, and in the next run."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import re
 import secrets
 import socket
 import time
@@ -21,37 +20,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audio_ops.inference.checkpoint import LOADED_SUFFIXES, Checkpoint
+from jobs import ray_compat
 from jobs.config import Config, ConfigError
 from jobs.resources import CannotRun, Shares, TaskShare
 from jobs.sources._paths import absolute, is_local, local_path
 
-# Where Ray unpacks a job's working directory (`_private/runtime_env/working_dir.py`), and later
-# deletes it. Each upload with another content gets another folder.
-UPLOAD = re.compile(r".*/runtime_resources/working_dir_files/[^/]+(?=/|$)")
-FILES_LOOKED_AT = 64  # of the input, on each node
-ANSWER_S = 120.0
-LEFT_BEHIND_S = 24 * 3600.0  # after which a probe belongs to a run that was killed
+SAMPLED_FILES = 64  # of the input, checked on each node
+ANSWER_TIMEOUT_S = 120.0
+STALE_S = 24 * 3600.0  # older probes are those of killed runs
 
 
 class Files(NamedTuple):
-    """Files that a node must find on its disk. `key` is what names them in the config; `found` has
-    of each path its size in bytes and its mtime in ns (None: any)."""
+    """Files that a node must have. `key` is the config's key for them; `found` has each path's size in
+    bytes and mtime in ns (None: any)."""
 
     key: str
     found: dict[str, tuple[int, int | None]]
 
 
 def refuse_uploads(config: Config, config_path: str | Path, summary_file: str | None) -> None:
-    """Raise ConfigError for each path that lies in Ray's temporary copy of a job's upload.
+    """Raise ConfigError for paths in Ray's temporary copy of a job's upload.
 
-    What is written there is lost; and clips that are read there have other names in each upload,
-    so that all of them would be labelled again. Models may lie there, as content identifies them.
+    Ray deletes that copy with the output in it. Clips in it have another path in each upload, so all
+    of them would be labelled again. Models may be there, as their content identifies them.
     """
     problems = [
         f"{key}: expected an absolute path or a URL (s3://...) outside of the job's upload, found "
         f"{path!r}, which is {inside}: Ray deletes that copy, and the next job gets another one"
         for key, path in _paths(config, summary_file)
-        if is_local(path) and UPLOAD.match(inside := os.path.realpath(absolute(path)))
+        if is_local(path) and ray_compat.UPLOAD.match(inside := os.path.realpath(absolute(path)))
     ]
     if problems:
         raise ConfigError("\n".join(f"{config_path}: {problem}" for problem in problems))
@@ -67,17 +64,15 @@ def _paths(config: Config, summary_file: str | None) -> Iterator[tuple[str, str]
         yield "--summary", summary_file
 
 
-# -- one storage for all nodes -------------------------------------------------------------------
-
 
 def probe_of(table: str, run_id: str) -> str | None:
-    """The path of a run's probe in a local table's folder, None where the table is on a store."""
+    """The path of a run's probe in a local table's folder; None if the table is on a store."""
     return f"{table}/_earmark/probe-{run_id}" if is_local(table) else None
 
 
 @contextmanager
 def probing(table: str, run_id: str) -> Iterator[None]:
-    """Keep a file of random content in a local table's folder, by which nodes know that folder."""
+    """Keep a file of random content in a local table's folder, by which nodes recognise it."""
     probe = probe_of(table, run_id)
     if probe is None:
         yield
@@ -86,7 +81,7 @@ def probing(table: str, run_id: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("probe-*"):
         with contextlib.suppress(OSError):
-            if path.stat().st_mtime < time.time() - LEFT_BEHIND_S:
+            if path.stat().st_mtime < time.time() - STALE_S:
                 path.unlink()
     Path(probe).write_text(secrets.token_hex())
     try:
@@ -98,28 +93,35 @@ def probing(table: str, run_id: str) -> Iterator[None]:
 
 
 def expect_probe(probe: str | None) -> None:
-    """Raise OSError on a node that does not have the run's probe: it has another folder there."""
+    """Raise OSError on a node without the run's probe: it has another folder at the table's path."""
     if probe is not None and not os.path.exists(probe):
         raise OSError(
             errno.ENOENT,
-            f"output.path is not shared by node {socket.gethostname()}, on which nothing is written "
-            "therefore: no such file",
+            f"output.path is not shared by node {socket.gethostname()}, so nothing is written there: "
+            "no such file",
             probe,
         )
 
 
+class SeenInput(NamedTuple):
+    """Local files of the input that the driver has seen, and the id of its node."""
+
+    driver: str
+    paths: tuple[str, ...]
+
+
 @cache
-def expect_input(driver: str, paths: tuple[str, ...]) -> None:
+def expect_input(seen: SeenInput) -> None:
     """Raise OSError on a node, other than the driver's, that has none of these files."""
     import ray
 
-    if not paths or ray.get_runtime_context().get_node_id() == driver:
+    if not seen.paths or ray.get_runtime_context().get_node_id() == seen.driver:
         return
-    if not any(map(os.path.exists, paths)):
+    if not any(map(os.path.exists, seen.paths)):
         raise OSError(
             errno.ENOENT,
             f"input.path is not shared by node {socket.gethostname()}: no such file",
-            paths[0],
+            seen.paths[0],
         )
 
 
@@ -130,11 +132,12 @@ def refuse_other_disks(
     probe: str | None,
     shares: Shares,
 ) -> None:
-    """Raise CannotRun if a node has other storage where the config has local paths.
+    """Raise CannotRun if a node has other storage at the config's local paths.
 
-    Each node but the driver's looks for what its work needs there: `clips`, files of the input; the model
-    folders and the table of those actors that it has room for. What it writes beside the probe the
-    driver has to find. A node that joins later is left to `expect_probe` and `expect_input`.
+    Each node but the driver's is asked for what its work needs: `clips`, files of the input; the
+    model folders, and the table, of those actors that fit on it. The driver has to find the file
+    that the node writes beside the probe. Nodes that join later are checked by `expect_probe` and
+    `expect_input`.
     """
     import ray
 
@@ -151,10 +154,10 @@ def refuse_other_disks(
     last = list(config.tasks)[-1]
     asked = []
     for node in nodes:
-        held = [name for name, share in shares.tasks.items() if _has_room(node["Resources"], share)]
+        held = [name for name, share in shares.tasks.items() if _fits(node["Resources"], share)]
         files = [clips, *(models[name] for name in held if name in models)]
         asked.append((node, _ask(node["NodeID"], probe if last in held else None, files)))
-    until = time.monotonic() + ANSWER_S
+    until = time.monotonic() + ANSWER_TIMEOUT_S
     problems = [line for node, answer in asked for line in _differences(node, answer, probe, until)]
     if problems:
         raise CannotRun(
@@ -164,14 +167,12 @@ def refuse_other_disks(
 
 
 def input_files(sources: pa.ChunkedArray) -> Files:
-    """Some of the input's local files, evenly spread over the plan."""
+    """A sample of the input's local files, evenly spread over the plan."""
     names = pc.unique(sources)
-    rows = np.unique(np.linspace(0, len(names) - 1, FILES_LOOKED_AT).astype(int))
+    rows = np.unique(np.linspace(0, len(names) - 1, SAMPLED_FILES).astype(int))
     found: dict[str, tuple[int, int | None]] = {}
     for source in names.take(pa.array(rows)).to_pylist() if len(names) else ():
-        with contextlib.suppress(
-            OSError, ValueError
-        ):  # of what is missing here its row will say so
+        with contextlib.suppress(OSError, ValueError):  # missing here too: its row will say so
             if is_local(source):
                 status = os.stat(local_path(source))
                 found[local_path(source)] = status.st_size, status.st_mtime_ns
@@ -179,12 +180,12 @@ def input_files(sources: pa.ChunkedArray) -> Files:
 
 
 def _model_files(task: str, checkpoint: Checkpoint) -> Files:
-    """What a node may have a copy of: mtimes may differ."""
+    """A task's model files, of which a node may have copies: their mtimes may differ."""
     paths = [path for path in Path(checkpoint.name).iterdir() if path.suffix in LOADED_SUFFIXES]
     return Files(f"tasks.{task}.model", {str(path): (path.stat().st_size, None) for path in paths})
 
 
-def _has_room(resources: Mapping[str, float], share: TaskShare) -> bool:
+def _fits(resources: Mapping[str, float], share: TaskShare) -> bool:
     return (
         resources.get("CPU", 0) >= share.num_cpus - 1e-6
         and resources.get("GPU", 0) >= share.num_gpus
@@ -200,8 +201,8 @@ def _ask(node_id: str, probe: str | None, files: Sequence[Files]) -> Any:
 
 
 def look(probe: str | None, files: Sequence[Files]) -> tuple[dict[str, str], str, str]:
-    """What is wrong on this node, by key of the config; a file that it has written beside the
-    probe, with what the probe holds and its own content behind that, both empty for no probe."""
+    """Check this node: the problems by the config's keys; the file that it has written beside the
+    probe, and that file's content, which begins with the probe's (both empty without a probe)."""
     wrong = {}
     for key, found in files:
         for path, (size, mtime_ns) in found.items():
@@ -235,14 +236,14 @@ def _differences(
         wrong, written, content = ray.get(answer, timeout=max(0.0, until - time.monotonic()))
     except ray.exceptions.GetTimeoutError:
         raise CannotRun(
-            f"{name} did not say within {ANSWER_S:g} s whether it shares the local paths of the "
-            "config: use a URL (s3://...), or see whether its disks answer"
+            f"{name} did not answer within {ANSWER_TIMEOUT_S:g} s whether it shares the config's local "
+            "paths: use a URL (s3://...), or check its disks"
         ) from None
     except ray.exceptions.RayError:
         traceback.print_exc()
         if any(n["NodeID"] == node["NodeID"] and n["Alive"] for n in ray.nodes()):
             raise
-        return  # it has gone
+        return  # the node has left
     if written and probe is not None:
         try:
             is_ours = content.startswith(Path(probe).read_text())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import queue
-import re
 import threading
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from jobs import ray_compat
 from jobs.resources import Shares, lacking, nodes_now
 
 if TYPE_CHECKING:
@@ -19,15 +19,15 @@ LOOK_FOR_NODES_EVERY_S = 15.0
 
 
 class Stalled(Exception):
-    """No stage has taken or handed on a block for `resources.stalled_after_s`. Exit code 1."""
+    """No stage has started or finished a block for `resources.stalled_after_s`. Exit code 1."""
 
 
 class Stream:
     """Rows of a Ray dataset as dicts, and None whenever none came for half a second.
 
-    The dataset is pulled in a thread of its own, so that the caller stays free to commit, to show
-    progress and to hear signals while a slow block is being labelled. An error of the dataset ends
-    the rows; `raise_error` has it, when what came before is safe.
+    A thread pulls the dataset, so that the caller can commit, show progress and react to signals
+    while a slow block is being labelled. An error of the dataset ends the rows; `raise_error` raises
+    it, once the rows before it are committed.
     """
 
     def __init__(self, dataset: ray.data.Dataset, shares: Shares):
@@ -43,12 +43,8 @@ class Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the dataset where it is: its thread must not outlive Ray, which it would start anew."""
-        from ray.data._internal.execution.streaming_executor import StreamingExecutor
-
-        for thread in threading.enumerate():
-            if isinstance(thread, StreamingExecutor):
-                thread.shutdown(force=True)
+        """End the dataset where it is."""
+        ray_compat.end_datasets()
 
     def __iter__(self) -> Iterator[dict[str, Any] | None]:
         while True:
@@ -65,25 +61,24 @@ class Stream:
             yield item
 
     def waits_for(self) -> str:
-        """What the cluster's nodes lack to run every stage, some of them having gone, or nothing."""
+        """The resources that the cluster lacks to run every stage, after nodes have left; or ""."""
         if time.monotonic() - self._looked > LOOK_FOR_NODES_EVERY_S:
             self._waits_for = "; ".join(lacking(self._shares, nodes_now(), one_each=True))
             self._looked = time.monotonic()
         return self._waits_for
 
     def raise_error(self) -> None:
-        """Raise what ended the dataset, if it did not come to its end: Stalled, or Ray's error."""
-        from ray.data.exceptions import ExecutionTimeoutError
-
-        if isinstance(self._error, ExecutionTimeoutError):
-            stages = re.findall(r"^  - (.+)", str(self._error), re.M)  # ray's own account of them
+        """Raise the error that ended the dataset, if any: Stalled, or Ray's own."""
+        if self._error is None:
+            return
+        stages = ray_compat.stalled_stages(self._error)
+        if stages is not None:
             missing = lacking(self._shares, nodes_now(), one_each=True)
             raise Stalled(
-                "no stage made progress for so long as resources.stalled_after_s allows:\n  "
+                "no stage made progress for as long as resources.stalled_after_s allows:\n  "
                 + "\n  ".join([*stages, *missing])
             ) from self._error
-        if self._error is not None:
-            raise self._error
+        raise self._error
 
     def _pull(self, dataset: ray.data.Dataset) -> None:
         try:
@@ -94,5 +89,5 @@ class Stream:
                 for row in batch.to_pylist():
                     self._rows.put(row)
             self._rows.put(None)
-        except BaseException as error:  # whatever it is, the main thread has to hear of it
+        except BaseException as error:  # of any kind, for the main thread
             self._rows.put(error)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.table import TableAlterer, TableOptimizer
-from tables import existing
+from tables import existing, with_failures
 
 import jobs.table.table
 import jobs.table.write
@@ -174,13 +174,15 @@ def _label(todo: pa.Table, work: Work) -> pa.Table:
 
 def _write(labelled: pa.Table, table: Table, work: Work, run_id: str) -> pa.Table:
     return jobs.table.write.write_rows(
-        labelled,
-        schema=SCHEMA,
-        tasks=label_columns(SCHEMA, TASKS),
-        path=work.path,
-        storage_options=work.storage_options,
-        run_id=run_id,
-        fingerprint=fingerprint(work.settings),
+        with_failures(labelled, TASKS),
+        jobs.table.write.WriteSettings(
+            schema=SCHEMA,
+            tasks=label_columns(SCHEMA, TASKS),
+            path=work.path,
+            storage_options=work.storage_options,
+            run_id=run_id,
+            fingerprint=fingerprint(work.settings),
+        ),
     )
 
 

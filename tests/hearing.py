@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from audio_ops.inference.checkpoint import find_checkpoint
-from audio_ops.label import Label, device
+from audio_ops.inference.runner import available_device
+from audio_ops.label import Label
 from audio_ops.tasks import Clip
 from audio_ops.tasks import automatic_speech_recognition as task
 
@@ -32,7 +33,7 @@ def labeller(folder: Path, **options: Any) -> Label:
     )
     checkpoint = find_checkpoint(str(folder))
     task.check(chosen, checkpoint)
-    return Label("said", chosen, checkpoint, device=device(), batch_s=1e6)
+    return Label("said", chosen, checkpoint, device=available_device(), batch_s=1e6)
 
 
 def label(folder: Path, *sounds: np.ndarray, **options: Any) -> list[Any]:

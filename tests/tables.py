@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from audio_ops.schemas import TASK_FAILURE, failure_column
 from jobs.table.storage import Storage
 from jobs.table.table import HeldTable, Table, hold
 
@@ -30,3 +31,15 @@ def held(
     storage = Storage(str(path), options)
     table = Table.open(storage)
     return hold(storage, run_id, schema, settings, table.settings() if table else {})
+
+
+def with_failures(rows: pa.Table, tasks: Iterable[str]) -> pa.Table:
+    """Rows as a task's actor hands them to the writer: beside each `T_error` its kind and message."""
+    for task in tasks:
+        errors = rows[f"{task}_error"].to_pylist()
+        failures = [
+            error and dict(zip(("kind", "message"), error.split(": ", 1), strict=True))
+            for error in errors
+        ]
+        rows = rows.append_column(failure_column(task), pa.array(failures, TASK_FAILURE))
+    return rows

@@ -19,7 +19,8 @@ from checkpoints import tiny_classifier
 from audio_ops.classification import Classes
 from audio_ops.errors import ClipError
 from audio_ops.inference.checkpoint import Checkpoint, find_checkpoint
-from audio_ops.label import Label, device
+from audio_ops.inference.runner import available_device
+from audio_ops.label import Label
 from audio_ops.tasks import Clip
 from audio_ops.tasks import audio_classification as task
 
@@ -42,7 +43,7 @@ PADDED_TOGETHER = {
     *(f"{t} layer norm" for t in ("wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat")),
 }
 
-if device() != "cpu":  # group norm leaves the padding out
+if available_device() != "cpu":  # group norm leaves the padding out
     PADDED_TOGETHER |= {"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat"}
 
 
@@ -74,7 +75,7 @@ def labeller(folder: Path, batch_s: float = 1e6, **options: Any) -> Label:
     )
     checkpoint = find_checkpoint(str(folder))
     task.check(made, checkpoint)
-    return Label("sound", made, checkpoint, device=device(), batch_s=batch_s)
+    return Label("sound", made, checkpoint, device=available_device(), batch_s=batch_s)
 
 
 def labels(folder: Path, *sounds: np.ndarray, row: Any = None, **options: Any) -> list[Any]:

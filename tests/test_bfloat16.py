@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from audio_ops.inference import cpu_bfloat16
 from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.inference.cpu_bfloat16 import in_blocks, pack, pays
-from audio_ops.label import Label, device
+from audio_ops.inference.runner import available_device
+from audio_ops.label import Label
 from audio_ops.tasks import Clip, load_task
 
 FEW = 100  # scores at once, so that all is cut
@@ -170,7 +171,9 @@ def test_models_say_the_same(name: str, tmp_path: Path, monkeypatch: pytest.Monk
             dtype="float32",
             **{"top_k": 5, **options} if "classification" in task else options,
         )
-        label = Label("it", chosen, find_checkpoint(str(folder)), device=device(), batch_s=1e6)
+        label = Label(
+            "it", chosen, find_checkpoint(str(folder)), device=available_device(), batch_s=1e6
+        )
         rate = label.model.sample_rate
         waves = [sound(s * rate / 16_000, hz) for s, hz in ((1.0, 200), (2.4, 900), (0.4, 3000))]
         return label.label([Clip(wave, len(wave) / rate) for wave in waves])

@@ -11,7 +11,9 @@ import yaml
 from pydantic import ValidationError
 from runs import ROOT, Job, earmark
 
-from jobs.config import ConfigError, find_models, load_config
+from jobs.config import ConfigError
+from jobs.config_file import load_config
+from jobs.preflight import find_models
 
 SECRET = "wJalrXUtnFEMI"
 
@@ -277,7 +279,7 @@ def test_a_secret_from_the_environment_is_used_and_never_printed(
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_config_that_is_shipped_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jobs.config import ENVIRONMENT
+    from jobs.config_file import ENVIRONMENT
 
     for name in ENVIRONMENT.findall(path.read_text(encoding="utf-8")):
         if name not in os.environ:

@@ -14,8 +14,8 @@ import pytest
 from checkpoints import tiny_ctc
 from hearing import RATE, label, labeller, sound
 
+from audio_ops.inference.runner import available_device
 from audio_ops.inference.wav2vec2 import norm_each_apart
-from audio_ops.label import device
 from audio_ops.tasks import Clip
 from audio_ops.tasks import automatic_speech_recognition as task
 
@@ -34,7 +34,7 @@ MASKED = {
     *("wav2vec2 layer norm", "hubert layer norm", "wavlm layer norm"),
     *("wav2vec2-bert", "parakeet_ctc"),
 }
-if device() != "cpu":  # group norm leaves the padding out
+if available_device() != "cpu":  # group norm leaves the padding out
     MASKED |= {"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat"}
 Made = Callable[[str], Path]
 

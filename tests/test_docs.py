@@ -15,7 +15,7 @@ import yaml
 from runs import ROOT
 
 from audio_ops.tasks import TaskOptions, load_task, task_names
-from jobs.config import ENVIRONMENT, load_config
+from jobs.config_file import ENVIRONMENT, load_config
 from jobs.table.schema import table_schema
 
 README = ROOT / "README.md"

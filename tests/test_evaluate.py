@@ -15,7 +15,7 @@ import pytest
 from deltalake import DeltaTable
 from runs import earmark
 from s3 import KEY, S3, SECRET, s3  # noqa: F401  # the fixture
-from tables import existing, held
+from tables import existing, held, with_failures
 
 from audio_ops.speech.wer import WordErrors
 from audio_ops.tasks import load_task
@@ -23,7 +23,7 @@ from jobs.plan import fingerprint
 from jobs.reports.evaluate import LETTERS_SHOWN, evaluate, lines, macro_f1, main
 from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
 from jobs.table.table import Table
-from jobs.table.write import write_rows
+from jobs.table.write import WriteSettings, write_rows
 
 ASR, AC = "automatic-speech-recognition", "audio-classification"
 TASKS = {
@@ -75,13 +75,15 @@ def make(
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
         if part:
             written = write_rows(
-                pa.Table.from_pylist(list(part), schema=given),
-                schema=schema,
-                tasks=label_columns(schema, TASKS),
-                path=table.path,
-                storage_options=options or {},
-                run_id="run",
-                fingerprint=used or fingerprint(SETTINGS),
+                with_failures(pa.Table.from_pylist(list(part), schema=given), TASKS),
+                WriteSettings(
+                    schema=schema,
+                    tasks=label_columns(schema, TASKS),
+                    path=table.path,
+                    storage_options=options or {},
+                    run_id="run",
+                    fingerprint=used or fingerprint(SETTINGS),
+                ),
             )
             table.commit(written.to_pylist())
     table.tidy()

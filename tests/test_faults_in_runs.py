@@ -87,7 +87,8 @@ import sys
 from faults import Signal, rig
 
 rig({send})
-from jobs.label import exit_with, main
+from jobs.exit_codes import exit_with
+from jobs.label import main
 exit_with(main(sys.argv[1:]))
 """
 IN_DRIVER = ("taking", "saying who", "commit", "compaction", "removal", "letting go")

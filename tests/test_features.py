@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from audio_ops.inference.features import FilterBank, Normed, compute_on
-from audio_ops.label import device
+from audio_ops.inference.runner import available_device
 
 SOUNDS = (
     sound(12.0, 300),
@@ -38,7 +38,7 @@ def test_features_are_the_extractors(make: Callable[[], Any]) -> None:
     for wave in SOUNDS:
         extractor = make()
         expected = next(iter(features(extractor, wave).values()))
-        extractor._extract_fbank_features = FilterBank(extractor, device())
+        extractor._extract_fbank_features = FilterBank(extractor, available_device())
         found = next(iter(features(extractor, wave).values()))
         assert found.dtype == expected.dtype and found == pytest.approx(expected, abs=1e-4)
 
@@ -53,7 +53,7 @@ def test_normed_sound_is_the_extractors(
     original = Wav2Vec2FeatureExtractor(do_normalize=do_normalize, return_attention_mask=True)
     settings = {"padding": True} | ({} if mask is None else {"return_attention_mask": mask})
     expected = features(original, *(0.01 + wave for wave in waves), **settings)
-    extractor = compute_on(device(), original)
+    extractor = compute_on(available_device(), original)
     assert isinstance(extractor, Normed)
     found = features(extractor, *(0.01 + wave for wave in waves), **settings)
     assert found.keys() == expected.keys()
@@ -65,4 +65,4 @@ def test_normed_sound_is_the_extractors(
 @pytest.mark.parametrize("other", [{"padding_value": 1.0}, {"padding_side": "left"}])
 def test_what_pads_in_another_way_is_left_alone(other: dict[str, Any]) -> None:
     extractor = Wav2Vec2FeatureExtractor(**other)
-    assert compute_on(device(), extractor) is extractor
+    assert compute_on(available_device(), extractor) is extractor

@@ -9,8 +9,9 @@ import pytest
 from checkpoints import tiny_whisper
 from runs import Job
 
-from jobs.config import find_models, load_config
+from jobs.config_file import load_config
 from jobs.plan import settings
+from jobs.preflight import find_models
 
 
 @pytest.mark.parametrize(("dtype", "is_changed"), [("float32", False), ("auto", True)])

@@ -15,7 +15,8 @@ from test_families import ASR, FAMILIES, Family, recogniser
 
 from audio_ops.inference import cpu_bfloat16
 from audio_ops.inference.checkpoint import find_checkpoint
-from audio_ops.label import Label, device
+from audio_ops.inference.runner import available_device
+from audio_ops.label import Label
 from audio_ops.tasks import Clip, load_task
 from audio_ops.tasks.audio_classification import ARCHITECTURES
 from audio_ops.tasks.automatic_speech_recognition import FAMILIES as FAMILY_OF
@@ -96,7 +97,8 @@ def test_long_sound_gets_the_pipelines_text_in_the_same_number_format(
     folder = family.make(tmp_path)
     call = family.call if "generate_kwargs" in family.call else {}
     pipe: Any = partial(
-        pipeline(ASR, model=str(folder), dtype=getattr(torch, dtype), device=device()), **call
+        pipeline(ASR, model=str(folder), dtype=getattr(torch, dtype), device=available_device()),
+        **call,
     )
     sounds = [sound(*length) for length in LENGTHS]
     label = labeller(folder, dtype=dtype, **family.options)

@@ -28,20 +28,21 @@ import soundfile
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
-from tables import existing, held
+from tables import existing, held, with_failures
 
 from audio_ops.tasks.audio_classification import Options
-from jobs.child import Shared
-from jobs.config import Input
+from jobs.config import Audio
+from jobs.input import Input
 from jobs.plan import COMMITTED, Plan, fingerprint, plan, plan_shards
-from jobs.read import prepared
 from jobs.reports.verify import verify
 from jobs.sources import NO_COLUMNS, load_source
 from jobs.table.log import Transactions
 from jobs.table.schema import RUN, label_columns, table_schema
 from jobs.table.storage import Storage
 from jobs.table.table import Table
-from jobs.table.write import write_rows
+from jobs.table.write import WriteSettings, write_rows
+from jobs.workers.read import ReadSettings, SandboxWork, prepared
+from jobs.workers.sandbox import SharedMemory
 
 TASKS = {"kind": Options(task="audio-classification", model="x")}
 SCHEMA = table_schema(TASKS, NO_COLUMNS)
@@ -383,12 +384,14 @@ class Histories(RuleBasedStateMachine):
             for start in range(0, len(clips), CLIPS_PER_FILE):
                 written = write_rows(
                     with_labels(clips.slice(start, CLIPS_PER_FILE)),
-                    schema=table.schema(),
-                    tasks=label_columns(SCHEMA, TASKS),
-                    path=table.path,
-                    storage_options={},
-                    run_id=run_id,
-                    fingerprint=fingerprint(SETTINGS),
+                    WriteSettings(
+                        schema=table.schema(),
+                        tasks=label_columns(SCHEMA, TASKS),
+                        path=table.path,
+                        storage_options={},
+                        run_id=run_id,
+                        fingerprint=fingerprint(SETTINGS),
+                    ),
                 )
                 table.commit(written.to_pylist())
         table.tidy()
@@ -396,24 +399,15 @@ class Histories(RuleBasedStateMachine):
 
     def prepared(self, todo: pa.Table) -> Iterator[pa.Table]:
         todo = todo.drop_columns([name for name in todo.column_names if name == "_unit"])
-        return prepared(
-            Shared(),
-            plan=todo,
-            given=set(),
-            lost={},
-            input=self.input.input,
-            max_clip_s=60.0,
-            rates=[16_000],
-            want_speech="never",
-            kept=NO_COLUMNS,
-        )
+        settings = ReadSettings(self.input.input, Audio(max_clip_s=60.0), (16_000,), "never")
+        return prepared(SharedMemory(), SandboxWork(todo, settings))
 
 
 def with_labels(clips: pa.Table) -> pa.Table:
     for field in SCHEMA:
         if field.name not in (*clips.column_names, "status", *RUN.names):
             clips = clips.append_column(field, pa.nulls(len(clips), field.type))
-    return clips
+    return with_failures(clips, TASKS)
 
 
 @pytest.mark.parametrize("count", [10, pytest.param(150, marks=pytest.mark.chaos)])

@@ -66,16 +66,16 @@ def test_a_decode_worker_imports_neither_torch_nor_transformers(tmp_path: Path) 
     script = """
 import sys
 import pyarrow as pa
-from jobs.config import Audio, Input
-from jobs.label import blocks
+from jobs.config import Audio
+from jobs.input import Input
+from jobs.pipeline import blocks
 from jobs.plan import plan, COMMITTED
-from jobs.read import read
 from jobs.sources import files
+from jobs.workers.read import ReadSettings, read
 input = Input(path=sys.argv[1], format="files")
 todo = plan(files.find(input, print), COMMITTED.empty_table(), "f", retry_errors=False).todo
 audio = Audio(max_clip_s=100.0)
-rates = [16_000, 48_000]
-tables = list(read(todo, input=input, audio=audio, rates=rates, want_speech="always"))
+tables = list(read(todo, ReadSettings(input, audio, (16_000, 48_000), "always")))
 assert sum(len(table) for table in tables) == 2
 assert {kind for table in tables for kind in table["error_kind"].to_pylist()} == {None}
 assert all(table["speech"].null_count == 0 for table in tables)

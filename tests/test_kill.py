@@ -224,7 +224,7 @@ def test_a_signal_commits_what_is_finished_and_ends_the_run(
         run.process.send_signal(number)
     result = run.end()
     assert result.code == code, result.text
-    assert "the same command goes on" in result.text
+    assert "the same command continues" in result.text
     assert len(job.rows()) >= 2  # and both readers agree
     run.leaves_nothing()
     if to_group:  # after a SIGTERM: see test_submit.py

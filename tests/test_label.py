@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from audio_ops.crash_guard import CrashGuard
 from audio_ops.errors import ClipError
 from audio_ops.inference.batching import micro_batches
-from audio_ops.label import Label, _Turn
+from audio_ops.inference.runner import BatchRunner, Failures
+from audio_ops.label import Label
 from audio_ops.tasks import Clip, Window
-from jobs.models import Ledger
+from jobs.workers.crash_ledger import CrashLedger
 
 RATE = 1_000
 
@@ -64,10 +66,8 @@ def labeller(model: Loudest, batch_s: float = 8.0) -> Label:
     """A Label around a model that is not a checkpoint."""
     label = Label.__new__(Label)
     label.name, label.columns, label.drop = "t", {}, []
-    label.batch_s, label.model, label.turn = batch_s, model, _Turn()
-    label.device = "cpu"
-    label.heard_s = label.padded_s = 0.0
-    label.logged, label.ledger, label.when = set(), None, None
+    label.model, label.failures, label.guard, label.when = model, Failures(), None, None
+    label.runner = BatchRunner(model, "cpu", batch_s, label.failures)
     return label
 
 
@@ -148,7 +148,7 @@ def test_out_of_memory_halves_the_batch_for_good_and_loses_nothing() -> None:
     assert [entry["loudest"] for entry in labels if isinstance(entry, dict)] == [
         [v] for v in range(1, 9)
     ]
-    assert label.batch_s == 2.0
+    assert label.runner.batch_s == 2.0
     model.batches.clear()
     label.label([clip(v) for v in range(1, 9)])
     assert max(model.batches) <= 2
@@ -205,18 +205,24 @@ class Deadly(Loudest):
 
 
 class Notes:
-    """A process's way to the ledger."""
+    """One process's connection to the ledger."""
 
-    def __init__(self, ledger: Ledger):
+    def __init__(self, ledger: CrashLedger):
         self.enter, self.leave = ledger.enter, partial(ledger.leave, "actor")
-        self.at = partial(ledger.at, "actor")
+        self.working_on = partial(ledger.working_on, "actor")
 
 
-def survive(clips: Sequence[Clip], ledger: Ledger, most: int = 1000) -> tuple[list[Any], int]:
+def guarded(label: Label, ledger: CrashLedger) -> Callable[[Sequence[Clip]], list[Any]]:
+    """The label's work on clips, under a guard of its own."""
+    guard = CrashGuard(Notes(ledger))
+    return lambda clips: guard(clips, label.label)
+
+
+def survive(clips: Sequence[Clip], ledger: CrashLedger, most: int = 1000) -> tuple[list[Any], int]:
     """A call and its retries, each in a new process; what it gives, and how often it died."""
     for deaths in range(100):
         try:
-            return labeller(Deadly(most)).guarded(clips, Notes(ledger)), deaths  # type: ignore[arg-type]
+            return guarded(labeller(Deadly(most)), ledger)(clips), deaths
         except Death:
             continue
     raise AssertionError("it died for ever")
@@ -231,31 +237,31 @@ def loudest(labels: Sequence[Any]) -> list[Any]:
 
 
 def test_a_clip_that_kills_the_process_is_found_within_three_deaths() -> None:
-    ledger = Ledger()
+    ledger = CrashLedger()
     labels, deaths = survive(named(1, 2, 3, 8, 5, 6, *[7] * 20), ledger)
     assert loudest(labels) == [[1], [2], [3], "crashed", [5], [6], *[[7]] * 20]
     assert deaths == 3
-    assert not ledger.at_hand and not ledger.deaths
+    assert not ledger.in_progress and not ledger.deaths
 
 
 @pytest.mark.parametrize("values", [(8, 8, 1), (1, 8, *[2] * 30, 8), (8, 8)])
 def test_several_in_one_call_are_all_found(values: tuple[float, ...]) -> None:
-    labels, deaths = survive(named(*values), Ledger())
+    labels, deaths = survive(named(*values), CrashLedger())
     assert loudest(labels) == ["crashed" if value == 8 else [value] for value in values]
     assert deaths <= 3 * values.count(8)
 
 
 def test_a_batch_that_is_too_much_for_the_machine_costs_no_clip() -> None:
     """As when the kernel ends the process because memory is short."""
-    labels, deaths = survive(named(*range(1, 8), *[1] * 20), Ledger(), most=4)
+    labels, deaths = survive(named(*range(1, 8), *[1] * 20), CrashLedger(), most=4)
     assert loudest(labels) == [*[[v] for v in range(1, 8)], *[[1]] * 20]
     assert deaths <= 4  # one for each batch, which are not tried again
 
 
 def test_an_innocent_clip_survives_a_machine_that_is_lost_with_it_alone() -> None:
-    ledger, clips = Ledger(), named(1, 2)
+    ledger, clips = CrashLedger(), named(1, 2)
     for alone in (False, False, True):
-        ledger.at("actor", clips[0].row["clip_id"], [clips[1].row["clip_id"]], alone)
+        ledger.working_on("actor", clips[0].row["clip_id"], [clips[1].row["clip_id"]], alone)
         ledger.enter(clips[0].row["clip_id"])
     labels, deaths = survive(clips, ledger)
     assert (loudest(labels), deaths) == ([[1], [2]], 0)
@@ -264,7 +270,7 @@ def test_an_innocent_clip_survives_a_machine_that_is_lost_with_it_alone() -> Non
 def test_a_long_clip_is_alone_with_all_its_windows() -> None:
     long = clip(1, 7.0, clip_id="long")
     long.waveform[6 * RATE] = 8
-    labels, deaths = survive([*named(1, 2), long], Ledger())
+    labels, deaths = survive([*named(1, 2), long], CrashLedger())
     assert (loudest(labels), deaths) == ([[1], [2], "crashed"], 3)
 
 
@@ -284,13 +290,11 @@ def test_a_call_beside_a_suspect_waits_until_it_is_through() -> None:
                 beside.append("other")
             return super().__call__(waveforms, group)
 
-    ledger = Ledger()
-    ledger.at("actor", "suspect", ["suspect"], alone=False)
-    label = labeller(Slow())
-    first = threading.Thread(
-        target=label.guarded, args=([clip(3, clip_id="suspect")], Notes(ledger))
-    )
-    second = threading.Thread(target=label.guarded, args=([clip(1, clip_id="b")], Notes(ledger)))
+    ledger = CrashLedger()
+    ledger.working_on("actor", "suspect", ["suspect"], alone=False)
+    label = guarded(labeller(Slow()), ledger)
+    first = threading.Thread(target=label, args=([clip(3, clip_id="suspect")],))
+    second = threading.Thread(target=label, args=([clip(1, clip_id="b")],))
     first.start()
     assert inside.wait(60)
     second.start()
@@ -302,11 +306,11 @@ def test_a_call_beside_a_suspect_waits_until_it_is_through() -> None:
     assert beside == ["suspect is through", "other"]
 
 
-def test_births_count_until_something_is_labelled() -> None:
-    ledger = Ledger()
-    assert [ledger.born("a") for _ in range(3)] == [1, 2, 3]
-    ledger.at("a", "call", ["x"], True)
-    ledger.at("a", "call", ["y"], True)  # so x is labelled
-    assert ledger.born("a") == 1
+def test_starts_count_until_something_is_labelled() -> None:
+    ledger = CrashLedger()
+    assert [ledger.started("a") for _ in range(3)] == [1, 2, 3]
+    ledger.working_on("a", "call", ["x"], True)
+    ledger.working_on("a", "call", ["y"], True)  # so x is labelled
+    assert ledger.started("a") == 1
     ledger.leave("a", "call")
-    assert (ledger.born("a"), ledger.born("b")) == (1, 1)
+    assert (ledger.started("a"), ledger.started("b")) == (1, 1)

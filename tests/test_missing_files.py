@@ -20,8 +20,10 @@ from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.checkpoint_files import DEFAULTS
 from audio_ops.tasks import load_task
 from audio_ops.tasks.automatic_speech_recognition import FAMILIES as FAMILY_OF
-from jobs.config import ConfigError, find_models, load_config
+from jobs.config import ConfigError
+from jobs.config_file import load_config
 from jobs.models import StoredCheckpoint
+from jobs.preflight import find_models
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "sentencepiece.bpe.model")
 WITH_TOKENIZER = {

@@ -27,7 +27,9 @@ from test_sources import walk, write_lines
 from audio_ops.decode import ffmpeg
 from audio_ops.decode.open import decode
 from audio_ops.errors import ClipError
-from jobs.config import UNSAFE_LOADING, ConfigError, Input, load_config
+from jobs.config import ConfigError
+from jobs.config_file import UNSAFE_LOADING, load_config
+from jobs.input import Input
 from jobs.sources import load_source
 
 CANARY_SAMPLES = 3200

@@ -20,11 +20,12 @@ from runs import ROOT, Job, command
 from sounds import encode, tone
 
 from audio_ops.prepare import prepare_clip
-from jobs import child
-from jobs.config import Audio, Input
+from jobs.config import Audio
+from jobs.input import Input
 from jobs.plan import COMMITTED, plan, plan_shards
-from jobs.read import END_OF_SHARD, prepared, read
 from jobs.sources import load_source
+from jobs.workers import sandbox
+from jobs.workers.read import ReadSettings, SandboxWork, prepared, read
 
 PATIENCE_S = 120
 AUDIO = Audio(decode_timeout_s=PATIENCE_S, decode_memory_mb=512)
@@ -34,15 +35,15 @@ AUDIO = Audio(decode_timeout_s=PATIENCE_S, decode_memory_mb=512)
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder that poisons every process that is started from now on."""
     folder = poisoned(tmp_path / "site")
-    forget_children()
+    end_idle_sandboxes()
     monkeypatch.setenv("PYTHONPATH", str(folder))
     yield folder
-    forget_children()
+    end_idle_sandboxes()
 
 
-def forget_children() -> None:
-    while child._idle:
-        child._idle.pop().end()
+def end_idle_sandboxes() -> None:
+    while sandbox._idle:
+        sandbox._idle.pop().end()
 
 
 def planned(input: Input) -> pa.Table:
@@ -73,25 +74,14 @@ def tar(path: Path, members: dict[str, bytes]) -> Input:
 
 def rows(input: Input, audio: Audio = AUDIO, **options: Any) -> list[dict[str, Any]]:
     """What `read` makes of all that there is."""
-    tables = read(
-        planned(input), input=input, audio=audio, rates=[16_000], want_speech="never", **options
-    )
+    tables = read(planned(input), ReadSettings(input, audio, (16_000,), "never", **options))
     return pa.concat_tables(tables).to_pylist()
 
 
 def in_process(input: Input) -> list[dict[str, Any]]:
-    """The same without a child."""
-    tables = prepared(
-        child.Shared(),
-        plan=planned(input),
-        given=set(),
-        lost={},
-        input=input,
-        max_clip_s=100.0,
-        rates=[16_000],
-        want_speech="never",
-        kept=pa.schema([]),
-    )
+    """The same without a sandbox."""
+    settings = ReadSettings(input, Audio(max_clip_s=100.0), (16_000,), "never")
+    tables = prepared(sandbox.SharedMemory(), SandboxWork(planned(input), settings))
     return pa.concat_tables(tables).to_pylist()
 
 
@@ -142,7 +132,7 @@ def test_poison_in_a_tar_changes_no_count(tmp_path: Path, site: Path) -> None:
     *found, end = rows(input)
     assert [row["member"] for row in found] == list(names)
     assert kinds(found) == ["crashed" if n in (5, 19) else None for n in range(20)]
-    assert end["error_kind"] == END_OF_SHARD
+    assert end["error_kind"] is None
     assert (end["shard_end"]["clips"], end["shard_end"]["skipped"]) == (20, 0)
 
 
@@ -172,7 +162,7 @@ def test_a_bug_is_no_poison(tmp_path: Path, site: Path) -> None:
 def test_time_in_which_nobody_asks_for_a_table_is_free(tmp_path: Path) -> None:
     input = folder(tmp_path / "audio", [wav()] * 60)
     limits = AUDIO.model_copy(update={"decode_timeout_s": 4.0})
-    tables = read(planned(input), input=input, audio=limits, rates=[16_000], want_speech="never")
+    tables = read(planned(input), ReadSettings(input, limits, (16_000,), "never"))
     first = next(tables)
     time.sleep(5)
     assert kinds(pa.concat_tables([first, *tables]).to_pylist()) == [None] * 60
@@ -181,29 +171,29 @@ def test_time_in_which_nobody_asks_for_a_table_is_free(tmp_path: Path) -> None:
 def test_a_child_that_is_left_in_the_middle_is_not_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.read.GATHERED_BYTES", 1)
-    forget_children()
+    monkeypatch.setattr("jobs.workers.read.GATHERED_BYTES", 1)
+    end_idle_sandboxes()
     input = folder(tmp_path / "audio", [wav(hz=100 + n) for n in range(40)])
-    tables = read(planned(input), input=input, audio=AUDIO, rates=[16_000], want_speech="never")
+    tables = read(planned(input), ReadSettings(input, AUDIO, (16_000,), "never"))
     next(tables)
     tables.close()
-    assert not child._idle
+    assert not sandbox._idle
     assert rows(input) == in_process(input)
-    (one,) = child._idle
+    (one,) = sandbox._idle
     assert rows(input) == in_process(input)
-    assert child._idle == [one]
+    assert sandbox._idle == [one]
 
 
 def test_few_clips_at_a_time_become_tables_of_one_chunk(tmp_path: Path) -> None:
     input = folder(tmp_path / "audio", [wav(10.0 + n % 2) for n in range(60)])
     plan = planned(input)
-    tables = list(read(plan, input=input, audio=AUDIO, rates=[16_000], want_speech="never"))
+    tables = list(read(plan, ReadSettings(input, AUDIO, (16_000,), "never")))
     assert 1 < len(tables) < 60 / 16
     assert {column.num_chunks for table in tables for column in table.columns} == {1}
     assert pa.concat_tables(tables).to_pylist() == in_process(input)
 
 
-def pages_taken(_: child.Shared, sound: bytes) -> Iterator[pa.Table]:
+def pages_taken(_: sandbox.SharedMemory, sound: bytes) -> Iterator[pa.Table]:
     """How many new pages the kernel gives for a clip, one like the other."""
     pages = []
     for _clip in range(6):
@@ -215,7 +205,7 @@ def pages_taken(_: child.Shared, sound: bytes) -> Iterator[pa.Table]:
 
 def test_a_child_decodes_into_the_memory_that_it_has() -> None:
     sound = encode(tone(60, 48_000, 2), 48_000, "flac")
-    with child.child() as process:
+    with sandbox.sandbox() as process:
         (table,) = process.tables(pages_taken, {"sound": sound}, PATIENCE_S, 1 << 30)
     first, *_, last = table["pages"].to_pylist()
     assert first > 60 * 16_000 * 4 / resource.getpagesize()
@@ -225,7 +215,7 @@ def test_a_child_decodes_into_the_memory_that_it_has() -> None:
 def test_a_child_that_died_of_idleness_is_replaced(tmp_path: Path) -> None:
     input = folder(tmp_path / "audio", [wav()])
     rows(input)
-    child._idle[-1].process.kill()
+    sandbox._idle[-1].process.kill()
     assert kinds(rows(input)) == [None]
 
 
@@ -233,7 +223,7 @@ def test_a_child_that_cannot_start_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)")
-    forget_children()
+    end_idle_sandboxes()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(RuntimeError, match="exit code 3"):
         rows(folder(tmp_path / "audio", [wav()]))
@@ -352,15 +342,15 @@ def left_over(site: Path) -> list[int]:
 PARENT = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_poison import AUDIO, Input, planned, read
-from jobs import child
+from test_poison import AUDIO, Input, ReadSettings, planned, read
+from jobs.workers import sandbox
 input = Input(path=sys.argv[1], format="files")
-start = child.Child.__init__
+start = sandbox.Sandbox.__init__
 def started(self):
     start(self)
     print(self.process.pid, flush=True)
-child.Child.__init__ = started
-list(read(planned(input), input=input, audio=AUDIO, rates=[16_000], want_speech="never"))
+sandbox.Sandbox.__init__ = started
+list(read(planned(input), ReadSettings(input, AUDIO, (16_000,), "never")))
 """
 
 

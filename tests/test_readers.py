@@ -15,7 +15,8 @@ from runs import Job
 from sounds import encode, tone
 from tables import existing
 
-from jobs.config import find_models, find_source, load_config
+from jobs.config_file import load_config
+from jobs.preflight import find_models, find_source
 from jobs.table.schema import table_schema
 
 TEXTS = ("zero", "one", "two", "three", "four", "five")

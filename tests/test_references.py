@@ -17,7 +17,7 @@ from runs import ROOT, Job
 from sounds import encode, tone
 
 from audio_ops.inference.checkpoint import find_checkpoint
-from audio_ops.label import device
+from audio_ops.inference.runner import available_device
 from audio_ops.speech.wer import WordErrors
 from audio_ops.tasks import Clip, load_task
 
@@ -116,7 +116,7 @@ def heard(whisper: Path, reference: str | None, **options: Any) -> dict[str, Any
     )
     checkpoint = find_checkpoint(str(whisper))
     task.check(chosen, checkpoint)
-    model = task.Model(chosen, checkpoint, device())
+    model = task.Model(chosen, checkpoint, available_device())
     clip = Clip(tone(1.0)[0], 1.0, row={"said": reference})
     windows = model.windows(clip)
     outputs = model([clip.waveform[w.start : w.stop] for w in windows], windows[0].group)
@@ -267,7 +267,7 @@ def test_one_reference_that_cannot_be_compared_costs_no_row_its_labels(
 
 def test_counting_and_conditions_are_no_part_of_a_worker_that_decodes() -> None:
     script = (
-        "import sys, jobs.read, jobs.table.write, audio_ops.tasks.automatic_speech_recognition;"
+        "import sys, jobs.workers.read, jobs.table.write, audio_ops.tasks.automatic_speech_recognition;"
         "print(sorted({'jiwer', 'duckdb', 'torch', 'transformers'} & sys.modules.keys()))"
     )
     done = subprocess.run(

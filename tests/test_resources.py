@@ -13,9 +13,10 @@ import pytest
 import yaml
 from runs import ROOT, Job, earmark
 
-from jobs.config import Config, load_config
-from jobs.models import environment
+from jobs.config import Config
+from jobs.config_file import load_config
 from jobs.resources import CannotRun, Shares, lacking, part_in_flight, share_out
+from jobs.workers.model_actor import environment
 
 
 def config(folder: Path, count: int = 1, **resources: Any) -> Config:
@@ -237,7 +238,7 @@ def run_on(
         "import ray, sys;"
         f"ray.init('local', {machine}, include_dashboard=False, log_to_driver=False,"
         " object_store_memory=128 << 20, logging_level='ERROR');"
-        "from jobs.label import exit_with, run;"
+        "from jobs.exit_codes import exit_with; from jobs.label import run;"
         "code = run(sys.argv[1], sys.argv[2:]); ray.shutdown(); exit_with(code)"
     )
     return subprocess.run(

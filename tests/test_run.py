@@ -463,7 +463,7 @@ def test_a_folder_that_holds_other_files_is_no_table(
 
 
 def test_one_file_a_glob_and_a_folder_name_each_clip_once(tmp_path: Path, classifier: Path) -> None:
-    from jobs.config import Input
+    from jobs.input import Input
 
     job = Job(tmp_path, classifier)
     job.sound("a.wav", 300)
@@ -476,7 +476,7 @@ def test_one_file_a_glob_and_a_folder_name_each_clip_once(tmp_path: Path, classi
 
 
 def test_a_link_to_its_own_parent_is_walked_once(tmp_path: Path, classifier: Path) -> None:
-    from jobs.config import Input
+    from jobs.input import Input
 
     job = Job(tmp_path, classifier)
     job.sound("sub/a.wav", 300)

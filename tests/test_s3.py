@@ -19,8 +19,8 @@ from test_sources import PACK, SOUNDS, ids, sounds, walk, write_lines, write_tar
 
 from audio_ops.errors import ClipError
 from audio_ops.inference.checkpoint import find_checkpoint
-from jobs.config import Input
-from jobs.models import StoredCheckpoint, fetch, find_model, here
+from jobs.input import Input
+from jobs.models import StoredCheckpoint, fetch, find_model, on_this_node
 from jobs.sources import load_source, source_names
 from jobs.table.storage import delta_options
 
@@ -205,13 +205,13 @@ def test_a_model_is_fetched_once_and_again_when_it_changes(
     first = find_model(url, None, s3.resolved)
     assert isinstance(first, StoredCheckpoint) and "not-a-secret" not in repr(first)
     assert first.digest() == find_checkpoint(str(classifier)).digest()
-    assert here(first) == first
+    assert on_this_node(first) == first
     assert len(s3.asked(f"{bucket}/model/model.safetensors")) == 1
     assert not s3.asked(f"{bucket}/model/pytorch_model.bin")
     config = (classifier / "config.json").read_bytes()
     s3.files().pipe_file(f"{bucket}/model/config.json", config + b"\n")
     with pytest.raises(RuntimeError, match="has changed since the run began"):
-        here(first)
+        on_this_node(first)
     assert fetch(url, s3.resolved).digest() != first.digest()
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         find_model(f"s3://{bucket}", None, s3.resolved)

@@ -18,7 +18,9 @@ from runs import Job, Result
 from s3 import S3, s3  # noqa: F401  # the fixture
 from test_sources import SOUNDS, write_lines
 
-from jobs.config import ConfigError, Input, load_config
+from jobs.config import ConfigError
+from jobs.config_file import load_config
+from jobs.input import Input
 from jobs.table.storage import delta_options
 
 NAMES = ("KEY", "SECRET", "TOKEN")

@@ -16,11 +16,12 @@ from runs import Job, Result, earmark
 from sounds import encode, tone
 
 from audio_ops.inference.checkpoint import find_checkpoint
-from audio_ops.label import Label, device
+from audio_ops.inference.runner import available_device
+from audio_ops.label import Label
 from audio_ops.prepare import prepare
 from audio_ops.signal.waveforms import waveforms_of
-from jobs.config import load_config
-from jobs.label import columns_done_with
+from jobs.config_file import load_config
+from jobs.pipeline import columns_done_with
 from jobs.resources import CannotRun, share_out
 
 ASR = "automatic-speech-recognition"
@@ -135,7 +136,9 @@ def test_each_task_says_what_it_says_alone(three: Three) -> None:
     paths = [str(three.job.audio / name) for name in names]
     for name, rate in (("kind", 16_000), ("scene", 48_000), ("words", 16_000)):
         options = config.tasks[name].model_copy(update={"reference": None, "when": None})
-        label = Label(name, options, find_checkpoint(options.model), device=device(), batch_s=1.0)
+        label = Label(
+            name, options, find_checkpoint(options.model), device=available_device(), batch_s=1.0
+        )
         rows = label(prepared(paths, [rate])).to_pylist()
         for row, source in zip(rows, names, strict=True):
             among_others = three.rows[source]

@@ -21,12 +21,15 @@ from sounds import encode, tone
 from audio_ops.decode.open import decode
 from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare_clip
-from jobs.config import Config, ConfigError, Input, find_source, load_config
-from jobs.label import blocks
+from jobs.config import Audio, Config, ConfigError
+from jobs.config_file import load_config
+from jobs.input import Input
+from jobs.pipeline import blocks
 from jobs.plan import COMMITTED, clip_id, clip_ids, plan
-from jobs.read import shards
+from jobs.preflight import find_source
 from jobs.sources import PLACE, Listing, NoSuchColumn, load_source, source_names
 from jobs.sources._paths import resolve
+from jobs.workers.read import ReadSettings, SandboxWork, shards
 
 RATE = 16_000
 SOUNDS = [encode(tone(0.3, hz=200 + 60 * n), RATE, "wav") for n in range(5)]
@@ -385,7 +388,8 @@ def test_what_is_done_in_a_shard_is_not_handed_on(tmp_path: Path) -> None:
     done = ids(walk(tars(path)))[:3]
     known = [[{"clip_id": c, "member": "x", "offset_s": 0.0, "done": True} for c in done]]
     todo = found(tars(path)).append_column("known", pa.array(known))
-    clip, end = shards(load_source("webdataset"), todo, tars(path), pa.schema([]))
+    settings = ReadSettings(tars(path), Audio(), (16_000,), "never")
+    clip, end = shards(SandboxWork(todo, settings))
     assert clip[0]["member"] == "3.wav"
     shard = end[0]["shard_end"]
     assert (shard["clips"], shard["skipped"], shard["gone"], shard["kept"]) == (4, 3, [], [])

@@ -136,7 +136,7 @@ def test_a_job_that_was_stopped_half_way_goes_on_when_it_is_submitted_again(
     client.stop_job(id)
     until(lambda: client.get_job_status(id).is_terminal(), said)
     assert client.get_job_status(id) == JobStatus.STOPPED
-    assert "stopped (SIGTERM): the same command goes on" in said()
+    assert "stopped (SIGTERM): the same command continues" in said()
     first = job.rows()  # and a plain reader sees nothing but them
     assert 4 <= len(first) < clips
     assert f"labelled {len(first)} clips" in said()

@@ -14,9 +14,9 @@ from test_evaluate import clip, make
 
 from jobs.config import Drift
 from jobs.label import main, seconds
-from jobs.models import Work
 from jobs.reports.drift import beyond, drift, statistics
 from jobs.reports.summary import Summary
+from jobs.workers.crash_ledger import ActorWork
 
 COUNTS = ("found", "done", "labelled", "ok", "partial", "failed", "left", "vanished")
 
@@ -71,10 +71,10 @@ def test_a_summary_tells_what_the_run_came_to(job: Job, local_ray: None) -> None
 
 def test_actors_that_heard_nothing_in_no_time_are_no_error(tmp_path: Path) -> None:
     summary = Summary("run", "job.yaml", tmp_path / "log")
-    summary.worked({"kind": [Work(5.0, 5.0, 0.0, 0.0), Work(5.0, 7.0, 6.0, 8.0)]})
+    summary.worked({"kind": [ActorWork(5.0, 5.0, 0.0, 0.0), ActorWork(5.0, 7.0, 6.0, 8.0)]})
     models = summary.document["models"]["kind"]
     assert (models["actors"], models["padding"], models["times_real_time"]) == (2, 0.25, 3.0)
-    summary.worked({"kind": [Work(5.0, 5.0, 0.0, 0.0)]})
+    summary.worked({"kind": [ActorWork(5.0, 5.0, 0.0, 0.0)]})
     models = summary.document["models"]["kind"]
     assert (models["padding"], models["times_real_time"]) == (0.0, 0.0)
 
@@ -125,7 +125,7 @@ def test_a_time_limit_ends_a_run_with_what_is_finished(job: Job, local_ray: None
     joins = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     done = earmark("run", job.config, "--max-runtime", "0.1", "--summary", file, env=joins)
     assert done.returncode == 0, done.stdout
-    assert "stopped (max_runtime): the same command goes on" in done.stdout
+    assert "stopped (max_runtime): the same command continues" in done.stdout
     summary = read(file)
     assert (summary["exit_code"], summary["stopped"]) == (0, "max_runtime")
     clips = summary["clips"]

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from tables import existing, held
+from tables import existing, held, with_failures
 
 from audio_ops.errors import KINDS
 from audio_ops.tasks.audio_classification import Options
 from jobs.plan import Shard
 from jobs.table.schema import CHANGE, RUN, SHARD_END, TableMismatch, label_columns, table_schema
 from jobs.table.table import HeldTable, Table
-from jobs.table.write import write_rows
+from jobs.table.write import WriteSettings, write_rows
 
 TASKS = {
     "kind": Options(task="audio-classification", model="x", segments=True),
@@ -65,13 +65,15 @@ def labelled(
 
 def written(table: Table, rows: pa.Table, fingerprint: str = "f") -> list[dict[str, Any]]:
     return write_rows(
-        rows,
-        schema=table.schema(),
-        tasks=label_columns(table_schema(TASKS, KEPT), TASKS),
-        path=table.path,
-        storage_options={},
-        run_id="run",
-        fingerprint=fingerprint,
+        with_failures(rows, TASKS),
+        WriteSettings(
+            schema=table.schema(),
+            tasks=label_columns(table_schema(TASKS, KEPT), TASKS),
+            path=table.path,
+            storage_options={},
+            run_id="run",
+            fingerprint=fingerprint,
+        ),
     ).to_pylist()
 
 

@@ -13,7 +13,8 @@ from sounds import encode, tone
 
 from audio_ops.errors import ClipError
 from audio_ops.inference.checkpoint import find_checkpoint
-from audio_ops.label import Label, default_batch_s, device
+from audio_ops.inference.runner import available_device, default_batch_s
+from audio_ops.label import Label
 from audio_ops.prepare import prepare
 from audio_ops.tasks import load_task, task_names
 
@@ -35,7 +36,9 @@ def options_of(task: str, folder: Path) -> dict[str, Any]:
 def label(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Label:
     given = options_of(request.param, tmp_path_factory.mktemp("model") / "checkpoint")
     options = load_task(request.param).Options(task=request.param, dtype="float32", **given)
-    return Label("t", options, find_checkpoint(options.model), device=device(), batch_s=10_000.0)
+    return Label(
+        "t", options, find_checkpoint(options.model), device=available_device(), batch_s=10_000.0
+    )
 
 
 def prepared(label: Label, sounds: list[bytes]) -> pa.Table:
@@ -86,11 +89,11 @@ def test_the_order_of_clips_changes_no_label(label: Label) -> None:
 
 def test_the_budget_of_a_batch_changes_no_label(label: Label) -> None:
     together = labels(label, wavs())
-    label.batch_s, budget_s = 1.0, label.batch_s
+    label.runner.batch_s, budget_s = 1.0, label.runner.batch_s
     try:
         assert same(together, labels(label, wavs()))
     finally:
-        label.batch_s = budget_s
+        label.runner.batch_s = budget_s
 
 
 def test_a_batch_has_a_budget_though_the_config_names_none(label: Label) -> None:
@@ -123,11 +126,11 @@ def test_a_clip_on_which_the_model_fails_is_an_error_alone(label: Label) -> None
             return model(waveforms, group)
 
     expected = label.label(clips)
-    label.model = Failing()  # type: ignore[assignment]
+    label.runner.model = Failing()  # type: ignore[assignment]
     try:
         found = label.label(clips)
     finally:
-        label.model = model
+        label.runner.model = model
     assert isinstance(found[3], ClipError) and found[3].kind == "model"
     assert same(found[:3] + found[4:], expected[:3] + expected[4:])
 

@@ -21,8 +21,9 @@ from audio_ops.errors import KINDS, ClipError
 from audio_ops.label import Label
 from audio_ops.signal.waveforms import waveform_column
 from audio_ops.when import When
-from jobs.config import columns_before, load_config
+from jobs.config_file import load_config
 from jobs.plan import fingerprint, settings
+from jobs.preflight import columns_before
 
 SCHEMA = pa.schema(
     [

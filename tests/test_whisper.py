@@ -16,7 +16,7 @@ from checkpoints import tiny_whisper
 from hearing import labeller
 
 from audio_ops.inference.checkpoint import find_checkpoint
-from audio_ops.label import device
+from audio_ops.inference.runner import available_device
 from audio_ops.signal.voice import speech_probability
 from audio_ops.speech import Heard
 from audio_ops.speech.evidence import compression_ratio
@@ -55,7 +55,7 @@ def loaded(folder: str, options: str) -> Model:
     chosen = Options(task=TASK, model=folder, **json.loads(options))
     checkpoint = find_checkpoint(folder)
     check(chosen, checkpoint)
-    return Model(chosen, checkpoint, device())
+    return Model(chosen, checkpoint, available_device())
 
 
 def hear(model: Model, sounds: list[np.ndarray]) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def test_log_mel_is_the_feature_extractors() -> None:
     for mels in (80, 128):
         extractor = WhisperFeatureExtractor(feature_size=mels)
         sounds = [*tones(), np.zeros(RATE, np.float32)]
-        found = LogMel(extractor, device())(sounds, 30 * RATE).cpu()
+        found = LogMel(extractor, available_device())(sounds, 30 * RATE).cpu()
         expected = extractor(sounds, sampling_rate=RATE, return_tensors="pt")["input_features"]
         assert found.shape == expected.shape
         assert (found - expected).abs().max() < 1e-4
@@ -297,13 +297,15 @@ def test_the_score_is_the_geometric_mean_probability_of_the_tokens(
     model, config = whisper(tiny_en), GenerationConfig.from_pretrained(tiny_en)
     family, sound = model.family, recorded["clone-test"]
     (label,) = hear(model, [sound])
-    features = family.extractor(sound, sampling_rate=RATE, return_tensors="pt").to(device())
+    features = family.extractor(sound, sampling_rate=RATE, return_tensors="pt").to(
+        available_device()
+    )
     start = [50257, 50362]
     spoken = [*family.tokenizer.encode(" " + label["text"], add_special_tokens=False), 50256]
     with torch.no_grad():
         logits = family.model(
             **features,
-            decoder_input_ids=torch.tensor([start + spoken[:-1]], device=device()),
+            decoder_input_ids=torch.tensor([start + spoken[:-1]], device=available_device()),
         ).logits[0, 1:]
     logits[:, config.suppress_tokens] = -torch.inf
     logits[0, config.begin_suppress_tokens] = -torch.inf

@@ -13,7 +13,8 @@ from checkpoints import tiny_clap
 
 from audio_ops.errors import ClipError
 from audio_ops.inference.checkpoint import Checkpoint, find_checkpoint
-from audio_ops.label import Label, device
+from audio_ops.inference.runner import available_device
+from audio_ops.label import Label
 from audio_ops.tasks import Clip
 from audio_ops.tasks import zero_shot_audio_classification as task
 
@@ -47,7 +48,7 @@ def options(folder: Path | str = "m", **changes: Any) -> task.Options:
 def labeller(folder: Path, **changes: Any) -> Label:
     made, checkpoint = options(folder, **changes), find_checkpoint(str(folder))
     task.check(made, checkpoint)
-    return Label("sound", made, checkpoint, device=device(), batch_s=1e6)
+    return Label("sound", made, checkpoint, device=available_device(), batch_s=1e6)
 
 
 def labels(folder: Path, *sounds: np.ndarray, row: Any = None, **changes: Any) -> list[Any]:
@@ -90,7 +91,7 @@ def test_log_mel_is_the_feature_extractors(folder: Path, padding: str) -> None:
     extractor = ClapFeatureExtractor.from_pretrained(folder, padding=padding)
     silence = np.zeros(RATE, np.float32)
     sounds = [sound(10), sound(4.9, 100), sound(0.01), silence, 1e-4 * sound(3, 5000)]
-    found = task.LogMel(extractor, device())(sounds).cpu()
+    found = task.LogMel(extractor, available_device())(sounds).cpu()
     expected = extractor(sounds, sampling_rate=RATE, return_tensors="pt")["input_features"]
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < 1e-4

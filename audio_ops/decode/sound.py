@@ -17,7 +17,7 @@ MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz
 MAX_CHANNELS = 64
 MAX_SAMPLES = 6_000_000_000  # of all channels together: 4 h at 48 kHz, 8 channels
 # Of all channels together, in one block. The decoder and the resampler each fill a core's cache, so
-# they should alternate rarely; but what glibc keeps for the next block (see `jobs.child`) is limited.
+# they should alternate rarely; but what glibc keeps for the next block (see `jobs.workers.sandbox`) is limited.
 BLOCK_SAMPLES = 1 << 18
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jobs.bench import peers, testbed
 from jobs.bench.report import show, target
-from jobs.child import Child
+from jobs.workers.sandbox import Sandbox
 
 
 def decode(options: argparse.Namespace) -> None:
@@ -45,7 +45,7 @@ def decode(options: argparse.Namespace) -> None:
             clips = encoded(rate, container, codec)
             audio_s = len(speech) / rate_of_speech
             work = {"clips": clips, "rounds": 3 * options.rounds}
-            process = Child()
+            process = Sandbox()
             try:
                 (took,) = process.tables(peers.decode_in_turns, work, 600.0, 8 << 30)
             finally:

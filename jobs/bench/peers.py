@@ -23,7 +23,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from jobs.child import Shared
+    from jobs.workers.sandbox import SharedMemory
 
 os.environ.pop(
     "_RJEM_MALLOC_CONF", None
@@ -81,11 +81,11 @@ def load_with_earmark(file: Any, rate: int = 16_000) -> np.ndarray:
 DECODERS = {"Earmark": load_with_earmark, "soundfile + soxr": load, "PyAV": load_with_av}
 
 
-def decode_in_turns(_: Shared, clips: Sequence[bytes], rounds: int) -> Iterator[pa.Table]:
+def decode_in_turns(_: SharedMemory, clips: Sequence[bytes], rounds: int) -> Iterator[pa.Table]:
     """One row with the CPU seconds of each of DECODERS for all clips: the sum of each clip's median
     over the rounds, because clips are short and the machine is slow for moments.
 
-    It runs where Earmark decodes, see `jobs.child`: elsewhere glibc's handling of large blocks, and
+    It runs where Earmark decodes, see `jobs.workers.sandbox`: elsewhere glibc's handling of large blocks, and
     what it has adapted to before, takes half of the time of some formats.
     """
     import pyarrow as pa

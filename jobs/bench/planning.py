@@ -39,13 +39,15 @@ def planning(options: argparse.Namespace) -> None:
 
 def committed(folder: Path, count: int) -> dict[str, Any]:
     """Make `count` files and a table that has labels for all of them; returns the input."""
-    from jobs.config import find_models, load_config
+    from audio_ops.schemas import TASK_FAILURE, failure_column
+    from jobs.config_file import load_config
     from jobs.plan import COMMITTED, fingerprint, plan, settings
+    from jobs.preflight import find_models
     from jobs.sources import load_source
     from jobs.table.schema import RUN, SHARD_END, label_columns, table_schema
     from jobs.table.storage import Storage
     from jobs.table.table import hold
-    from jobs.table.write import write_rows
+    from jobs.table.write import WriteSettings, write_rows
 
     (folder / "audio").mkdir()
     for number in range(count):
@@ -59,21 +61,15 @@ def committed(folder: Path, count: int) -> dict[str, Any]:
     schema = table_schema(config.tasks, pa.schema([]))
     found = load_source("files").find(config.input, lambda _: None, pa.schema([]))
     todo = plan(found, COMMITTED.empty_table(), fingerprint(labels), retry_errors=False).todo
-    for field in (*schema, pa.field("shard_end", SHARD_END)):
+    failure = pa.field(failure_column("it"), TASK_FAILURE)
+    for field in (*schema, failure, pa.field("shard_end", SHARD_END)):
         if field.name not in (*todo.column_names, "status", *RUN.names):
             todo = todo.append_column(field, pa.nulls(len(todo), field.type))
     table = hold(Storage(config.output.path), "made", schema, labels, {})
+    tasks = label_columns(schema, ["it"])
+    write = WriteSettings(schema, tasks, table.path, {}, "made", fingerprint(labels))
     for at in range(0, count, 25_000):
-        written = write_rows(
-            todo.slice(at, 25_000),
-            schema=schema,
-            tasks=label_columns(schema, ["it"]),
-            path=table.path,
-            storage_options={},
-            run_id="made",
-            fingerprint=fingerprint(labels),
-        )
-        table.commit(written.to_pylist())
+        table.commit(write_rows(todo.slice(at, 25_000), write).to_pylist())
     table.tidy()
     table.release()
     return audio

@@ -15,12 +15,12 @@ from typing import Any
 
 from jobs.config import Config
 from jobs.console import Console
-from jobs.models import Work
 from jobs.plan import Plan
 from jobs.progress import Progress
 from jobs.reports.drift import beyond, statistics
 from jobs.reports.evaluate import evaluate, lines
 from jobs.table.table import HeldTable
+from jobs.workers.crash_ledger import ActorWork
 
 PACKAGES = ("earmark", "ray", "torch", "transformers", "deltalake", "pyarrow", "av", "soundfile")
 ERROR_LETTERS = 2000
@@ -58,7 +58,7 @@ class Summary:
         """Where the run's table lies, and the fingerprint of its settings."""
         self.document |= {"table": table, "fingerprint": fingerprint}
 
-    def worked(self, work: Mapping[str, Sequence[Work]]) -> None:
+    def worked(self, work: Mapping[str, Sequence[ActorWork]]) -> None:
         """What each task's models did: after how many seconds they were ready, the seconds of sound
         that they were given and how much of that was padding, and from an actor's first clip to its
         last, how many times real time all actors were together."""
@@ -113,15 +113,17 @@ class Summary:
             os.replace(temporary, file)
 
 
-def _models(actors: Sequence[Work], started_at: float) -> dict[str, Any]:
-    heard_s, padded_s = sum(one.heard_s for one in actors), sum(one.padded_s for one in actors)
+def _models(actors: Sequence[ActorWork], started_at: float) -> dict[str, Any]:
+    heard_s, padded_s = sum(one.input_s for one in actors), sum(one.padded_s for one in actors)
     return {
         "actors": len(actors),
-        "ready_after_s": round(min(one.since for one in actors) - started_at, 3),
+        "ready_after_s": round(min(one.first_at for one in actors) - started_at, 3),
         "heard_s": heard_s,
         "padding": 1 - heard_s / padded_s if padded_s else 0.0,
         "times_real_time": sum(
-            one.heard_s / (one.until - one.since) for one in actors if one.until > one.since
+            one.input_s / (one.last_at - one.first_at)
+            for one in actors
+            if one.last_at > one.first_at
         ),
     }
 

@@ -1,8 +1,8 @@
 """A process that may die in place of its parent.
 
-It runs a generator of Arrow tables, hands each one over in shared memory, and notes what it is at
-where its parent can read it whatever becomes of it. It is spawned, not forked (Ray's workers have
-threads), kept for later, and imports what its generator needs: neither Ray nor torch.
+It runs a generator of Arrow tables, hands each table over in shared memory, and records there which
+clip is in progress, so that its parent knows after its death. It is spawned, not forked (Ray's
+workers have threads), reused, and imports only what its generator needs: neither Ray nor torch.
 """
 
 from __future__ import annotations
@@ -29,29 +29,27 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-START_S = 300.0  # for its imports, from a cold disk on a machine with much else to do
+START_S = 300.0  # for its imports, from a cold disk on a busy machine
 BETWEEN_CLIPS = 10  # times a clip's limit: a tar's next member, a row group, a slow store
 OUT_OF_MEMORY = 71  # its exit code where no clip is to blame for a MemoryError
-START = (
-    "import sys; sys.path[:] = sys.argv[4:]; from jobs.child import serve; serve(*sys.argv[1:4])"
-)
+START = "import sys; sys.path[:] = sys.argv[4:]; from jobs.workers.sandbox import serve; serve(*sys.argv[1:4])"
 TAKEN = b"taken"
 ALLOCATOR = {
-    # One clip's sound goes where the last one's was. Otherwise glibc hands such memory back to the
+    # Each clip's sound reuses the memory of the one before. Otherwise glibc returns that memory to the
     # kernel, which fills it with zeros again, page by page: a third of the time of decoding WAV.
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
 }
-NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # of which Ray counts none for what reads
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # Ray counts no GPU for workers that read
 
-_idle: list[Child] = []
+_idle: list[Sandbox] = []
 
 
 class Died(Exception):
-    """The child ended or was late, at a clip or (`clip_id` empty) on the way to the next one.
+    """A sandbox ended or exceeded its time, at a clip or (`clip_id` empty) between two clips.
 
-    `kind` is `crashed`, `timeout` or `memory`; `row` is the row of its plan that it was at;
-    `by_chance` says that it was killed from outside, as the kernel does when memory is short.
+    `kind` is `crashed`, `timeout` or `memory`; `row` is the row of its plan in progress; `by_chance`
+    says that it was killed from outside, as by the kernel when memory is short.
     """
 
     def __init__(self, kind: str, message: str, clip_id: str, row: int, by_chance: bool = False):
@@ -60,14 +58,14 @@ class Died(Exception):
         self.clip_id, self.row = clip_id, row
 
 
-class Shared:
-    """Memory of a child and its parent: in front a note of what the child is at, which outlives
-    it and costs a system call, and behind that the table which it hands over.
+class SharedMemory:
+    """Memory that a sandbox and its parent share: a record of the clip in progress, which outlives
+    the sandbox and costs one system call to write, and behind it the table being handed over.
     """
 
-    NOTE = struct.Struct("<ddq32s")  # since when, seconds of sound, row, clip_id
-    TABLE = 4096  # where it begins
-    KEPT_BYTES = 64 << 20  # for the next table; pages that are there already are filled faster
+    RECORD = struct.Struct("<ddq32s")  # started, decoded_s, row, clip_id
+    TABLE = 4096  # offset in bytes
+    KEPT_BYTES = 64 << 20  # for the next table: existing pages are filled faster
 
     def __init__(self, file: BinaryIO | None = None):
         if file is not None:
@@ -76,26 +74,26 @@ class Shared:
             self.file = os.fdopen(os.memfd_create("earmark"), "w+b")
         else:
             self.file = tempfile.TemporaryFile()  # type: ignore[assignment]  # noqa: SIM115
-        self.at("", 0)
+        self.working_on("", 0)
 
-    def at(self, clip_id: str, row: int) -> None:
-        """A clip begins; or, with an empty `clip_id`, the way to the next one, in `row`."""
+    def working_on(self, clip_id: str, row: int) -> None:
+        """Record that a clip begins or, with an empty `clip_id`, that none is in progress in `row`."""
         self._now = time.monotonic(), row, clip_id.encode()
         self.decoded(0.0)
 
-    def decoded(self, sound_s: float) -> None:
-        """So much of the clip's sound is there."""
-        since, row, clip_id = self._now
-        os.pwrite(self.file.fileno(), self.NOTE.pack(since, sound_s, row, clip_id), 0)
+    def decoded(self, decoded_s: float) -> None:
+        """Record how many seconds of the clip are decoded."""
+        started, row, clip_id = self._now
+        os.pwrite(self.file.fileno(), self.RECORD.pack(started, decoded_s, row, clip_id), 0)
 
-    def note(self) -> tuple[float, float, int, str]:
-        """Since when (`time.monotonic`), seconds of sound so far, row, `clip_id`."""
-        note = os.pread(self.file.fileno(), self.NOTE.size, 0)
-        since, sound_s, row, clip_id = self.NOTE.unpack(note)
-        return since, sound_s, row, clip_id.rstrip(b"\0").decode()
+    def record(self) -> tuple[float, float, int, str]:
+        """When the clip began (`time.monotonic`), seconds decoded so far, row, `clip_id`."""
+        record = os.pread(self.file.fileno(), self.RECORD.size, 0)
+        started, decoded_s, row, clip_id = self.RECORD.unpack(record)
+        return started, decoded_s, row, clip_id.rstrip(b"\0").decode()
 
     def put(self, table: pa.Table) -> int:
-        """The child's part; returns the table's size in bytes."""
+        """Write a table, in the sandbox; returns its size in bytes."""
         self.file.seek(self.TABLE)
         with pa.ipc.new_stream(self.file, table.schema) as stream:
             stream.write_table(table)
@@ -103,7 +101,7 @@ class Shared:
         return self.file.tell() - self.TABLE
 
     def take(self, size: int) -> pa.Table:
-        """The parent's part: a copy, so that there is room for the next one."""
+        """Read a table of `size` bytes, in the parent: a copy, so that the next one can be written."""
         buffer = pa.allocate_buffer(size)
         rest = memoryview(buffer)
         while len(rest):
@@ -113,14 +111,14 @@ class Shared:
         return pa.ipc.open_stream(buffer).read_all()
 
 
-class Child:
-    """The parent's end of it. Raises RuntimeError if it does not start."""
+class Sandbox:
+    """The process, as its parent sees it. Raises RuntimeError if it does not start."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        self.shared = Shared()
+        self.memory = SharedMemory()
         with theirs:
-            files = theirs.fileno(), self.shared.file.fileno()
+            files = theirs.fileno(), self.memory.file.fileno()
             numbers = map(str, (os.getpid(), *files))
             self.process = subprocess.Popen(
                 [sys.executable, "-X", "faulthandler", "-c", START, *numbers, *sys.path],
@@ -137,7 +135,9 @@ class Child:
         except (EOFError, ConnectionError):
             how = _verdict(self.process.wait())[1]
         self.end()
-        raise RuntimeError(f"a process to decode in did not start, stderr has its words: {how}")
+        raise RuntimeError(
+            f"a process to decode in did not start, see its messages on stderr: {how}"
+        )
 
     def tables(
         self,
@@ -146,13 +146,15 @@ class Child:
         timeout_s: float,
         memory_bytes: int,
     ) -> Iterator[pa.Table]:
-        """What `generator(shared, **arguments)` yields there. Raises Died, and what it raises.
+        """Yield the tables of `generator(memory, **arguments)`, run in the sandbox.
 
-        A clip may take `timeout_s` and as long again as it sounds, not counting the time in which
-        the caller asks for nothing; the child may have `memory_bytes` more than it has by now.
+        A clip may take `timeout_s` plus its own duration, not counting the time in which the caller
+        asks for no table; the process may allocate `memory_bytes` beyond what it has now.
+
+        Raises Died, and whatever the generator raises.
         """
-        self.shared.at("", 0)
-        with suppress(ConnectionError):  # dead: what is read next says of what
+        self.memory.working_on("", 0)
+        with suppress(ConnectionError):  # dead: `_answer` finds out of what
             self.connection.send((generator, arguments, memory_bytes))
         while (answer := self._answer(timeout_s)) is not None:
             if isinstance(answer, Exception):
@@ -160,13 +162,13 @@ class Child:
             yield answer
 
     def _answer(self, timeout_s: float) -> pa.Table | Exception | None:
-        """The next table, None behind the last one, or what the generator raised. Raises Died."""
+        """The next table, None behind the last one, or the generator's exception. Raises Died."""
         asked = time.monotonic()
         try:
             while True:
-                since, sound_s, _, clip_id = self.shared.note()
-                limit_s = timeout_s + sound_s if clip_id else timeout_s * BETWEEN_CLIPS
-                left_s = max(since, asked) + limit_s - time.monotonic()
+                started, decoded_s, _, clip_id = self.memory.record()
+                limit_s = timeout_s + decoded_s if clip_id else timeout_s * BETWEEN_CLIPS
+                left_s = max(started, asked) + limit_s - time.monotonic()
                 # Never for longer than a clip's limit: one may begin meanwhile.
                 if self.connection.poll(max(0.0, min(left_s, timeout_s))):
                     break
@@ -178,28 +180,28 @@ class Child:
             raise self._died(*_verdict(code), by_chance=code == -signal.SIGKILL) from None
         if not isinstance(answer, int):
             return answer
-        table = self.shared.take(answer)
+        table = self.memory.take(answer)
         with suppress(ConnectionError):  # it may have died since
             self.connection.send_bytes(TAKEN)
         return table
 
     def _died(self, kind: str, message: str, by_chance: bool = False) -> Died:
-        _, _, row, clip_id = self.shared.note()
+        _, _, row, clip_id = self.memory.record()
         return Died(kind, message, clip_id, row, by_chance)
 
     def end(self) -> None:
-        """Kill it, if it lives."""
+        """Kill the process, if it is alive."""
         self.connection.close()
         self.process.kill()
         self.process.wait()
 
 
 @contextmanager
-def child() -> Iterator[Child]:
-    """A child for as long as it is needed: one that is left from before (dead since then, perhaps:
-    that is heard of like any death), or a new one.
+def sandbox() -> Iterator[Sandbox]:
+    """A sandbox for the block of the `with`: an idle one, or a new one. An idle one that has died
+    meanwhile raises Died when it is used, like any other.
     """
-    one = _idle.pop() if _idle else Child()
+    one = _idle.pop() if _idle else Sandbox()
     try:
         yield one
     except BaseException:
@@ -209,7 +211,7 @@ def child() -> Iterator[Child]:
 
 
 def _verdict(code: int) -> tuple[str, str]:
-    """The kind and the message of a death."""
+    """The error kind and the message for an exit code."""
     if code == OUT_OF_MEMORY:
         return "memory", "the process ran out of the memory that it may have"
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -217,14 +219,14 @@ def _verdict(code: int) -> tuple[str, str]:
 
 
 def serve(parent: str, channel: str, memory: str) -> None:
-    """What the child does, until its parent is gone."""
+    """Run generators in the sandbox until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to everybody
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: even in an endless loop
         if os.getppid() != int(parent):
             return
     connection = Connection(int(channel))
-    shared = Shared(os.fdopen(int(memory), "r+b"))
+    shared = SharedMemory(os.fdopen(int(memory), "r+b"))
     with suppress(EOFError, ConnectionError):
         connection.send(None)
         while True:
@@ -257,8 +259,8 @@ def _picklable(error: Exception) -> Exception:
 
 
 def _limit_memory(more_bytes: int) -> None:
-    """Make allocations fail beyond what is had by now and `more_bytes`. Only Linux counts them."""
+    """Make allocations fail beyond the present size plus `more_bytes`, on Linux."""
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[5])
-        _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (pages * mmap.PAGESIZE + more_bytes, most))
+        _, hard_limit = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (pages * mmap.PAGESIZE + more_bytes, hard_limit))

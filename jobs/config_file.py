@@ -1,0 +1,271 @@
+"""A YAML file -> a `Config`, or a line for each problem."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from audio_ops.tasks import TaskOptions, load_task, task_names
+from jobs.config import Config, ConfigError, Range, TaskResources, shown
+from jobs.input import Input
+from jobs.sources import load_source, source_names
+from jobs.sources._paths import holds_credentials
+
+SECRET_KEY = re.compile(
+    r"secret|token|passw|passphrase|credential|^key$|access_key|account_key|connection_string|sas",
+    re.I,
+)
+UNSAFE_LOADING = (  # switches with which Ray and torch unpickle what stands in data
+    "RAY_DATA_AUTOLOAD_PYEXTENSIONTYPE",
+    "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR",
+    "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
+    "RAY_DATA_ARROW_EXTENSION_SERIALIZATION_CLOUDPICKLE",
+    "RAY_DATA_WEBDATASET_ALLOW_UNSAFE_DESERIALIZATION",
+    "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD",
+)
+RESERVED = re.compile(r"_.*|sound_\d+|speech|supersedes|replaces_labels|shard_end|known")
+ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply `a.b.c=value` overrides, fill in `${NAME}`, validate everything.
+
+    Raises ConfigError with a line per problem: file, key, what was expected, what was found.
+    """
+    try:
+        raw = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)  # a safe loader
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a config file: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: expected YAML: {_yaml_problem(error)}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: expected YAML in UTF-8: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(raw).__name__}")
+    for override in overrides:
+        _override(raw, override)
+    problems = list(_literal_secrets(raw))
+    raw = _with_environment(raw, "", problems)
+    problems += [*_urls_with_credentials(raw), *_unsafe_loading()]
+    config, found = _validate(raw)
+    problems += found
+    if config is None or problems:
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
+    return config
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """YAML's safe loader, which would take the last of two values for one key in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"key {key.value!r} for the second time"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong and where. Not the line itself, as `str(error)` has it: it may hold a secret."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return type(error).__name__
+    mark = error.problem_mark
+    return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"--set: expected a.b.c=value, found {override!r}")
+    *parents, last = key.split(".")
+    section: Any = raw
+    for parent in parents:
+        section = section.setdefault(parent, {}) if isinstance(section, dict) else None
+    if not isinstance(section, dict):
+        raise ConfigError(f"--set {key}: expected a section above it, found a plain value there")
+    try:
+        section[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        problem = _yaml_problem(error)
+        raise ConfigError(f"--set {key}: expected a YAML value: {problem}") from None
+
+
+def _literal_secrets(raw: dict[str, Any]) -> Iterator[str]:
+    """A config file is copied, mailed and committed: credentials may only be named in it."""
+    for section in ("input", "output"):
+        options = raw.get(section, {}) if isinstance(raw.get(section), dict) else {}
+        stack: list[tuple[tuple[str, ...], Any]] = [
+            ((section, "storage_options"), options.get("storage_options"))
+        ]
+        while stack:
+            keys, value = stack.pop()
+            if isinstance(value, dict):
+                stack += [((*keys, str(key)), inner) for key, inner in value.items()]
+            elif SECRET_KEY.search(keys[-1]) and value and not ENVIRONMENT.search(str(value)):
+                yield (
+                    f"{'.'.join(keys)}: expected a variable of the environment such as "
+                    f"${{{keys[-1].upper()}}}, found the secret itself"
+                )
+
+
+def _urls_with_credentials(raw: dict[str, Any]) -> Iterator[str]:
+    """Paths stand in rows and messages, so credentials in them may not come from outside either."""
+    sections = {name: value for name, value in raw.items() if isinstance(value, dict)}
+    named = {
+        "input.path": sections.get("input", {}).get("path"),
+        "input.audio_root": sections.get("input", {}).get("audio_root"),
+        "output.path": sections.get("output", {}).get("path"),
+    }
+    for task, options in sections.get("tasks", {}).items():
+        named[f"tasks.{task}.model"] = options.get("model") if isinstance(options, dict) else None
+    for key, paths in named.items():
+        for path in paths if isinstance(paths, list) else [paths]:
+            if holds_credentials(str(path)):
+                section = "output" if key == "output.path" else "input"
+                yield (
+                    f"{key}: expected a URL without credentials, which belong into "
+                    f"{section}.storage_options, found a password, a signature or a token in it"
+                )
+
+
+def _unsafe_loading() -> Iterator[str]:
+    for name in UNSAFE_LOADING:
+        if os.environ.get(name, "").lower() not in ("", "0", "false"):
+            yield (
+                f"{name}: expected it not to be set in the environment, for it lets data run code: "
+                f"unset it"
+            )
+
+
+def _with_environment(value: Any, key: str, problems: list[str]) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: _with_environment(inner, f"{key}.{name}" if key else str(name), problems)
+            for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_with_environment(inner, f"{key}.{n}", problems) for n, inner in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    missing = [name for name in ENVIRONMENT.findall(value) if name not in os.environ]
+    problems += [f"{key}: expected ${name} in the environment, found none" for name in missing]
+    return ENVIRONMENT.sub(lambda match: os.environ.get(match[1], ""), value)
+
+
+def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
+    problems: list[str] = []
+    tasks = raw.get("tasks")
+    options: dict[str, TaskOptions] = {}
+    for name, task in tasks.items() if isinstance(tasks, dict) else ():
+        try:
+            options[name] = _task_options(name, task)
+        except ValidationError as error:
+            kind = load_task(task["task"]).Options
+            problems += _problems(error, kind, ("tasks", name))
+        except ValueError as error:
+            problems.append(f"tasks.{name}{error}")
+    if "tasks" in raw and not tasks:
+        problems.append(f"tasks: expected at least one task by name, found {tasks!r}")
+    config = None
+    try:
+        config = Config.model_validate(raw | {"tasks": options} if isinstance(tasks, dict) else raw)
+    except ValidationError as error:
+        problems = _problems(error, Config, ()) + problems
+    if config is not None:
+        if config.input.format not in ("auto", *source_names()):
+            problems.append(
+                f"input.format: expected one of auto, {', '.join(source_names())}, "
+                f"found {config.input.format!r}"
+            )
+        elif config.input.format != "auto":
+            problems += options_of_others(config.input)
+        problems += [
+            f"output.keep: expected other names than Earmark's own, found {column!r}"
+            for column in config.output.keep
+            if RESERVED.fullmatch(column)
+        ]
+        problems += [
+            f"resources.tasks.{name}: expected one of the tasks "
+            f"({', '.join(config.tasks)}), found {name!r}"
+            for name in config.resources.tasks
+            if name not in (tasks or {})
+        ]
+    return config, problems
+
+
+def _task_options(name: Any, task: Any) -> TaskOptions:
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(
+            ": expected a name of small letters, digits and _ (it begins the columns' names), "
+            f"found {name!r}"
+        )
+    if not isinstance(task, dict):
+        raise ValueError(f": expected keys and values, found {shown(task)}")
+    if task.get("task") not in task_names():
+        raise ValueError(
+            f".task: expected one of {', '.join(task_names())}, found {task.get('task')!r}"
+        )
+    return load_task(task["task"]).Options.model_validate(task)
+
+
+def options_of_others(input: Input) -> list[str]:
+    """A line for each option that is set and that the input's packaging does not take."""
+    taken = {"path", "format", "storage_options", *load_source(input.format).OPTIONS}
+    given = {
+        f"{key}.{inner}" if inner else key
+        for key in input.model_fields_set
+        for inner in (input.columns.model_fields_set if key == "columns" else [""])
+    }
+    return [
+        f"input.{key}: expected nothing, for format {input.format} takes no such option"
+        for key in sorted(given - taken)
+    ]
+
+
+def _problems(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...]) -> list[str]:
+    """Pydantic's findings as `key: expected ..., found ...`."""
+    lines = {}
+    for detail in error.errors(include_url=False):
+        # A union reports each member, with the member's name behind the key: one line is enough.
+        where = tuple(str(part) for part in detail["loc"] if not str(part).startswith("tuple["))
+        if where and where[-1] in ("str", "float", "int"):
+            where = where[:-1]
+        key = ".".join((*prefix, *where))
+        if detail["type"] == "extra_forbidden":
+            known = _fields(model, where[:-1])
+            close = difflib.get_close_matches(where[-1], known, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            lines[key] = f"unknown key{hint}, expected one of {', '.join(known)}"
+        elif detail["type"] == "missing":
+            lines[key] = "expected a value, found none"
+        elif detail["type"] == "value_error":
+            lines[key] = str(detail["ctx"]["error"])
+        elif key not in lines:
+            expected = detail["msg"].removeprefix("Input should be ")
+            found = "a value" if "storage_options" in where else shown(detail["input"])
+            lines[key] = f"expected {expected}, found {found}"
+    return [f"{key}: {line}" for key, line in lines.items()]
+
+
+def _fields(model: type[BaseModel], where: Sequence[str]) -> list[str]:
+    """The keys that the section at `where` knows."""
+    for part in where:
+        field = model.model_fields.get(part)
+        annotation: Any = field.annotation if field else model
+        if annotation == dict[str, TaskResources]:
+            annotation = TaskResources
+        elif annotation == Range | None:
+            annotation = Range
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return list(model.model_fields)

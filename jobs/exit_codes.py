@@ -1,0 +1,24 @@
+"""The exit codes of `earmark`, and how the process ends with one."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+OK = 0
+FAILED = 1
+BAD_CONFIG = 2
+TOO_MANY_ERRORS = 3
+DRIFTED = 4
+IN_USE = 75  # EX_TEMPFAIL of sysexits.h
+
+
+def exit_with(code: int) -> None:
+    """End the process with exactly this code.
+
+    After some table operations delta-rs's threads abort the interpreter while it winds down (exit
+    code 134 for a run that went well), so it is not wound down.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,177 @@
+"""The Ray Data graph of a run, and how its work is cut into blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from audio_ops.tasks import WantsSpeech, load_task
+from jobs import ray_compat
+from jobs.config import Config
+from jobs.plan import Plan
+from jobs.preflight import Run
+from jobs.resources import (
+    Nodes,
+    Shares,
+    TaskShare,
+    block_bytes,
+    nodes_now,
+    nodes_to_come,
+    part_in_flight,
+    share_out,
+)
+from jobs.shared_storage import SeenInput, input_files, probe_of, refuse_other_disks
+from jobs.sources import load_source
+from jobs.table.schema import label_columns
+from jobs.table.table import HeldTable
+
+if TYPE_CHECKING:
+    import ray.data
+
+CRASHES_OF_A_READER = 3  # Ray tries a block again so often
+CLIPS_PER_ACTOR = 32  # an actor takes as long to start as so many short clips to label
+
+
+def pipeline(
+    run: Run, todo: Plan, table: HeldTable, ledger: Any
+) -> tuple[Shares, ray.data.Dataset]:
+    """The dataset that labels `todo`: a row of `table.schema.WRITTEN` per data file."""
+    import ray
+
+    from jobs.workers.model_actor import ModelActor, ModelSettings
+    from jobs.workers.read import ReadSettings, read_block
+
+    config, nodes = run.config, nodes_now()
+    work = blocks(todo.todo, config, least=256 if any(node.get("GPU") for node in nodes) else 16)
+    shares = _shares(config, nodes, todo, len(work))
+    write = _write_settings(run, table)
+    seen = input_files(todo.todo["source"])
+    refuse_other_disks(config, run.checkpoints, seen, write.probe, shares)
+    rates = sample_rates(run)
+    clips = ray_compat.map_with_tasks(
+        ray.data.from_arrow(work),
+        read_block,
+        {
+            "settings": ReadSettings(
+                config.input,
+                config.audio,
+                tuple(sorted(set(rates.values()))),
+                most_speech(config),
+                run.kept,
+            ),
+            "seen": SeenInput(ray.get_runtime_context().get_node_id(), tuple(seen.found)),
+        },
+        num_cpus=shares.prepare_cpus,
+        max_retries=CRASHES_OF_A_READER,
+    )
+    later = list(config.tasks)
+    for name, options in config.tasks.items():
+        later.remove(name)
+        share = shares.tasks[name]
+        model = ModelSettings(
+            name,
+            options,
+            run.checkpoints[name],
+            share.device,
+            share.batch_s,
+            share.threads,
+            drop=tuple(columns_done_with(rates, name, later)),
+        )
+        clips = ray_compat.map_with_actors(
+            clips,
+            ModelActor,
+            {"model": model, "ledger": ledger, "write": None if later else write},
+            _actor_pool(share),
+        )
+    return shares, clips
+
+
+def _shares(config: Config, nodes: Nodes, todo: Plan, blocks: int) -> Shares:
+    """Set Ray Data's limits, and divide the cluster among the stages."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.target_max_block_size = block_bytes(nodes)
+    ray_compat.set_in_flight_fraction(context, part_in_flight(config, nodes))
+    sharded = load_source(config.input.format).SHARDED  # then there are more blocks to come
+    useful = 1 << 30 if sharded else min(blocks, len(todo.todo) // CLIPS_PER_ACTOR)
+    return share_out(config, nodes, useful, may_come=nodes_to_come())
+
+
+def _write_settings(run: Run, table: HeldTable) -> Any:
+    from jobs.table.write import WriteSettings
+
+    return WriteSettings(
+        schema=table.schema(),
+        tasks=label_columns(run.schema, run.config.tasks),
+        path=table.path,
+        storage_options=run.config.output_options,
+        run_id=run.id,
+        fingerprint=run.fingerprint,
+        probe=probe_of(table.path, run.id),
+    )
+
+
+def _actor_pool(share: TaskShare) -> ray_compat.ActorPool:
+    from jobs.workers.model_actor import environment
+
+    # Blocks queued at one actor cannot move to another, so queue at most two. (A pool grows only when
+    # more than this is queued; GPUs want more.)
+    queued = None if share.num_gpus or share.most_actors > share.actors else 2
+    return ray_compat.ActorPool(
+        min_size=share.actors,
+        max_size=share.most_actors,
+        num_cpus=share.num_cpus,
+        num_gpus=share.num_gpus,
+        queued_blocks=queued,
+        env_vars=environment(share.threads, on_gpu=share.device != "cpu"),
+    )
+
+
+def sample_rates(run: Run) -> dict[str, int]:
+    """The rate in Hz that each task's model needs."""
+    return {
+        name: load_task(options.task).sample_rate(options, run.checkpoints[name])
+        for name, options in run.config.tasks.items()
+    }
+
+
+def most_speech(config: Config) -> WantsSpeech:
+    """For which clips voice activity has to be computed, so that every task has what it wants."""
+    wishes = [load_task(options.task).wants_speech(options) for options in config.tasks.values()]
+    order: list[WantsSpeech] = ["never", "long", "always"]
+    return max(wishes, key=order.index)
+
+
+def columns_done_with(rates: Mapping[str, int], name: str, later: Sequence[str]) -> list[str]:
+    """The waveforms that no later task needs and, after the last task, `speech`."""
+    sound = [f"sound_{rates[name]}"] if rates[name] not in {rates[task] for task in later} else []
+    return sound if later else [*sound, "speech"]
+
+
+def blocks(todo: pa.Table, config: Config, least: int = 16) -> list[pa.Table]:
+    """The plan in blocks. A block is what travels together, and so how often files can be committed
+    and how many clips a model gets at once (GPUs want more). The first one comes in quarters, so
+    that the first labels come soon.
+
+    Rows with an equal `_unit` stay together, however many there are.
+    """
+    asked = config.resources.clips_per_block
+    size = asked or min(256, max(least, len(todo) // 64))
+    if load_source(config.input.format).SHARDED:
+        size = 1
+    todo = todo.combine_chunks()
+    quarters = [] if asked else [n * (size // 4) for n in range(4)]
+    cuts = sorted({cut for cut in (*quarters, *range(0, len(todo), size)) if cut < len(todo)})
+    if "_unit" in todo.column_names:
+        units = todo["_unit"].to_numpy()
+        firsts = np.flatnonzero(np.diff(units, prepend=-1))  # the first row of each unit
+        cuts = [int(cut) for cut in np.unique(firsts[np.searchsorted(firsts, cuts, "right") - 1])]
+        todo = todo.drop_columns(["_unit"])
+    return [
+        todo.slice(start, stop - start)
+        for start, stop in zip(cuts, [*cuts[1:], len(todo)], strict=True)
+    ]

@@ -1,0 +1,175 @@
+"""All that is checked before Ray starts, against stores and checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.schemas import SOUND
+from audio_ops.tasks import load_task
+from jobs.config import Config, ConfigError
+from jobs.config_file import options_of_others
+from jobs.models import find_model
+from jobs.plan import fingerprint, settings
+from jobs.sources import PLACE, NoSuchColumn, Source, load_source
+from jobs.sources._auto import recognise
+from jobs.sources._paths import absolute
+from jobs.table.schema import table_schema
+
+
+@dataclass(frozen=True)
+class Run:
+    """A checked run: a config whose packaging is known, and what follows from it."""
+
+    id: str
+    config_path: str
+    config: Config
+    checkpoints: Mapping[str, Checkpoint]  # by task
+    kept: pa.Schema  # columns of the source that rows carry
+    schema: pa.Schema  # of the table
+    settings: Mapping[str, Any]  # all that could change a label, see `plan.settings`
+    relabel: bool
+    retry_errors: bool
+
+    @property
+    def source(self) -> Source:
+        return load_source(self.config.input.format)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.settings)
+
+
+def preflight(
+    run_id: str,
+    config_path: str,
+    config: Config,
+    say: Callable[[str], None],
+    *,
+    relabel: bool = False,
+    retry_errors: bool = False,
+) -> Run:
+    """Check a config against its checkpoints and its input.
+
+    Raises ConfigError, or TableMismatch if two columns of the table would have one name.
+    """
+    checkpoints = find_models(config, config_path)
+    config, kept = find_source(config, config_path, say)
+    return Run(
+        run_id,
+        config_path,
+        config,
+        checkpoints,
+        kept,
+        table_schema(config.tasks, kept),
+        settings(config, checkpoints),
+        relabel,
+        retry_errors,
+    )
+
+
+def find_models(config: Config, path: str | Path) -> dict[str, Checkpoint]:
+    """Each task's checkpoint, checked against what the task is asked to do. Raises ConfigError."""
+    checkpoints, problems = {}, []
+    for name, options in config.tasks.items():
+        try:
+            checkpoints[name] = find_model(options.model, options.revision, config.model_options)
+        except FileNotFoundError as error:
+            problems.append(f"tasks.{name}.model: {error}{_looked_in(options.model)}")
+            continue
+        try:
+            load_task(options.task).check(options, checkpoints[name])
+        except ValueError as error:
+            problems.append(f"tasks.{name}.{error}")
+    if problems:
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
+    return checkpoints
+
+
+def _looked_in(model: str) -> str:
+    """The folder in which a relative path was looked for: under `ray job submit` the upload."""
+    is_relative = "://" not in model and not model.startswith(("/", "~"))
+    return f" (relative to {os.getcwd()})" if is_relative else ""
+
+
+def find_source(
+    config: Config, path: str | Path, say: Callable[[str], None]
+) -> tuple[Config, pa.Schema]:
+    """The config with the packaging in place of `format: auto`, and the columns of the source that
+    rows carry: those to keep, and those that a task compares its labels with. Raises ConfigError.
+    """
+    wanted = dict.fromkeys(config.output.keep, "output.keep")
+    before = columns_before(config, pa.schema([]))
+    for name, options in config.tasks.items():
+        reference = getattr(options, "reference", None)
+        if reference and reference not in before[name].names:  # else a task's own label, say
+            wanted.setdefault(reference, f"tasks.{name}.reference")
+    try:
+        if config.input.format == "auto":
+            name, line = recognise(config.input, config.output.path)
+            say(line)
+            config = config.model_copy(
+                update={"input": config.input.model_copy(update={"format": name})}
+            )
+        if problems := options_of_others(config.input):
+            raise ValueError("\n".join(problems))
+        output = f"{absolute(config.output.path)}/"
+        for folder in map(absolute, config.input.paths):
+            if config.input.format == "parquet" and output.startswith(f"{folder}/"):
+                raise ValueError(
+                    f"output.path: expected a folder outside of {folder}, "
+                    "for all Parquet files in there are input"
+                )
+        kept = load_source(config.input.format).columns(config.input, list(wanted))
+        check_columns(config, kept)
+        return config, kept
+    except NoSuchColumn as error:
+        raise ConfigError(f"{path}: {wanted[error.name]}: {error}") from None
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: input.path: {error}") from None
+    except ValueError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from None
+
+
+def columns_before(config: Config, kept: pa.Schema) -> dict[str, pa.Schema]:
+    """The columns that a clip has by the time each task gets it."""
+    have: list[Any] = [("clip_id", pa.string()), *PLACE, *SOUND, *kept]
+    before = {}
+    for name, options in config.tasks.items():
+        before[name] = pa.schema(have)
+        columns = {**load_task(options.task).columns(options), "error": pa.string()}
+        have += [(f"{name}_{column}", type_) for column, type_ in columns.items()]
+    return before
+
+
+def check_columns(config: Config, kept: pa.Schema) -> None:
+    """Raise ValueError if a task's `when` or `reference` does not fit the columns there are."""
+    problems = []
+    for name, before in columns_before(config, kept).items():
+        options = config.tasks[name]
+        if options.when is not None:
+            from audio_ops.when import When
+
+            try:
+                When(options.when).check(before)
+            except ValueError as error:
+                problems.append(f"tasks.{name}.when: {error}")
+        reference = getattr(options, "reference", None)
+        reporting = load_task(options.task).reporting(options)
+        if reference and reporting.reference_is_text and not _is_text(before.field(reference).type):
+            problems.append(
+                f"tasks.{name}.reference: expected a column of text, found {reference!r}, which "
+                f"is {before.field(reference).type}"
+            )
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return pa.types.is_string(type_) or pa.types.is_large_string(type_)

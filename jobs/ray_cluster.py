@@ -1,0 +1,67 @@
+"""The cluster that a run works on: joined, or started on this machine and ended with the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jobs import ray_compat
+from jobs.config import Config
+from jobs.console import Console
+from jobs.resources import CannotRun
+from jobs.stop import Stop
+
+ACTOR_STARTS = 3  # a model that cannot be loaded ends the run after so many
+
+
+@contextmanager
+def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS, or start one on this machine and end it afterwards."""
+    address = os.environ.get("RAY_ADDRESS")
+    ray_compat.set_environment(joins_cluster=bool(address))
+    import ray
+
+    starts = not ray.is_initialized()
+    object_store_mb = config.resources.object_store_mb
+    if object_store_mb and (address or not starts):
+        raise CannotRun(
+            "resources.object_store_mb: expected none where Ray runs already (RAY_ADDRESS), with "
+            f"stores of their size, found {object_store_mb}: use resources.in_flight_mb"
+        )
+    if starts:
+        console.progress("joining Ray" if address else "starting Ray")
+        _start(address, object_store_mb, console)
+        stop.rearm()
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = 0  # a block is many clips: never skip one
+    context.execution_no_progress_timeout_s = config.resources.stalled_after_s
+    ray_compat.set_actor_starts(context, ACTOR_STARTS)
+    console.progress("loading the models")
+    try:
+        yield
+    finally:
+        if starts:
+            console.progress("ending Ray")
+            ray.shutdown()
+
+
+def _start(address: str | None, object_store_mb: int | None, console: Console) -> None:
+    import ray
+
+    for tries_left in (2, 1, 0):
+        try:  # without "local" Ray would join whatever cluster it finds on this machine
+            ray.init(
+                address or "local",
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                object_store_memory=object_store_mb and object_store_mb << 20,
+            )
+            return
+        except Exception as error:
+            if address or not tries_left or not ray_compat.is_slow_start(error):
+                raise
+            console.progress("starting Ray again, as it took too long")

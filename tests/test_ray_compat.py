@@ -1,0 +1,151 @@
+"""The assumptions about Ray behind `jobs/ray_compat.py`. Which one failed says what to mend there."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from jobs import ray_compat
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+class Adds:
+    """Adds the number of rows that came in one table, and the variable that its process has."""
+
+    def __init__(self, variable: str):
+        import os
+
+        self.variable = os.environ[variable]
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = len(table)
+        table = table.append_column("rows", pa.array([rows] * rows))
+        return table.append_column("variable", pa.array([self.variable] * rows))
+
+
+def test_tasks_and_actors_get_whole_tables() -> None:
+    import ray.data
+
+    tables = [pa.table({"n": list(range(size))}) for size in (3, 1, 7)]
+    pool = ray_compat.ActorPool(1, 1, 0.1, 0, 2, {"EARMARK_TEST": "set"})
+    passed = ray_compat.map_with_tasks(
+        ray.data.from_arrow(tables), _unchanged, {"by": 10}, num_cpus=0.1, max_retries=1
+    )
+    rows = ray_compat.map_with_actors(passed, Adds, {"variable": "EARMARK_TEST"}, pool).take_all()
+    assert sorted((row["n"], row["rows"]) for row in rows) == sorted(
+        (10 * n, size) for size in (3, 1, 7) for n in range(size)
+    )
+    assert {row["variable"] for row in rows} == {"set"}
+
+
+def _unchanged(table: pa.Table, by: int) -> pa.Table:
+    return pa.table({"n": [n * by for n in table["n"].to_pylist()]})
+
+
+def test_map_batches_internal_takes_what_actors_with_gpus_are_given() -> None:
+    """`map_batches` itself refuses `batch_size=None` for them."""
+    from ray.data import Dataset
+
+    taken = inspect.signature(Dataset.map_batches_internal).parameters
+    given = {*ray_compat.WHOLE_TABLES, "fn_constructor_kwargs", "compute", "num_gpus"}
+    assert given <= taken.keys() and "ray_remote_args" in taken
+
+
+def test_ending_datasets_ends_their_threads() -> None:
+    import ray.data
+    from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+    def running() -> list[threading.Thread]:
+        return [
+            t for t in threading.enumerate() if isinstance(t, StreamingExecutor) and t.is_alive()
+        ]
+
+    tables = [pa.table({"n": [n]}) for n in range(50)]
+    rows = iter(ray.data.from_arrow(tables).map_batches(_slow, batch_format="pyarrow").iter_rows())
+    next(rows)
+    assert running()
+    ray_compat.end_datasets()
+    for thread in running():
+        thread.join(60)
+    assert not running()
+
+
+def _slow(table: pa.Table) -> pa.Table:
+    import time
+
+    time.sleep(0.2)
+    return table
+
+
+def test_the_context_has_the_limits_that_are_set() -> None:
+    from ray.data import DataContext
+
+    context = DataContext()
+    ray_compat.set_in_flight_fraction(context, 0.125)
+    ray_compat.set_actor_starts(context, 7)
+    fields = DataContext.__dataclass_fields__
+    assert {
+        "override_object_store_memory_limit_fraction",
+        "max_consecutive_actor_init_deaths",
+        "execution_no_progress_timeout_s",
+        "max_errored_blocks",
+        "target_max_block_size",
+        "enable_progress_bars",
+    } <= fields.keys()
+    assert context.override_object_store_memory_limit_fraction == 0.125
+
+
+def test_a_stalled_dataset_names_its_stages() -> None:
+    from ray.data.exceptions import ExecutionTimeoutError
+
+    error = ExecutionTimeoutError("no progress\n  - ReadRange: 3 tasks\n  - Map: 1 task\n")
+    assert ray_compat.stalled_stages(error) == ["ReadRange: 3 tasks", "Map: 1 task"]
+    assert ray_compat.stalled_stages(ValueError("other")) is None
+
+
+def test_an_error_in_a_worker_is_its_own_last_line() -> None:
+    import ray
+
+    @ray.remote(num_cpus=0.1)
+    def fails() -> None:
+        try:
+            raise KeyError("first")
+        except KeyError as error:
+            raise ValueError("what the user has to know") from error
+
+    with pytest.raises(ValueError, match="what the user has to know") as caught:
+        ray.get(fails.remote())
+    assert ray_compat.first_line(caught.value) == "ValueError: what the user has to know"
+    assert ray_compat.first_line(OSError("one\ntwo")) == "OSError: one"
+
+
+def test_a_cluster_without_an_autoscaler_has_no_groups() -> None:
+    assert ray_compat.autoscaler_groups() == []
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("ray._private.node", "timed out during startup"),
+        ("ray._private.runtime_env.working_dir", "working_dir_files"),
+        ("ray._private.accelerators.accelerator", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"),
+        ("ray.data._internal.cluster_autoscaler", "RAY_DATA_CLUSTER_AUTOSCALER"),
+    ],
+)
+def test_texts_and_names_that_are_recognised_stand_in_rays_sources(module: str, text: str) -> None:
+    from importlib import import_module
+
+    assert text in Path(inspect.getfile(import_module(module))).read_text(encoding="utf-8")
+
+
+def test_an_upload_is_recognised_by_its_folder() -> None:
+    path: Any = "/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_0123/audio/a.wav"
+    assert re.fullmatch(ray_compat.UPLOAD, path.removesuffix("/audio/a.wav"))
+    assert ray_compat.UPLOAD.match(path) and not ray_compat.UPLOAD.match("/data/audio/a.wav")
