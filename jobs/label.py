@@ -473,10 +473,8 @@ class Stop:
         return bool(self.why)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="earmark run", description="Label the audio that a config names."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `earmark run`."""
     parser.add_argument("config", help="a YAML file, see configs/")
     parser.add_argument(
         "--set",
@@ -507,8 +505,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         dest="summary_file",
         help="write what the run came to into a JSON file, however it ends",
     )
-    args = vars(parser.parse_args(argv))
-    return run(args.pop("config"), args.pop("overrides"), **args)
+
+
+def run_from(args: argparse.Namespace) -> int:
+    """Run what the arguments of `add_arguments` ask for; returns the exit code."""
+    return run(
+        args.config,
+        args.overrides,
+        relabel=args.relabel,
+        retry_errors=args.retry_errors,
+        max_runtime_s=args.max_runtime_s,
+        summary_file=args.summary_file,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `earmark run` with these arguments, or the process's; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="earmark run", description="Label the audio that a config names."
+    )
+    add_arguments(parser)
+    return run_from(parser.parse_args(argv))
 
 
 def seconds(text: str) -> float:
