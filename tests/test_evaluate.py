@@ -20,6 +20,7 @@ from tables import existing, held
 from audio_ops.speech.wer import WordErrors
 from audio_ops.tasks import load_task
 from jobs.plan import fingerprint
+from jobs.reports.columns import task_columns
 from jobs.reports.evaluate import LETTERS_SHOWN, evaluate, lines, macro_f1, main
 from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
 from jobs.table.table import Table
@@ -228,6 +229,15 @@ def test_rows_of_other_settings_are_said_to_be(tmp_path: Path) -> None:
     report = evaluate(make(tmp_path, kinds(), used="before"))
     assert report["rows"] == report["rows_of_other_settings"] == len(KINDS)
     assert list(lines(report))[-1] == "7 rows were labelled with other settings"
+
+
+def test_options_of_other_versions_are_read() -> None:
+    options = {"task": ASR, "reference": "text", "of_a_later_version": 1}
+    columns = task_columns("words", options, ["words_text", "words_wer", "words_error", "kind_wer"])
+    assert columns.kind == "recognition"
+    assert columns.of == {"text": "words_text", "wer": "words_wer", "error": "words_error"}
+    with pytest.raises(ValueError, match="words: expected a task that this version has, found 'x'"):
+        task_columns("words", {"task": "x"}, [])
 
 
 def test_a_text_cannot_speak_to_the_terminal(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_task_holds_what_the_contract_asks_for(name: str) -> None:
     assert columns and all(isinstance(type_, pa.DataType) for type_ in columns.values())
     assert "error" not in columns
     reporting = task.reporting(options)
-    named = {reporting.label, reporting.text, reporting.score} - {None}
+    named = {reporting.label, reporting.text, reporting.score, reporting.suspect} - {None}
     assert named and named <= columns.keys()
     for method in ("windows", "padded_s", "__call__", "join"):
         assert callable(getattr(task.Model, method)), method

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from jobs.plan import fingerprint
+from jobs.reports.columns import task_columns
 from jobs.table.storage import Storage
 from jobs.table.table import Table
 
@@ -68,8 +69,9 @@ def evaluate(table: Table, by: Sequence[str] = ()) -> dict[str, Any]:
         for task, options in settings.get("tasks", {}).items():
             if not options.get("reference"):
                 continue
-            _view(database, names, task, options["reference"], by)
-            compare = _recognition if f"{task}_wer" in names else _classification
+            columns = task_columns(task, options, names)
+            _view(database, columns.of, options["reference"], by)
+            compare = _recognition if columns.kind == "recognition" else _classification
             report["tasks"][task] = {"reference": options["reference"], **compare(database, by)}
     return report
 
@@ -89,13 +91,9 @@ def macro_f1(pairs: Mapping[tuple[str, str], int]) -> float | None:
     return sum(f1) / len(f1) if f1 else None
 
 
-def _view(
-    database: Any, names: Sequence[str], task: str, reference: str, by: Sequence[str]
-) -> None:
-    """A view `task` of the table, where the task's columns have their names without its own."""
-    columns = {
-        column.removeprefix(f"{task}_"): column for column in names if column.startswith(f"{task}_")
-    }
+def _view(database: Any, of_task: Mapping[str, str], reference: str, by: Sequence[str]) -> None:
+    """Create a view `task` of the table, with the columns `of_task` (see `TaskColumns.of`)."""
+    columns = dict(of_task)
     columns |= {name: name for name in ("clip_id", "source", "member", "offset_s", "error_stage")}
     columns |= {"reference": reference, **{f"by_{n}": column for n, column in enumerate(by)}}
     view = ", ".join(f"{_quoted(column)} AS {_quoted(name)}" for name, column in columns.items())
