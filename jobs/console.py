@@ -83,3 +83,14 @@ class Console:
         if self._line_is_open:
             self._out.write("\r\x1b[2K")
             self._line_is_open = False
+
+
+def exit_with(code: int) -> None:
+    """End the process with exactly this code.
+
+    After some table operations delta-rs's threads abort the interpreter while it winds down
+    (exit code 134 for a run that went well), so it is not wound down.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

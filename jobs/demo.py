@@ -8,6 +8,7 @@ import textwrap
 from importlib.util import find_spec
 from pathlib import Path
 
+from jobs.console import exit_with
 from jobs.ctranslate2 import convert_whisper
 from jobs.models import cache, made_once
 
@@ -95,6 +96,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from jobs.label import exit_with
-
     exit_with(main())

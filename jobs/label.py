@@ -10,7 +10,6 @@ import math
 import os
 import re
 import signal
-import sys
 import time
 import traceback
 import uuid
@@ -25,7 +24,7 @@ import pyarrow as pa
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.tasks import load_task
 from jobs.config import Config, ConfigError, find_models, find_source, load_config
-from jobs.console import Console
+from jobs.console import Console, exit_with
 from jobs.models import end_ledger, environment, start_ledger
 from jobs.plan import COMMITTED, Plan, difference, fingerprint, plan, plan_shards, settings
 from jobs.progress import Progress
@@ -538,17 +537,6 @@ def seconds(text: str) -> float:
     if not hours + minutes + rest:
         raise argparse.ArgumentTypeError(f"expected 6h, 90m or 3600 (seconds), found {text!r}")
     return 3600 * hours + 60 * minutes + rest
-
-
-def exit_with(code: int) -> None:
-    """End the process with exactly this code.
-
-    After some table operations delta-rs's threads abort the interpreter while it winds down
-    (exit code 134 for a run that went well), so it is not wound down.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from tables import existing, held
 
 from audio_ops.speech.wer import WordErrors
 from audio_ops.tasks import load_task
+from jobs.cli import run
 from jobs.plan import fingerprint
 from jobs.reports.columns import task_columns
-from jobs.reports.evaluate import LETTERS_SHOWN, evaluate, lines, macro_f1, main
+from jobs.reports.evaluate import LETTERS_SHOWN, evaluate, lines, macro_f1
 from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
 from jobs.table.table import Table
 from jobs.table.write import write_rows
@@ -290,12 +291,12 @@ def test_evaluate_prints_the_report_of_a_table(tmp_path: Path) -> None:
 def test_evaluate_refuses_what_is_no_table_and_no_column(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(tmp_path / "nothing")]) == 2
+    assert run(["evaluate", str(tmp_path / "nothing")]) == 2
     assert "expected a table that Earmark made, found none" in capsys.readouterr().err
     table = make(tmp_path, kinds())
-    assert main([table.path, "--by", "spaeker"]) == 2
+    assert run(["evaluate", table.path, "--by", "spaeker"]) == 2
     assert "--by: expected a column of the table (clip_id, " in capsys.readouterr().err
-    assert main([table.path, "--storage-option", "anon"]) == 2
+    assert run(["evaluate", table.path, "--storage-option", "anon"]) == 2
     assert "--storage-option: expected a.b=value, found 'anon'" in capsys.readouterr().err
 
 

@@ -20,7 +20,8 @@ from runs import earmark
 from s3 import KEY, S3, SECRET, s3  # noqa: F401  # the fixture
 from tables import existing, held
 
-from jobs.reports.verify import Report, main, verify
+from jobs import cli
+from jobs.reports.verify import Report, verify
 
 CLIPS = 40
 
@@ -78,7 +79,7 @@ def test_it_is_a_command_that_says_what_it_checked(work: Work) -> None:
 
 
 def test_where_there_is_no_table_it_says_so(tmp_path: Path, capsys: Any) -> None:
-    assert main([str(tmp_path / "nothing")]) == 2
+    assert cli.run(["verify", str(tmp_path / "nothing")]) == 2
     assert "expected a table that Earmark made" in capsys.readouterr().err
 
 
@@ -258,7 +259,7 @@ def test_every_wrong_value_is_found_and_named(
 
 def assert_named(line: str, work: Work, capsys: pytest.CaptureFixture[str]) -> None:
     """The command ends with 1, and this is part of what it says is wrong."""
-    assert main([work.path]) == 1
+    assert cli.run(["verify", work.path]) == 1
     said = capsys.readouterr().out
     assert any(line in one for one in said.splitlines() if one.startswith("wrong: ")), said
 
@@ -329,11 +330,11 @@ def test_a_table_on_s3_is_checked_with_its_storage_options(
     assert run(work) == 0
     options = [f"endpoint_url={s3.endpoint}", f"key={KEY}", f"secret={SECRET}"]
     options += ["client_kwargs.region_name=us-east-1"]
-    command = [work.path, *(part for o in options for part in ("--storage-option", o))]
-    assert main(command) == 0, capsys.readouterr()
+    command = ["verify", work.path, *(part for o in options for part in ("--storage-option", o))]
+    assert cli.run(command) == 0, capsys.readouterr()
     [name] = [name for name in s3.files().ls("verified/table") if name.endswith(".parquet")]
     s3.files().rm_file(name)
-    assert main(command) == 1
+    assert cli.run(command) == 1
     assert "expected a file, found none" in capsys.readouterr().out
 
 

@@ -5,6 +5,7 @@ earmark verify TABLE
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from deltalake.exceptions import DeltaError
 
 from jobs.console import printable
 from jobs.plan import clip_ids, fingerprint
-from jobs.reports.evaluate import open_table, table_parser
+from jobs.reports.arguments import add_table_arguments, open_table
 from jobs.table.lease import NOTE
 from jobs.table.schema import IDENTITY, OUTCOME, RUN
 from jobs.table.table import DATA_FILE, SHARDS_FILE, Table
@@ -361,11 +362,13 @@ def lines(report: Report) -> Iterator[str]:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 if something is wrong, 2 if there is no such table."""
-    args = table_parser(
-        "verify", "Check that a table is whole: log, data files, rows and counts. Reads only."
-    ).parse_args(argv)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `earmark verify`."""
+    add_table_arguments(parser)
+
+
+def run_from(args: argparse.Namespace) -> int:
+    """Print the report; returns the exit code: 0, 1 if something is wrong, 2 if there is no table."""
     said_s = time.monotonic()
 
     def progress(text: str) -> None:
