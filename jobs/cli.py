@@ -31,7 +31,7 @@ COMMANDS = {
     ),
     "verify": Command(
         "jobs.reports.verify",
-        "check that a table is whole (log, data files, rows, counts), reading only",
+        "check that a table is intact (log, data files, rows, counts), reading only",
     ),
 }
 

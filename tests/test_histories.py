@@ -314,7 +314,7 @@ class Histories(RuleBasedStateMachine):
         if not self.path.exists():
             return  # there has never been a clip
         report = verify(existing(self.path))
-        assert report.is_whole, (report.wrong, report.leftovers)
+        assert report.is_intact, (report.faults, report.leftovers)
         left = self.left(existing(self.path), retry_errors=False)
         assert left.is_empty, "a run finds nothing to do after one that has come to its end"
 
@@ -324,7 +324,7 @@ class Histories(RuleBasedStateMachine):
         self.run(retry_errors, kill=(nth, after))
         rows, now = self.rows(), self.input.now()
         if self.path.exists():
-            assert not verify(existing(self.path)).wrong
+            assert not verify(existing(self.path)).faults
         for place, found in rows.items():  # it has come to some of what is there now
             assert found in (now.get(place), self.input.seen.get(place))
         self.input.seen = rows
