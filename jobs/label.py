@@ -141,8 +141,8 @@ def label_what_is_new(
     try:  # what another run committed between our first look and now is done, too
         todo = left_to_do(source, found, held, labels, retry_errors)
         progress = summary.progress = Progress(console, todo, started)
-        if todo.gone:
-            held.commit([], todo.gone)
+        if todo.obsolete:
+            held.commit([], todo.obsolete)
         if len(todo.todo):
             with probing(held.path, summary.run_id), running_ray(config, console, stop):
                 ledger = start_ledger()
@@ -192,8 +192,8 @@ def pipeline(
     context.override_object_store_memory_limit_fraction = part_in_flight(config, nodes)
     work = blocks(todo.todo, config, least=256 if any(node.get("GPU") for node in nodes) else 16)
     sharded = load_source(config.input.format).SHARDED  # then there will be more of them
-    worth = 1 << 30 if sharded else min(len(work), len(todo.todo) // CLIPS_WORTH_AN_ACTOR)
-    shares = share_out(config, nodes, worth, may_come=nodes_to_come())
+    useful = 1 << 30 if sharded else min(len(work), len(todo.todo) // CLIPS_WORTH_AN_ACTOR)
+    shares = share_out(config, nodes, useful, future_nodes=nodes_to_come())
     probe = probe_of(table.path, run_id)
     seen = input_files(todo.todo["source"])
     refuse_other_disks(config, checkpoints, seen, probe, shares)
@@ -231,7 +231,7 @@ def pipeline(
         later.remove(name)
         share = shares.tasks[name]
         # What waits at one actor no other can hear. (A pool grows only when more than this waits.)
-        at_an_actor = None if share.num_gpus or share.most_actors > share.actors else 2
+        at_an_actor = None if share.num_gpus or share.max_actors > share.actors else 2
         # Not `map_batches`, which on GPUs wants a number of rows. LabelHere batches by seconds.
         clips = clips.map_batches_internal(
             LabelHere,
@@ -248,7 +248,7 @@ def pipeline(
             },
             compute=ActorPoolStrategy(
                 min_size=share.actors,
-                max_size=share.most_actors,
+                max_size=share.max_actors,
                 max_concurrent_calls_per_actor=2,
                 enable_true_multi_threading=True,  # `LabelHere` labels in one thread by itself
                 max_tasks_in_flight_per_actor=at_an_actor,

@@ -204,12 +204,12 @@ class _Shard:
         return own, old
 
     def end(self) -> dict[str, Any]:
-        """`SHARD_END`. What was not met is gone, unless some of the shard could not be read."""
-        gone, kept = (self.left, []) if self.is_whole else ((), self.left)
+        """`SHARD_END`. Rows that were not met are obsolete, unless some of the shard could not be read."""
+        obsolete, kept = (self.left, []) if self.is_whole else ((), self.left)
         return {
             "clips": len(self.met),
             "skipped": len(self.met & self.done),
-            "gone": sorted(gone),
+            "obsolete": sorted(obsolete),
             "kept": sorted(kept),
             "digest": digest(self.met),
         }

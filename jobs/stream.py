@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from jobs.resources import Shares, lacking, nodes_now
+from jobs.resources import Shares, missing_resources, nodes_now
 
 if TYPE_CHECKING:
     import ray.data
@@ -67,7 +67,7 @@ class Stream:
     def waits_for(self) -> str:
         """What the cluster's nodes lack to run every stage, some of them having gone, or nothing."""
         if time.monotonic() - self._looked > LOOK_FOR_NODES_EVERY_S:
-            self._waits_for = "; ".join(lacking(self._shares, nodes_now(), one_each=True))
+            self._waits_for = "; ".join(missing_resources(self._shares, nodes_now(), one_each=True))
             self._looked = time.monotonic()
         return self._waits_for
 
@@ -77,7 +77,7 @@ class Stream:
 
         if isinstance(self._error, ExecutionTimeoutError):
             stages = re.findall(r"^  - (.+)", str(self._error), re.M)  # ray's own account of them
-            missing = lacking(self._shares, nodes_now(), one_each=True)
+            missing = missing_resources(self._shares, nodes_now(), one_each=True)
             raise Stalled(
                 "no stage made progress for so long as resources.stalled_after_s allows:\n  "
                 + "\n  ".join([*stages, *missing])

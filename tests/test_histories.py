@@ -377,8 +377,8 @@ class Histories(RuleBasedStateMachine):
         run_id = f"run{self.runs}"
         table = held(self.path, run_id, SCHEMA, SETTINGS)
         left = self.left(table, retry_errors)
-        if left.gone:
-            table.commit([], left.gone)
+        if left.obsolete:
+            table.commit([], left.obsolete)
         for clips in self.prepared(left.todo):
             for start in range(0, len(clips), CLIPS_PER_FILE):
                 written = write_rows(

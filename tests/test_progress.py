@@ -20,7 +20,7 @@ def progress(folder: Path, monkeypatch: pytest.MonkeyPatch, todo: dict[str, list
     with Console("run") as console:
         return Progress(
             console,
-            Plan(pa.table(todo), gone=(), found=0, done=0, failed_before=0, vanished=0),
+            Plan(pa.table(todo), obsolete=(), found=0, done=0, failed_before=0, vanished=0),
             0.0,
         )
 

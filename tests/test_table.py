@@ -270,10 +270,10 @@ def test_rows_whose_clips_are_gone_are_taken_out_in_the_same_transaction(tmp_pat
     table.commit(written(table, labelled({"a": None, "b": None})))
     table.commit(written(table, labelled({"c": None})))
     version = DeltaTable(table.path).version()
-    table.commit(written(table, labelled({"a2": "a", "d": None})), gone=["b", "c", "unknown"])
+    table.commit(written(table, labelled({"a2": "a", "d": None})), obsolete=["b", "c", "unknown"])
     assert DeltaTable(table.path).version() == version + 1
     assert set(by_id(table)) == {"a2", "d"}
-    table.commit([], gone=["d"])
+    table.commit([], obsolete=["d"])
     assert set(by_id(table)) == {"a2"}
     table.tidy()
     assert len(pq.read_table(table.path)) == 1

@@ -26,7 +26,7 @@ SHARD_END = pa.struct(
     [
         ("clips", pa.int64()),  # in the shard
         ("skipped", pa.int64()),  # of them, as they were done before
-        ("gone", pa.list_(pa.string())),  # clip_ids of rows whose clips are no longer in it
+        ("obsolete", pa.list_(pa.string())),  # clip_ids of rows whose clips are no longer in it
         ("kept", pa.list_(pa.string())),  # of rows that stay although their clips were not met
         ("digest", pa.string()),  # of the clip_ids of those in it, see `plan.digest`
     ]

@@ -234,17 +234,17 @@ class HeldTable(Table):
             )
         self.transactions.adapt(schema, settings)
 
-    def commit(self, written: Sequence[Mapping[str, Any]], gone: Collection[str] = ()) -> None:
+    def commit(self, written: Sequence[Mapping[str, Any]], obsolete: Collection[str] = ()) -> None:
         """Make the rows of these data files (rows of `WRITTEN`) part of the table, and take out those
         whose place they take, those whose clips are no longer in a shard, and those of the
-        clip_ids in `gone`: all in one transaction, so that no reader sees both or neither.
+        clip_ids in `obsolete`: all in one transaction, so that no reader sees both or neither.
 
         Raises OSError if a data file is not there.
         """
         shards = [shard for file in written for shard in file["shards"] or ()]
         files = [file for file in written if file["path"]]
         old = {id for file in files for id in file["supersedes"] or ()}
-        old = old.union(gone, *(shard["gone"] for shard in shards))
+        old = old.union(obsolete, *(shard["obsolete"] for shard in shards))
         if files or old:
             self.transactions.check()
             try:
