@@ -333,7 +333,7 @@ def test_every_commit_says_which_run_made_it_and_what_for(tmp_path: Path) -> Non
 @pytest.mark.parametrize("damage", ["empty", "cut", "spoilt", "other columns"])
 def test_what_is_known_of_shards_may_be_damaged(tmp_path: Path, damage: str) -> None:
     table = opened(tmp_path)
-    table.remember({"a.tar": Shard("1", 5, ("kept",), "d")})
+    table.add_shards({"a.tar": Shard("1", 5, ("kept",), "d")})
     path = tmp_path / "table" / "_earmark" / "shards.parquet"
     content = path.read_bytes()
     if damage == "other columns":
@@ -343,6 +343,6 @@ def test_what_is_known_of_shards_may_be_damaged(tmp_path: Path, damage: str) -> 
         path.write_bytes({"empty": b"", "cut": content[:-9], "spoilt": spoilt}[damage])
     assert table.shards() == {}
     other = {"b.tar": Shard("1", 6, (), "e")}
-    table.remember(other)
+    table.add_shards(other)
     assert table.shards() == other
     table.release()
