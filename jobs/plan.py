@@ -120,7 +120,7 @@ def _obsolete(listing: Listing, unlisted: pa.Table) -> list[str]:
     return [
         id
         for id, source, version in zip(*rows, strict=True)
-        if source in listing.whole or listing.versions.get(source, version) != version
+        if source in listing.complete or listing.versions.get(source, version) != version
     ]
 
 
