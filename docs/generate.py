@@ -295,12 +295,11 @@ def help_table(command: str) -> str:
     """The options of a command, from its own help."""
     printed = io.StringIO()
     with (
-        mock.patch.object(sys, "argv", ["earmark", command, "--help"]),
         mock.patch.dict(os.environ, {"COLUMNS": "1000", "NO_COLOR": "1"}),
         redirect_stdout(printed),
         suppress(SystemExit),  # after the help
     ):
-        cli.main()
+        cli.run([command, "--help"])
     found = re.findall(r"^  (--[^\n]*?)\s{2,}(\S[^\n]*)", printed.getvalue(), re.MULTILINE)
     return table(("option", "meaning"), ((f"`{option}`", text) for option, text in found))
 

@@ -1,37 +1,78 @@
-"""The console script: `earmark COMMAND ...`."""
+"""The console script: `earmark COMMAND ...`.
+
+Only the module of the command that is called is imported: `earmark --help` imports none of them.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import NamedTuple
 
-from jobs.exit_codes import BAD_CONFIG, exit_with
+from jobs.exit_codes import exit_with
+from jobs.versions import package_version
 
-USAGE = """\
-usage: earmark COMMAND ...
 
-  run CONFIG [--set a.b.c=value ...] [--relabel] [--retry-errors]
-        label the audio that a config names (earmark run --help)
-  evaluate TABLE [--by COLUMN ...]
-        compare a table's labels with its references (earmark evaluate --help)
-  verify TABLE
-        check that a table is whole, reading only (earmark verify --help)
-"""
+class Command(NamedTuple):
+    """A subcommand. Its module has `add_arguments(parser)` and `run_from(args)`, which returns the
+    exit code."""
+
+    module: str
+    does: str
+
+
+COMMANDS = {
+    "run": Command("jobs.label", "label the audio that a config names"),
+    "evaluate": Command(
+        "jobs.reports.evaluate", "compare labels with references, for every task that has one"
+    ),
+    "verify": Command(
+        "jobs.reports.verify",
+        "check that a table is intact (log, data files, rows, counts), reading only",
+    ),
+}
 
 
 def main() -> None:
-    command, *rest = sys.argv[1:] or ["--help"]
-    if command == "run":
-        from jobs.label import main as run
+    """Run the command of this process's arguments, and end the process with its exit code."""
+    exit_with(run(sys.argv[1:]))
 
-        exit_with(run(rest))
-    if command == "evaluate":
-        from jobs.reports.evaluate import main as evaluate
 
-        exit_with(evaluate(rest))
-    if command == "verify":
-        from jobs.reports.verify import main as verify
+def run(arguments: Sequence[str]) -> int:
+    """Run a command; returns its exit code. Raises SystemExit after `--help`, `--version` and for
+    arguments that do not fit (2)."""
+    name = next((argument for argument in arguments if not argument.startswith("-")), None)
+    parser = _parser(name)
+    if name == "help" or not arguments:
+        parser.print_help()
+        return 0
+    if name is not None and name not in COMMANDS:
+        parser.error(_unknown(name))
+    args = parser.parse_args(arguments)
+    run_from: Callable[[argparse.Namespace], int] = args.run_from
+    return run_from(args)
 
-        exit_with(verify(rest))
-    known = command in ("-h", "--help", "help")
-    print(USAGE, file=sys.stdout if known else sys.stderr, end="")
-    sys.exit(0 if known else BAD_CONFIG)
+
+def _parser(called: str | None) -> argparse.ArgumentParser:
+    """The parser of all commands, with the arguments of the one that is called."""
+    parser = argparse.ArgumentParser(prog="earmark", description="Label audio with models.")
+    version = package_version("earmark") or "(not installed)"
+    parser.add_argument("--version", action="version", version=f"earmark {version}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        description = f"{command.does[0].upper()}{command.does[1:]}."
+        subparser = subparsers.add_parser(name, help=command.does, description=description)
+        if name == called:
+            module = import_module(command.module)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run_from=module.run_from)
+    return parser
+
+
+def _unknown(name: str) -> str:
+    near = get_close_matches(name, COMMANDS, n=1)
+    suggestion = f": did you mean {near[0]!r}?" if near else ""
+    return f"expected a command ({', '.join(COMMANDS)}), found {name!r}{suggestion}"

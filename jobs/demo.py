@@ -8,7 +8,8 @@ import textwrap
 from importlib.util import find_spec
 from pathlib import Path
 
-from jobs.ctranslate2 import convert_whisper
+from audio_ops.inference.ctranslate2 import convert_whisper
+from jobs.exit_codes import exit_with
 from jobs.models import cache, made_once
 
 RECORDINGS = ("beckett", "clone-test", "endgame_nagg_nell", "two_cities")

@@ -108,8 +108,8 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
     try:  # another run may have committed since `table` was opened
         todo = left_to_do(run, found, held)
         progress = summary.progress = Progress(console, todo, started)
-        if todo.gone:
-            held.commit([], todo.gone)
+        if todo.obsolete:
+            held.commit([], todo.obsolete)
         if len(todo.todo):
             with probing(held.path, run.id), running_ray(run.config, console, stop):
                 ledger = start_ledger()
@@ -199,10 +199,8 @@ def nothing_to_do(todo: Plan, config: Config, seconds: float) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="earmark run", description="Label the audio that a config names."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `earmark run`."""
     parser.add_argument("config", help="a YAML file, see configs/")
     parser.add_argument(
         "--set",
@@ -233,8 +231,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         dest="summary_file",
         help="write what the run came to into a JSON file, however it ends",
     )
-    args = vars(parser.parse_args(argv))
-    return run(args.pop("config"), args.pop("overrides"), **args)
+
+
+def run_from(args: argparse.Namespace) -> int:
+    """Run what the arguments of `add_arguments` ask for; returns the exit code."""
+    return run(
+        args.config,
+        args.overrides,
+        relabel=args.relabel,
+        retry_errors=args.retry_errors,
+        max_runtime_s=args.max_runtime_s,
+        summary_file=args.summary_file,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `earmark run` with these arguments, or the process's; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="earmark run", description="Label the audio that a config names."
+    )
+    add_arguments(parser)
+    return run_from(parser.parse_args(argv))
 
 
 def seconds(text: str) -> float:

@@ -98,7 +98,7 @@ def _shares(config: Config, nodes: Nodes, todo: Plan, blocks: int) -> Shares:
     ray_compat.set_in_flight_fraction(context, part_in_flight(config, nodes))
     sharded = load_source(config.input.format).SHARDED  # then there are more blocks to come
     useful = 1 << 30 if sharded else min(blocks, len(todo.todo) // CLIPS_PER_ACTOR)
-    return share_out(config, nodes, useful, may_come=nodes_to_come())
+    return share_out(config, nodes, useful, future_nodes=nodes_to_come())
 
 
 def _write_settings(run: Run, table: HeldTable) -> Any:
@@ -120,10 +120,10 @@ def _actor_pool(share: TaskShare) -> ray_compat.ActorPool:
 
     # Blocks queued at one actor cannot move to another, so queue at most two. (A pool grows only when
     # more than this is queued; GPUs want more.)
-    queued = None if share.num_gpus or share.most_actors > share.actors else 2
+    queued = None if share.num_gpus or share.max_actors > share.actors else 2
     return ray_compat.ActorPool(
         min_size=share.actors,
-        max_size=share.most_actors,
+        max_size=share.max_actors,
         num_cpus=share.num_cpus,
         num_gpus=share.num_gpus,
         queued_blocks=queued,

@@ -1,4 +1,4 @@
-"""What is left to do: found minus committed."""
+"""Plans a run: the clips that were found minus those that are committed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from audio_ops.inference.checkpoint import Checkpoint
 from jobs.config import Config
 from jobs.sources import NO_VERSION, PLACE, Listing
 
-# Raise it when the code would give another label for the same sound, model and settings.
+# To be raised when the code gives other labels for the same sound, model and settings.
 LABEL_VERSION = 1
-# In half precision these models' labels changed: languages were misread, positions were rounded.
+# Model types whose labels in half precision were wrong: a misread language or rounded positions.
 CHANGED_IN_HALF_PRECISION = {"moonshine", "parakeet_ctc", "wav2vec2-conformer", "whisper"}
 COMMITTED = pa.schema(
     [("clip_id", pa.string()), *PLACE, ("status", pa.string()), ("fingerprint", pa.string())]
 )
-# What a shard's row tells its reader of the rows that the table holds from it.
+# The table's rows of a shard, in the plan's row of the shard: its reader skips those that are done.
 KNOWN = pa.list_(
     pa.struct(
         [
@@ -41,19 +41,20 @@ KNOWN = pa.list_(
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run has to do.
+    """The work of a run.
 
-    `todo` holds `clip_id`, the source's columns, `supersedes`: the `clip_id` of the committed row
-    that the clip's new row takes the place of, or null, and `replaces_labels`: whether that row has
-    labels. Of a source of shards it holds shards, and `known` in place of these. `gone` are
-    `clip_id`s of committed rows whose clips are no longer in files that still are there.
+    `todo` has a row per clip: `clip_id`, the source's columns, `supersedes` (the `clip_id` of the
+    committed row that the clip's new row replaces, or null) and `replaces_labels` (whether that row
+    has labels). If the source has shards, it has a row per shard, with `known` (see `KNOWN`) in
+    place of the latter two. `obsolete` are `clip_id`s of committed rows whose files still exist but
+    no longer hold the clips.
 
-    The counts are of clips, as far as they are known. `vanished` counts those that the table has
-    rows of, which stay, and the input has not.
+    The counts are of clips, as far as these are known before shards are read. `vanished` counts
+    clips with a row in the table, which stays, that are missing from the input.
     """
 
     todo: pa.Table
-    gone: Sequence[str]
+    obsolete: Sequence[str]
     found: int
     done: int
     failed_before: int
@@ -62,49 +63,50 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not len(self.todo) and not self.gone
+        return not len(self.todo) and not self.obsolete
 
 
 def plan(listing: Listing, committed: pa.Table, fingerprint: str, *, retry_errors: bool) -> Plan:
     """Compare the clips that a source found with the table's rows (`COMMITTED`).
 
-    A clip is done if a row has its id and the run's fingerprint, and, with `retry_errors`, if
-    nothing failed in it. Its id holds the file's version, so a changed file is another clip at
-    the same place, whose new row takes the place of the old one. A file that is missing has no
-    version: the row that was made while it was there stays.
+    A clip is done if a row has its id and the run's fingerprint and, with `retry_errors`, no error.
+    Its id depends on the file's version, so a changed file is another clip at the same place, whose
+    new row replaces the old one. A missing file has no version: a row that was made while the file
+    existed stays.
     """
     found = listing.clips.add_column(0, "clip_id", clip_ids(listing.clips))
     done = _done(committed, fingerprint, retry_errors)
     is_done = pc.is_in(found["clip_id"], value_set=done["clip_id"].combine_chunks())
     finished = done.filter(pc.is_in(done["clip_id"], value_set=found["clip_id"].combine_chunks()))
-    # Places are compared of the rest alone: in most runs it is little.
+    # Only the remaining rows are compared by place: in most runs they are few.
     rest = committed.filter(
         pc.invert(pc.is_in(committed["clip_id"], value_set=_whole(finished["clip_id"])))
     )
-    due = found.filter(pc.invert(is_done))
-    places, places_of_rest = _places(due), _places(rest)
+    pending = found.filter(pc.invert(is_done))
+    places, places_of_rest = _places(pending), _places(rest)
     row_at = pc.index_in(places, value_set=places_of_rest)  # null where there is none
     is_listed = pc.is_in(places_of_rest, value_set=places)
-    gone = _gone(listing, rest.filter(pc.invert(is_listed)))
-    is_away = pc.and_(
-        _has_no_version(due["source_version"]),
+    obsolete = _obsolete(listing, rest.filter(pc.invert(is_listed)))
+    is_unavailable = pc.and_(
+        _has_no_version(pending["source_version"]),
         pc.and_(
             row_at.is_valid(),
             pc.invert(_has_no_version(_whole(rest["source_version"]).take(row_at))),
         ),
     )
-    todo, row_at = due.filter(pc.invert(is_away)), row_at.filter(_whole(pc.invert(is_away)))
+    is_to_do = pc.invert(is_unavailable)
+    todo, row_at = pending.filter(is_to_do), row_at.filter(_whole(is_to_do))
     has_labels = pc.is_in(rest["status"], value_set=pa.array(["ok", "partial"]))
     todo = todo.append_column("supersedes", _whole(rest["clip_id"]).take(row_at))
     todo = todo.append_column("replaces_labels", _whole(has_labels).take(row_at))
-    away = len(due) - len(todo)
+    unavailable = len(pending) - len(todo)
     return Plan(
         todo,
-        gone,
-        found=len(found) - away,
-        done=len(found) - len(due),
+        obsolete,
+        found=len(found) - unavailable,
+        done=len(found) - len(pending),
         failed_before=len(finished.filter(pc.not_equal(finished["status"], "ok"))),
-        vanished=len(rest) - (pc.sum(is_listed).as_py() or 0) - len(gone) + away,
+        vanished=len(rest) - (pc.sum(is_listed).as_py() or 0) - len(obsolete) + unavailable,
     )
 
 
@@ -112,13 +114,13 @@ def _has_no_version(versions: pa.Array | pa.ChunkedArray) -> pa.Array | pa.Chunk
     return pc.is_in(versions, value_set=pa.array(NO_VERSION))
 
 
-def _gone(listing: Listing, unlisted: pa.Table) -> list[str]:
-    """The ids of those rows of clips that are not listed which have not just vanished."""
+def _obsolete(listing: Listing, unlisted: pa.Table) -> list[str]:
+    """The ids of those unlisted rows that the listing makes obsolete (see `Listing`)."""
     rows = unlisted.select(["clip_id", "source", "source_version"]).to_pydict().values()
     return [
         id
         for id, source, version in zip(*rows, strict=True)
-        if source in listing.whole or listing.versions.get(source, version) != version
+        if source in listing.complete or listing.versions.get(source, version) != version
     ]
 
 
@@ -130,11 +132,11 @@ def plan_shards(
     *,
     retry_errors: bool,
 ) -> Plan:
-    """Like `plan`, for a source whose shards have to be read to know what is in them.
+    """Like `plan`, for a source whose shards have to be read to list their clips.
 
-    `shards` are those that an earlier run has read to their end. One is done if it has not changed
-    since and the table has a finished row of each of its clips; otherwise its row takes along the
-    rows that the table holds from it, so that its reader skips what is done.
+    `shards` are those that earlier runs have read to the end. A shard is done if it has not changed
+    since and the table has a finished row for each of its clips. Otherwise its row in the plan holds
+    the table's rows of it, so that its reader skips what is done.
     """
     found = listing.clips
     done = _done(committed, fingerprint, retry_errors)
@@ -144,56 +146,57 @@ def plan_shards(
     rows_of = Counter(committed["source"].to_pylist())
 
     places = list(zip(*(found[n].to_pylist() for n in ("source", "source_version")), strict=True))
-    # A tar that is missing just now has vanished, unless nothing is known of it.
+    # A missing tar has vanished, unless the table has no row of it: then it becomes an error row.
     vanished = {s for s, version in places if version in NO_VERSION and rows_of[s]}
     finished = {
         source
         for source, version in places
         if source in shards and shards[source].is_done(version, *own.get(source, NOTHING_DONE))
     } - vanished
-    is_due = [s not in vanished and s not in finished for s, _ in places]
-    todo = found.filter(pa.array(is_due, pa.bool_()))
-    known: dict[str, list[dict[str, Any]]] = {source: [] for source in todo["source"].to_pylist()}
-    from_todo = committed.filter(pc.is_in(committed["source"], todo["source"].combine_chunks()))
-    done_ids = set(
-        done.filter(pc.is_in(done["source"], todo["source"].combine_chunks()))[
-            "clip_id"
-        ].to_pylist()
-    )
-    for row in from_todo.select(["source", "clip_id", "member", "offset_s"]).to_pylist():
-        known[row.pop("source")].append({**row, "done": row["clip_id"] in done_ids})
+    is_to_do = [s not in vanished and s not in finished for s, _ in places]
+    todo = found.filter(pa.array(is_to_do, pa.bool_()))
     count = sum(shards[source].clips for source in finished)
     not_ok = done.filter(pc.not_equal(done["status"], "ok"))["source"].to_pylist()
-    there = {source for source, _ in places} - vanished
+    available = {source for source, _ in places} - vanished
     return Plan(
-        todo.append_column(
-            "known", pa.array([known[s] for s in todo["source"].to_pylist()], KNOWN)
-        ),
-        gone=(),
+        todo.append_column("known", _known(todo["source"], committed, done)),
+        obsolete=(),
         found=count,
         done=count,
         failed_before=sum(source in finished for source in not_ok),
-        vanished=sum(rows for source, rows in rows_of.items() if source not in there),
+        vanished=sum(rows for source, rows in rows_of.items() if source not in available),
     )
 
 
+def _known(sources: pa.ChunkedArray, committed: pa.Table, done: pa.Table) -> pa.Array:
+    """The committed rows of each source (`KNOWN`), marked if they are among those `done`."""
+    names = sources.combine_chunks()
+    done_ids = set(done.filter(pc.is_in(done["source"], names))["clip_id"].to_pylist())
+    rows = committed.filter(pc.is_in(committed["source"], names))
+    known: dict[str, list[dict[str, Any]]] = {source: [] for source in names.to_pylist()}
+    for row in rows.select(["source", "clip_id", "member", "offset_s"]).to_pylist():
+        known[row.pop("source")].append({**row, "done": row["clip_id"] in done_ids})
+    return pa.array([known[source] for source in names.to_pylist()], KNOWN)
+
+
 class Shard(NamedTuple):
-    """What a run that read a shard to its end has found out: a fact about the input, which saves
-    reading it again. What is done is in the rows alone."""
+    """The contents of a shard, as a run found them that read it to the end: they save reading it
+    again. Which clips are done follows from the table's rows alone."""
 
     version: str
     clips: int
-    kept: Collection[str]  # clip_ids of rows of it whose clips were not met, as reading it failed
-    digest: str  # of the clip_ids of its clips; "" where an earlier version did not keep it
+    kept: Collection[str]  # clip_ids of its rows whose clips were not found, as reading failed
+    digest: str  # of the clip_ids of its clips; "" if an earlier version wrote it
 
     def is_done(self, version: str, clips: int, digest: str) -> bool:
-        """Whether the finished rows of the shard, less those `kept`, are those of its clips."""
+        """Whether the shard has this version, and finished rows for exactly its clips: `clips` and
+        `digest` are those of its finished rows without the `kept` ones."""
         is_same = digest == self.digest if self.digest else True
         return version == self.version and clips == self.clips and is_same
 
 
 def digest(clip_ids: Collection[str]) -> str:
-    """One value for a set of ids, in whatever order: their exclusive or, as 32 hex digits."""
+    """A digest of a set of ids in any order: their exclusive or, as 32 hex digits."""
     return f"{reduce(operator.xor, (int(id, 16) for id in clip_ids), 0):032x}"
 
 
@@ -201,7 +204,7 @@ NOTHING_DONE = 0, digest(())
 
 
 def _digests(rows: pa.Table) -> dict[str, tuple[int, str]]:
-    """By source, how many rows there are and the `digest` of their ids."""
+    """The number of rows and the `digest` of their ids, by source."""
     if not len(rows):
         return {}
     sources = _whole(rows["source"]).dictionary_encode()
@@ -252,8 +255,8 @@ def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
-    """All that could change a label, as plain JSON. Batch sizes, pools and paths are not in it."""
-    changed = [
+    """Everything that can change a label, as JSON values, without batch sizes, pools and paths."""
+    corrected = [
         name
         for name, options in config.tasks.items()
         if options.dtype != "float32"
@@ -268,12 +271,12 @@ def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str,
             | {"model": checkpoints[name].digest()}
             for name, options in config.tasks.items()
         },
-        **({"half_precision_version": dict.fromkeys(changed, 2)} if changed else {}),
+        **({"half_precision_version": dict.fromkeys(corrected, 2)} if corrected else {}),
     }
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """16 hex digits that stand for the settings in every row."""
+    """A hash of the settings for every row, as 16 hex digits."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -53,9 +53,9 @@ class Progress:
                 f"{plan.found:,} clips {'known' if self.sharded else 'found'}, "
                 f"{plan.done:,} already labelled, {self.to_do:,} {what} to do"
             )
-        if plan.gone:
+        if plan.obsolete:
             console.say(
-                f"{len(plan.gone):,} rows of clips that their files no longer hold are removed"
+                f"{len(plan.obsolete):,} rows of clips that their files no longer hold are removed"
             )
         if plan.vanished:
             console.say(

@@ -1,8 +1,8 @@
-"""Who gets how much of the cluster. Worked out so that no stage can starve another.
+"""Divides the cluster's CPUs and GPUs among the stages of a run, so that none can starve another.
 
-Ray schedules by claimed CPUs. Model actors hold theirs to the end, so if they claimed them all,
-reading would wait for a CPU that never comes free: on two cores, whole-CPU stages hang for ever.
-A part is therefore kept back for the stages that read and decode.
+Ray schedules by claimed CPUs. Model actors hold theirs to the end of the run, so if they claimed all
+of them, reading would wait for a CPU that never becomes free: on two cores, stages that claim whole
+CPUs hang forever. Some CPUs are therefore reserved for reading and decoding.
 """
 
 from __future__ import annotations
@@ -15,74 +15,79 @@ from jobs import ray_compat
 from jobs.config import Config
 
 ACTOR_BYTES = 3 << 30  # torch, a model of some hundred million parameters and a batch
-BLOCKS_IN_FLIGHT = 4  # per CPU: two that are read (one is handed on), two that wait for a model
-NODES_LOOKED_AT = 64  # of a group that may grow without bound
+BLOCKS_IN_FLIGHT = 4  # per CPU: two being read or passed on, two waiting for a model
+MAX_GROUP_NODES = 64  # that are expected of a group without an upper bound
 
 Nodes = Sequence[Mapping[str, float]]
 
 
 class CannotRun(Exception):
-    """The cluster lacks what the config asks for. Exit code 2."""
+    """The cluster does not have the resources that the config asks for. Exit code 2."""
 
 
 @dataclass(frozen=True)
 class TaskShare:
-    """One task's actors: how many at least and at most, the claim of each, torch's threads, seconds
-    of audio a batch if the config says so."""
+    """One task's actors, and the CPUs and GPUs that each of them claims."""
 
-    actors: int
-    most_actors: int
+    actors: int  # at the start, and at least
+    max_actors: int
     num_cpus: float
     num_gpus: float
-    threads: int
-    batch_s: float | None
+    threads: int  # of torch, in each actor
+    batch_s: float | None  # seconds of audio in a batch, if the config sets it
 
     @property
     def device(self) -> str:
-        """What the actors' models run on, as torch names it."""
+        """Torch's name of the device that the models run on."""
         return "cuda" if self.num_gpus else "cpu"
 
 
 @dataclass(frozen=True)
 class Shares:
-    """What each stage gets: CPUs per worker that reads and decodes; the tasks' actors."""
+    """The resources of each stage of a run."""
 
-    prepare_cpus: float
+    prepare_cpus: float  # of each worker that reads and decodes
     tasks: dict[str, TaskShare]
 
 
-def share_out(config: Config, nodes: Nodes, worth: int = 1 << 30, may_come: Nodes = ()) -> Shares:
-    """Divide what the cluster's nodes have (see `nodes_now`) among the stages.
+def share_out(
+    config: Config, nodes: Nodes, max_useful_actors: int = 1 << 30, future_nodes: Nodes = ()
+) -> Shares:
+    """Divide the resources of the cluster's nodes (see `nodes_now`) among the stages.
 
-    Without GPUs a task gets an actor of one thread per CPU: decoding text step by step is many
-    small operations, over which a second thread gains little, and waits for ever if another
-    process has its core. Fewer, wider ones where memory is short or no more are `worth` their start.
-    An actor has one node: claims that nobody asked for shrink until all have room.
+    Without GPUs a task gets one actor per CPU, with one thread each: generating text is many small
+    operations, from which a second thread gains little, and it waits forever if another process has
+    its core. Where memory is short, and beyond `max_useful_actors`, there are fewer, with more
+    threads. An actor runs on a single node: claims that the config does not set shrink until all
+    actors fit.
 
-    Raises CannotRun, saying what is missing, if the config's own figures do not fit, on the nodes
-    that an autoscaler `may_come` with neither.
+    Raises CannotRun, naming what is missing, if the config's own figures fit neither on the nodes
+    nor on those together with the `future_nodes` that an autoscaler may add.
     """
-    room = [*nodes, *may_come]
-    for fill in (room, ()):
+    all_nodes = [*nodes, *future_nodes]
+    for filled in (all_nodes, ()):
         for cuts in range(30):
-            shares = _divide(config, nodes, worth, 0.9**cuts, fill)
-            if not lacking(shares, room):
+            shares = _divide(config, nodes, max_useful_actors, 0.9**cuts, filled)
+            if not missing_resources(shares, all_nodes):
                 return shares
-    missing = lacking(_divide(config, nodes, worth, 1.0), room)
+    missing = missing_resources(_divide(config, nodes, max_useful_actors, 1.0), all_nodes)
     raise CannotRun(f"resources: {'; '.join(missing)}: lower `resources` or start a larger cluster")
 
 
-def _divide(config: Config, nodes: Nodes, worth: int, part: float, may_fill: Nodes = ()) -> Shares:
-    """Shares of the nodes' sum, of which a default claim of CPUs is cut to `part`, and raised again
-    to what leaves room for reading on each node that it `may_fill`, see `_leaving_room`."""
+def _divide(
+    config: Config, nodes: Nodes, max_useful_actors: int, scale: float, filled: Nodes = ()
+) -> Shares:
+    """Shares of the sum of the nodes. CPU claims that the config does not set are multiplied by
+    `scale`, then raised until reading still fits on each of the `filled` nodes (see
+    `_claim_leaving_free`)."""
     cpus, gpus = _sum(nodes, "CPU"), _sum(nodes, "GPU")
     asked = config.resources
     small = cpus < 8
     prepare_cpus = asked.prepare_cpus or (0.25 if small or not gpus else 1.0)
-    # A worker that reads, and a little more: where they are small, a second one.
-    kept_back = max(prepare_cpus + min(prepare_cpus, 0.25), cpus / 8 if not gpus else cpus / 2)
-    share = (cpus - kept_back) / len(config.tasks)
-    room = (_sum(nodes, "memory") or 1 << 60) / ACTOR_BYTES / len(config.tasks)
+    # One worker that reads, and some more: if claims are small, a second worker.
+    reserved = max(prepare_cpus + min(prepare_cpus, 0.25), cpus / 8 if not gpus else cpus / 2)
+    share = (cpus - reserved) / len(config.tasks)
+    fit_in_memory = (_sum(nodes, "memory") or 1 << 60) / ACTOR_BYTES / len(config.tasks)
     gpus_each = gpus / len(config.tasks)
     default_gpus = _part_of_a_gpu(gpus, len(config.tasks))
     tasks: dict[str, TaskShare] = {}
@@ -94,14 +99,14 @@ def _divide(config: Config, nodes: Nodes, worth: int, part: float, may_fill: Nod
         if num_gpus:
             actors = max(1, int(gpus_each / num_gpus))
         else:
-            most = share / each if each else cpus / len(config.tasks) if small else share
-            actors = max(1, int(min(most, room, worth)))
-        if pool:  # of a pool that may grow, each actor claims what it would if all had come
+            fit = share / each if each else cpus / len(config.tasks) if small else share
+            actors = max(1, int(min(fit, fit_in_memory, max_useful_actors)))
+        if pool:  # if it may grow, each actor claims its share of the full pool
             actors = max(pool.min, min(pool.max, actors))
         num_cpus = share / actors
-        num_cpus = each or _floor(part * (min(1.0, num_cpus) if num_gpus else num_cpus))
+        num_cpus = each or _floor(scale * (min(1.0, num_cpus) if num_gpus else num_cpus))
         if not each and not num_gpus:
-            num_cpus = _leaving_room(num_cpus, prepare_cpus, may_fill)
+            num_cpus = _claim_leaving_free(prepare_cpus, filled, at_least=num_cpus)
         tasks[name] = TaskShare(
             pool.min if pool else actors,
             pool.max if pool else actors,
@@ -114,16 +119,17 @@ def _divide(config: Config, nodes: Nodes, worth: int, part: float, may_fill: Nod
 
 
 def block_bytes(nodes: Nodes) -> int:
-    """Of sound that travels together at the most. A GPU wants many clips at once, on CPUs smaller
-    blocks keep all actors busy and are committed sooner."""
+    """The maximum size of a block of sound. A GPU needs many clips at once; on CPUs smaller blocks
+    keep all actors busy and are committed sooner."""
     return 128 << 20 if _sum(nodes, "GPU") else 16 << 20
 
 
 def part_in_flight(config: Config, nodes: Nodes) -> float:
-    """The part of the nodes' object stores that sound on its way between the stages may take.
+    """The fraction of the nodes' object stores that blocks between the stages may fill.
 
-    Ray would let it have half of them, and that fills with whatever is read ahead of the models.
-    Nodes that join bring their own part. Raises CannotRun if the config wants more than there is.
+    Ray's default is half, which fills up with whatever is read ahead of the models. The fraction
+    holds for nodes that join later, too. Raises CannotRun if the config asks for more than the
+    stores hold.
     """
     stores = _sum(nodes, "object_store_memory")
     if asked := (config.resources.in_flight_mb or 0) << 20:
@@ -139,7 +145,7 @@ def part_in_flight(config: Config, nodes: Nodes) -> float:
 
 
 def nodes_now() -> list[dict[str, float]]:
-    """What each living node of the cluster has: `CPU`, `GPU`, `memory` (bytes), ..."""
+    """The resources of each living node of the cluster: `CPU`, `GPU`, `memory` (bytes), ..."""
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -149,15 +155,15 @@ def nodes_to_come() -> list[dict[str, float]]:
     """The resources of the nodes that an autoscaler may add, as far as the cluster knows."""
     nodes = []
     for resources, max_nodes in ray_compat.autoscaler_groups():
-        is_bounded = 0 <= max_nodes <= NODES_LOOKED_AT  # -1: no bound
-        nodes += [resources] * (max_nodes if is_bounded else NODES_LOOKED_AT)
+        is_bounded = 0 <= max_nodes <= MAX_GROUP_NODES  # -1: no bound
+        nodes += [resources] * (max_nodes if is_bounded else MAX_GROUP_NODES)
     return nodes
 
 
-def lacking(shares: Shares, nodes: Nodes, *, one_each: bool = False) -> list[str]:
-    """What the nodes lack to hold every task's actors and beside them a worker that reads.
+def missing_resources(shares: Shares, nodes: Nodes, *, one_each: bool = False) -> list[str]:
+    """Sentences on why the nodes cannot hold every task's actors and a worker that reads; or none.
 
-    With `one_each` a single actor of each task is enough: a run whose nodes went goes on with that.
+    With `one_each` one actor of each task is enough: a run that has lost nodes continues with that.
     """
     cpus, gpus = _sum(nodes, "CPU"), _sum(nodes, "GPU")
     tasks = shares.tasks.items()
@@ -183,23 +189,22 @@ def lacking(shares: Shares, nodes: Nodes, *, one_each: bool = False) -> list[str
     if num_gpus and len(nodes) == 1:
         return [
             f"the models ask for {wanted_gpus:g} GPUs in parts that do not fit on {gpus:g}, as no "
-            "actor can have some of one and some of another"
+            "actor can use parts of two GPUs"
         ]
     largest = max(node.get("CPU", 0.0) for node in nodes)
     return [
         f"the models' actors do not fit on the cluster's {len(nodes)} nodes, as each has one node: "
-        f"no room is left for one of {num_cpus:g} CPUs"
+        f"none has space left for one of {num_cpus:g} CPUs"
         f"{f' and {num_gpus:g} GPUs' if num_gpus else ''}, the largest node has {largest:g} CPUs"
     ]
 
 
 def _place(needs: Sequence[tuple[float, float]], nodes: Nodes) -> tuple[float, float] | None:
-    """The first (GPUs, CPUs) that finds no node when the largest go first, or None."""
+    """The first need (GPUs, CPUs) that fits on no node, placing the largest first; or None."""
     cpus = [node.get("CPU", 0.0) for node in nodes]
     gpus = [[1.0] * int(node.get("GPU", 0.0)) for node in nodes]
-    order = sorted(
-        range(len(nodes)), key=lambda node: len(gpus[node])
-    )  # GPUs for those who need them
+    # Nodes without GPUs first, to leave the others to the needs that ask for a GPU.
+    order = sorted(range(len(nodes)), key=lambda node: len(gpus[node]))
     for need in sorted(needs, reverse=True):
         for node in order:
             rest = _take(need[0], gpus[node])
@@ -213,7 +218,8 @@ def _place(needs: Sequence[tuple[float, float]], nodes: Nodes) -> tuple[float, f
 
 
 def _take(need: float, gpus: Sequence[float]) -> list[float] | None:
-    """What is left of a node's GPUs, of which a part comes out of one, or None if there is no room."""
+    """The free parts of a node's GPUs after taking `need`, or None if it does not fit. A part of a
+    GPU is taken from a single one."""
     rest = list(gpus)
     for _ in range(math.ceil(need)):
         part = min(1.0, need)
@@ -225,7 +231,7 @@ def _take(need: float, gpus: Sequence[float]) -> list[float] | None:
 
 
 def _part_of_a_gpu(gpus: float, tasks: int) -> float:
-    """What each task's actor gets of a GPU: so much that they all have room, none on two GPUs."""
+    """The part of a GPU for each task's actor, such that all fit and none needs two GPUs."""
     if not gpus or tasks <= gpus:
         return min(1.0, gpus)
     return _floor(1 / math.ceil(tasks / max(1, int(gpus))))
@@ -235,18 +241,18 @@ def _sum(nodes: Nodes, resource: str) -> float:
     return sum(node.get(resource, 0.0) for node in nodes)
 
 
-def _leaving_room(num_cpus: float, rest: float, nodes: Nodes) -> float:
-    """A claim, somewhat larger if it must be, that leaves `rest` on a node which it fills.
+def _claim_leaving_free(free_cpus: float, nodes: Nodes, *, at_least: float) -> float:
+    """A claim of CPUs such that a node full of such actors still has `free_cpus`, if there is one.
 
-    Where nodes die Ray starts their actors on the others, as long as those have room. What reads
-    for all of them must not be kept out by that, or the run stands still.
+    When nodes die, Ray restarts their actors on the others until those are full. If no worker could
+    read then, the run would stall.
     """
-    sizes = {round(100 * cpus) for node in nodes if (cpus := node.get("CPU", 0.0)) >= rest}
-    least = round(100 * num_cpus)
-    for claim in range(least, 2 * least + 1):
-        if all(size % claim >= 100 * rest for size in sizes):
+    sizes = {round(100 * cpus) for node in nodes if (cpus := node.get("CPU", 0.0)) >= free_cpus}
+    smallest = round(100 * at_least)
+    for claim in range(smallest, 2 * smallest + 1):
+        if all(size % claim >= 100 * free_cpus for size in sizes):
             return claim / 100
-    return num_cpus
+    return at_least
 
 
 def _floor(cpus: float) -> float:

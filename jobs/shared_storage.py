@@ -64,7 +64,6 @@ def _paths(config: Config, summary_file: str | None) -> Iterator[tuple[str, str]
         yield "--summary", summary_file
 
 
-
 def probe_of(table: str, run_id: str) -> str | None:
     """The path of a run's probe in a local table's folder; None if the table is on a store."""
     return f"{table}/_earmark/probe-{run_id}" if is_local(table) else None

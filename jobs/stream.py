@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from jobs import ray_compat
-from jobs.resources import Shares, lacking, nodes_now
+from jobs.resources import Shares, missing_resources, nodes_now
 
 if TYPE_CHECKING:
     import ray.data
@@ -63,7 +63,7 @@ class Stream:
     def waits_for(self) -> str:
         """The resources that the cluster lacks to run every stage, after nodes have left; or ""."""
         if time.monotonic() - self._looked > LOOK_FOR_NODES_EVERY_S:
-            self._waits_for = "; ".join(lacking(self._shares, nodes_now(), one_each=True))
+            self._waits_for = "; ".join(missing_resources(self._shares, nodes_now(), one_each=True))
             self._looked = time.monotonic()
         return self._waits_for
 
@@ -73,7 +73,7 @@ class Stream:
             return
         stages = ray_compat.stalled_stages(self._error)
         if stages is not None:
-            missing = lacking(self._shares, nodes_now(), one_each=True)
+            missing = missing_resources(self._shares, nodes_now(), one_each=True)
             raise Stalled(
                 "no stage made progress for as long as resources.stalled_after_s allows:\n  "
                 + "\n  ".join([*stages, *missing])

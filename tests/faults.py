@@ -271,5 +271,5 @@ def assert_exact(work: Work) -> None:
     assert list(zip(*rows, strict=True)) == work.expected()
     assert work.plain_rows() == work.clips
     report = verify(existing(work.path, work.storage_options))
-    assert report.is_whole, (report.wrong, report.leftovers)
+    assert report.is_intact, (report.faults, report.leftovers)
     assert report.rows == work.clips

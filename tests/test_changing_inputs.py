@@ -27,7 +27,7 @@ def wav(hz: float) -> bytes:
 def rows(job: Job) -> list[dict[str, Any]]:
     """The rows as a plain reader sees them, by place; the table is whole."""
     report = verify(existing(job.table))
-    assert report.is_whole, (report.wrong, report.leftovers)
+    assert report.is_intact, (report.faults, report.leftovers)
     found = pq.read_table(job.table).to_pylist()
     return sorted(found, key=lambda row: (row["source"], row["member"] or "", row["offset_s"]))
 

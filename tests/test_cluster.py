@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from runs import ROOT, Job, Result, command
 
-from jobs.resources import NODES_LOOKED_AT, nodes_to_come
+from jobs.resources import MAX_GROUP_NODES, nodes_to_come
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -287,7 +287,7 @@ def test_what_an_autoscaler_can_add_is_known(local_ray: None) -> None:
     store = global_worker.gcs_client
     store.internal_kv_put(KEY.encode(), told, True, NAMESPACE.encode())
     try:
-        assert nodes_to_come() == [{"CPU": 8, "GPU": 1}] * 3 + [{"CPU": 2}] * NODES_LOOKED_AT
+        assert nodes_to_come() == [{"CPU": 8, "GPU": 1}] * 3 + [{"CPU": 2}] * MAX_GROUP_NODES
     finally:
         store.internal_kv_del(KEY.encode(), False, NAMESPACE.encode())
     assert nodes_to_come() == []

@@ -19,8 +19,10 @@ from tables import existing, held, with_failures
 
 from audio_ops.speech.wer import WordErrors
 from audio_ops.tasks import load_task
+from jobs.cli import run
 from jobs.plan import fingerprint
-from jobs.reports.evaluate import LETTERS_SHOWN, evaluate, lines, macro_f1, main
+from jobs.reports.columns import task_columns
+from jobs.reports.evaluate import LETTERS_SHOWN, evaluate, lines, macro_f1
 from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
 from jobs.table.table import Table
 from jobs.table.write import WriteSettings, write_rows
@@ -232,6 +234,15 @@ def test_rows_of_other_settings_are_said_to_be(tmp_path: Path) -> None:
     assert list(lines(report))[-1] == "7 rows were labelled with other settings"
 
 
+def test_options_of_other_versions_are_read() -> None:
+    options = {"task": ASR, "reference": "text", "of_a_later_version": 1}
+    columns = task_columns("words", options, ["words_text", "words_wer", "words_error", "kind_wer"])
+    assert columns.kind == "recognition"
+    assert columns.of == {"text": "words_text", "wer": "words_wer", "error": "words_error"}
+    with pytest.raises(ValueError, match="words: expected a task that this version has, found 'x'"):
+        task_columns("words", {"task": "x"}, [])
+
+
 def test_a_text_cannot_speak_to_the_terminal(tmp_path: Path) -> None:
     rows = speech()[:1]
     rows[0]["words_text"] = "a\x1b[2Jb\nc" + "x" * 1000
@@ -282,12 +293,12 @@ def test_evaluate_prints_the_report_of_a_table(tmp_path: Path) -> None:
 def test_evaluate_refuses_what_is_no_table_and_no_column(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(tmp_path / "nothing")]) == 2
+    assert run(["evaluate", str(tmp_path / "nothing")]) == 2
     assert "expected a table that Earmark made, found none" in capsys.readouterr().err
     table = make(tmp_path, kinds())
-    assert main([table.path, "--by", "spaeker"]) == 2
+    assert run(["evaluate", table.path, "--by", "spaeker"]) == 2
     assert "--by: expected a column of the table (clip_id, " in capsys.readouterr().err
-    assert main([table.path, "--storage-option", "anon"]) == 2
+    assert run(["evaluate", table.path, "--storage-option", "anon"]) == 2
     assert "--storage-option: expected a.b=value, found 'anon'" in capsys.readouterr().err
 
 

@@ -71,7 +71,7 @@ def killed(work: Work, kill: Signal) -> None:
     if before:
         assert_unchanged(before, between)
     report = verify(existing(work.path, work.storage_options))
-    assert not report.wrong
+    assert not report.faults
     assert run(work) == 0
     assert_unchanged(between, work.rows())
     assert_exact(work)
@@ -103,7 +103,7 @@ def looked_at(work: Work, seen: Any) -> Any:
     rows = work.rows()
     if seen is not None:
         assert_unchanged(seen, rows)
-    assert not verify(existing(work.path, work.storage_options)).wrong
+    assert not verify(existing(work.path, work.storage_options)).faults
     return rows
 
 
@@ -258,10 +258,10 @@ def test_a_run_whose_workers_may_not_write_says_so_and_the_next_goes_on(
     [line] = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
     assert "Permission denied" in line and f"{job.table}/part-" in line, done.stdout
     assert job.rows() == before
-    assert verify(existing(job.table)).is_whole
+    assert verify(existing(job.table)).is_intact
     assert job.run().code == 0
     assert len(job.rows()) == 6
-    assert verify(existing(job.table)).is_whole
+    assert verify(existing(job.table)).is_intact
 
 
 FULL_DISK = """
@@ -287,7 +287,7 @@ for _ in range(2):  # the second finds even less room
         assert len(str(error).splitlines()) == 1
     assert committed <= len(work.rows())
     committed = len(work.rows())
-    assert not verify(existing(work.path)).wrong
+    assert not verify(existing(work.path)).faults
 subprocess.run([*mount, "remount,size=64m", "none", folder], check=True)
 assert run(work) == 0
 assert_exact(work)
@@ -332,7 +332,7 @@ def test_a_folder_that_may_not_be_written_any_more_is_named(tmp_path: Path, part
     last = done.stderr.strip().splitlines()[-1]
     assert "Permission denied" in last and str(Path(work.path, part)) in last, done.stderr
     assert work.rows().equals(before)
-    assert verify(existing(work.path)).is_whole
+    assert verify(existing(work.path)).is_intact
     assert run(work) == 0
     assert_exact(work)
 
@@ -342,6 +342,6 @@ def test_what_a_killed_compaction_leaves_is_removed(tmp_path: Path) -> None:
     work = Work(str(tmp_path / "table"))
     assert run(work) == 0
     Path(work.path, "part-00000-c000.zstd.parquet#1").write_bytes(b"half")
-    assert not verify(existing(work.path)).is_whole
+    assert not verify(existing(work.path)).is_intact
     assert run(work) == 0
     assert_exact(work)

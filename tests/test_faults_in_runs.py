@@ -40,7 +40,7 @@ def assert_exact(job: Job, count: int = CLIPS) -> None:
     assert set(rows) == {f"clip{n:03}.wav" for n in range(count)}
     assert {row["status"] for row in rows.values()} == {"ok"}
     report = verify(existing(job.table))
-    assert report.is_whole, (report.wrong, report.leftovers)
+    assert report.is_intact, (report.faults, report.leftovers)
 
 
 def kill_workers(run: Running, job: Job, names: dict[str, int], moments: random.Random) -> int:

@@ -315,7 +315,7 @@ class Histories(RuleBasedStateMachine):
         if not self.path.exists():
             return  # there has never been a clip
         report = verify(existing(self.path))
-        assert report.is_whole, (report.wrong, report.leftovers)
+        assert report.is_intact, (report.faults, report.leftovers)
         left = self.left(existing(self.path), retry_errors=False)
         assert left.is_empty, "a run finds nothing to do after one that has come to its end"
 
@@ -325,7 +325,7 @@ class Histories(RuleBasedStateMachine):
         self.run(retry_errors, kill=(nth, after))
         rows, now = self.rows(), self.input.now()
         if self.path.exists():
-            assert not verify(existing(self.path)).wrong
+            assert not verify(existing(self.path)).faults
         for place, found in rows.items():  # it has come to some of what is there now
             assert found in (now.get(place), self.input.seen.get(place))
         self.input.seen = rows
@@ -378,8 +378,8 @@ class Histories(RuleBasedStateMachine):
         run_id = f"run{self.runs}"
         table = held(self.path, run_id, SCHEMA, SETTINGS)
         left = self.left(table, retry_errors)
-        if left.gone:
-            table.commit([], left.gone)
+        if left.obsolete:
+            table.commit([], left.obsolete)
         for clips in self.prepared(left.todo):
             for start in range(0, len(clips), CLIPS_PER_FILE):
                 written = write_rows(

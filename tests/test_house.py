@@ -14,10 +14,12 @@ from runs import ROOT
 from sounds import encode, tone
 
 from audio_ops.tasks import TaskOptions, load_task, task_names
+from jobs.cli import COMMANDS
 from jobs.sources import load_source, source_names
 
 AUDIO_OPS = sorted((ROOT / "audio_ops").rglob("*.py"))
 HEAVY = ("torch", "transformers", "silero_vad", "librosa", "ray")
+DECODERS = {"av", "soundfile", "soxr", "onnxruntime"}
 
 
 def python(script: str, *arguments: str | Path) -> str:
@@ -89,9 +91,30 @@ def test_starting_the_job_imports_nothing_heavy() -> None:
     assert python(script) == "[]"
 
 
+PRINTS_HELP = """
+import contextlib, io, sys
+from jobs.cli import run
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as printed:
+    run([*sys.argv[1:], "--help"])
+assert printed.getvalue().startswith("usage: earmark")
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_imports_neither_ray_nor_torch_nor_a_decoder(command: str) -> None:
+    script = f"{PRINTS_HELP}print(sorted({DECODERS.union(HEAVY)!r} & sys.modules.keys()))"
+    assert python(script, command) == "[]"
+
+
+def test_help_imports_no_command() -> None:
+    script = (
+        f"{PRINTS_HELP}print(*sorted(n for n in sys.modules if n.startswith(('jobs', 'audio'))))"
+    )
+    assert python(script) == "jobs jobs.cli jobs.console jobs.versions"
+
+
 def test_the_command_line_imports_no_decoder() -> None:
-    names = {"av", "soundfile", "soxr", "onnxruntime"}
-    script = f"import sys, jobs.cli, jobs.label; print(sorted({names!r} & sys.modules.keys()))"
+    script = f"import sys, jobs.cli, jobs.label; print(sorted({DECODERS!r} & sys.modules.keys()))"
     assert python(script) == "[]"
 
 
@@ -139,7 +162,7 @@ def test_a_task_holds_what_the_contract_asks_for(name: str) -> None:
     assert columns and all(isinstance(type_, pa.DataType) for type_ in columns.values())
     assert "error" not in columns
     reporting = task.reporting(options)
-    named = {reporting.label, reporting.text, reporting.score} - {None}
+    named = {reporting.label, reporting.text, reporting.score, reporting.suspect} - {None}
     assert named and named <= columns.keys()
     for method in ("windows", "padded_s", "__call__", "join"):
         assert callable(getattr(task.Model, method)), method

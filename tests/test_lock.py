@@ -200,7 +200,7 @@ def test_of_runs_that_start_at_once_one_wins(tmp_path: Path) -> None:
 def test_a_run_that_has_just_taken_the_table_gets_a_moment_to_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.table.table.MOMENT_S", 60.0)
+    monkeypatch.setattr("jobs.table.table.NOTE_DELAY_S", 60.0)
     first = opened(tmp_path)
     note = tmp_path / "table" / "_earmark" / "holder.json"
     note.rename(tmp_path / "later.json")

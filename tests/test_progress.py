@@ -20,7 +20,7 @@ def progress(folder: Path, monkeypatch: pytest.MonkeyPatch, todo: dict[str, list
     with Console("run") as console:
         return Progress(
             console,
-            Plan(pa.table(todo), gone=(), found=0, done=0, failed_before=0, vanished=0),
+            Plan(pa.table(todo), obsolete=(), found=0, done=0, failed_before=0, vanished=0),
             0.0,
         )
 
@@ -51,7 +51,9 @@ def test_a_clip_of_a_shard_that_comes_twice_or_unasked_ends_the_run(
     seen = progress(tmp_path, monkeypatch, {"source": ["a.tar", "b.tar"], "known": [[], []]})
     for one in files[:-1]:
         seen.check(one)
-    with pytest.raises(AssertionError, match=r"part\.parquet holds clips that were not to do, or twice"):
+    with pytest.raises(
+        AssertionError, match=r"part\.parquet holds clips that were not to do, or twice"
+    ):
         seen.check(files[-1])
 
 

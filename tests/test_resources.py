@@ -15,7 +15,7 @@ from runs import ROOT, Job, earmark
 
 from jobs.config import Config
 from jobs.config_file import load_config
-from jobs.resources import CannotRun, Shares, lacking, part_in_flight, share_out
+from jobs.resources import CannotRun, Shares, missing_resources, part_in_flight, share_out
 from jobs.workers.model_actor import environment
 
 
@@ -146,14 +146,14 @@ def test_actors_of_nodes_that_died_leave_room_to_read(
         assert left >= shares.prepare_cpus - 1e-6, shares
 
 
-@pytest.mark.parametrize("worth", [1, 1 << 30])
+@pytest.mark.parametrize("useful", [1, 1 << 30])
 @pytest.mark.parametrize("tasks", [1, 2, 3])
 @pytest.mark.parametrize("nodes", CLUSTERS)
 def test_every_actor_finds_a_node_and_reading_too(
-    tmp_path: Path, nodes: list[dict[str, float]], tasks: int, worth: int
+    tmp_path: Path, nodes: list[dict[str, float]], tasks: int, useful: int
 ) -> None:
     """By a placement of its own: the actors one by one onto the emptiest node that has room."""
-    shares = share_out(config(tmp_path, tasks), nodes, worth)
+    shares = share_out(config(tmp_path, tasks), nodes, useful)
     free = [[node["CPU"], node.get("GPU", 0)] for node in nodes]
     needs = [
         (task.num_gpus, task.num_cpus) for task in shares.tasks.values() for _ in range(task.actors)
@@ -189,21 +189,21 @@ def test_an_actor_may_wait_for_a_node_that_an_autoscaler_can_add(tmp_path: Path)
     asks = config(tmp_path, tasks={"task0": wish})
     with pytest.raises(CannotRun):
         share_out(asks, [{"CPU": 8}])
-    [task] = share_out(asks, [{"CPU": 8}], may_come=[{"CPU": 8, "GPU": 1}] * 8).tasks.values()
-    assert (task.actors, task.most_actors, task.num_gpus) == (1, 8, 1)
+    [task] = share_out(asks, [{"CPU": 8}], future_nodes=[{"CPU": 8, "GPU": 1}] * 8).tasks.values()
+    assert (task.actors, task.max_actors, task.num_gpus) == (1, 8, 1)
 
 
 def test_a_pool_that_may_grow_leaves_room_to_do_so(tmp_path: Path) -> None:
     wish = {"actors": {"min": 1, "max": 4}}
     [task] = share_out(config(tmp_path, tasks={"task0": wish}), [{"CPU": 2}]).tasks.values()
-    assert (task.actors, task.most_actors) == (1, 4)
+    assert (task.actors, task.max_actors) == (1, 4)
     assert 2 * task.num_cpus <= 2
 
 
 def test_a_run_whose_nodes_went_lacks_what_no_node_has(tmp_path: Path) -> None:
     shares = share_out(config(tmp_path, 2), [{"CPU": 4}, {"CPU": 8, "GPU": 4}])
-    assert lacking(shares, [{"CPU": 4}, {"CPU": 8, "GPU": 2}], one_each=True) == []
-    [missing] = lacking(shares, [{"CPU": 4}], one_each=True)
+    assert missing_resources(shares, [{"CPU": 4}, {"CPU": 8, "GPU": 2}], one_each=True) == []
+    [missing] = missing_resources(shares, [{"CPU": 4}], one_each=True)
     assert "GPUs, the cluster has 0" in missing
 
 

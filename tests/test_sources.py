@@ -392,7 +392,7 @@ def test_what_is_done_in_a_shard_is_not_handed_on(tmp_path: Path) -> None:
     clip, end = shards(SandboxWork(todo, settings))
     assert clip[0]["member"] == "3.wav"
     shard = end[0]["shard_end"]
-    assert (shard["clips"], shard["skipped"], shard["gone"], shard["kept"]) == (4, 3, [], [])
+    assert (shard["clips"], shard["skipped"], shard["obsolete"], shard["kept"]) == (4, 3, [], [])
 
 
 # --- Parquet -------------------------------------------------------------------------------------

@@ -272,10 +272,10 @@ def test_rows_whose_clips_are_gone_are_taken_out_in_the_same_transaction(tmp_pat
     table.commit(written(table, labelled({"a": None, "b": None})))
     table.commit(written(table, labelled({"c": None})))
     version = DeltaTable(table.path).version()
-    table.commit(written(table, labelled({"a2": "a", "d": None})), gone=["b", "c", "unknown"])
+    table.commit(written(table, labelled({"a2": "a", "d": None})), obsolete=["b", "c", "unknown"])
     assert DeltaTable(table.path).version() == version + 1
     assert set(by_id(table)) == {"a2", "d"}
-    table.commit([], gone=["d"])
+    table.commit([], obsolete=["d"])
     assert set(by_id(table)) == {"a2"}
     table.tidy()
     assert len(pq.read_table(table.path)) == 1
@@ -335,7 +335,7 @@ def test_every_commit_says_which_run_made_it_and_what_for(tmp_path: Path) -> Non
 @pytest.mark.parametrize("damage", ["empty", "cut", "spoilt", "other columns"])
 def test_what_is_known_of_shards_may_be_damaged(tmp_path: Path, damage: str) -> None:
     table = opened(tmp_path)
-    table.remember({"a.tar": Shard("1", 5, ("kept",), "d")})
+    table.add_shards({"a.tar": Shard("1", 5, ("kept",), "d")})
     path = tmp_path / "table" / "_earmark" / "shards.parquet"
     content = path.read_bytes()
     if damage == "other columns":
@@ -345,6 +345,6 @@ def test_what_is_known_of_shards_may_be_damaged(tmp_path: Path, damage: str) -> 
         path.write_bytes({"empty": b"", "cut": content[:-9], "spoilt": spoilt}[damage])
     assert table.shards() == {}
     other = {"b.tar": Shard("1", 6, (), "e")}
-    table.remember(other)
+    table.add_shards(other)
     assert table.shards() == other
     table.release()

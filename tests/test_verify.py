@@ -20,7 +20,8 @@ from runs import earmark
 from s3 import KEY, S3, SECRET, s3  # noqa: F401  # the fixture
 from tables import existing, held
 
-from jobs.reports.verify import Report, main, verify
+from jobs import cli
+from jobs.reports.verify import Report, verify
 
 CLIPS = 40
 
@@ -63,22 +64,22 @@ def with_value(rows: pa.Table, column: str, value: Any) -> pa.Table:
 
 def test_a_table_that_runs_have_made_is_whole(work: Work) -> None:
     report = checked(work)
-    assert (report.wrong, report.leftovers, report.notes) == ([], [], [])
+    assert (report.faults, report.leftovers, report.notes) == ([], [], [])
     assert (report.files, report.rows, report.runs) == (1, CLIPS, 2)
 
 
 def test_it_is_a_command_that_says_what_it_checked(work: Work) -> None:
     done = earmark("verify", work.path)
     assert done.returncode == 0, done.stderr
-    assert f"1 files, {CLIPS} rows of 2 runs" in done.stdout and "is whole" in done.stdout
+    assert f"1 files, {CLIPS} rows of 2 runs" in done.stdout and "is intact" in done.stdout
     data_file(work).unlink()
     done = earmark("verify", work.path)
     assert done.returncode == 1
-    assert "expected a file, found none" in done.stdout and "1 things are wrong" in done.stdout
+    assert "expected a file, found none" in done.stdout and "1 fault found" in done.stdout
 
 
 def test_where_there_is_no_table_it_says_so(tmp_path: Path, capsys: Any) -> None:
-    assert main([str(tmp_path / "nothing")]) == 2
+    assert cli.run(["verify", str(tmp_path / "nothing")]) == 2
     assert "expected a table that Earmark made" in capsys.readouterr().err
 
 
@@ -257,10 +258,10 @@ def test_every_wrong_value_is_found_and_named(
 
 
 def assert_named(line: str, work: Work, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command ends with 1, and this is part of what it says is wrong."""
-    assert main([work.path]) == 1
+    """The command ends with 1, and this is part of a fault that it prints."""
+    assert cli.run(["verify", work.path]) == 1
     said = capsys.readouterr().out
-    assert any(line in one for one in said.splitlines() if one.startswith("wrong: ")), said
+    assert any(line in one for one in said.splitlines() if one.startswith("fault: ")), said
 
 
 def test_a_files_name_cannot_speak_to_the_terminal(
@@ -272,10 +273,10 @@ def test_a_files_name_cannot_speak_to_the_terminal(
 
 def test_what_a_line_says_to_do_makes_the_table_whole_again(work: Work) -> None:
     no_parquet(work)
-    [line] = checked(work).wrong
+    [line] = checked(work).faults
     assert "remove it, then deltalake.DeltaTable(TABLE).repair()" in line
     data_file(work).unlink()
-    [line] = checked(work).wrong
+    [line] = checked(work).faults
     assert "deltalake.DeltaTable(TABLE).repair()" in line
     DeltaTable(work.path).repair()
     assert run(replace(work, clips=CLIPS, changed=5)) == 0
@@ -285,8 +286,8 @@ def test_what_a_line_says_to_do_makes_the_table_whole_again(work: Work) -> None:
 def test_rows_of_runs_before_a_strangers_change_are_not_counted(work: Work) -> None:
     DeltaTable(work.path).delete("source = '/audio/000007.wav'")
     report = checked(work)
-    assert not report.wrong
-    assert "rows of 2 runs were not counted: version 8 (DELETE) tells no counts" in report.notes[0]
+    assert not report.faults
+    assert "rows of 2 runs were not counted: version 8 (DELETE) has no counts" in report.notes[0]
 
 
 def test_a_holder_is_a_note_dead_or_alive(work: Work) -> None:
@@ -294,20 +295,20 @@ def test_a_holder_is_a_note_dead_or_alive(work: Work) -> None:
     table = held(work.path, "alive", existing(work.path).schema(), work.settings)
     leftover(work)  # what a run that goes on has not committed yet looks like this
     report = checked(work)
-    assert report.is_whole
-    assert "run alive" in report.notes[0] and "holds the table" in report.notes[0]
+    assert report.is_intact
+    assert "run alive" in report.notes[0] and "has held the table" in report.notes[0]
     assert "1 data files are not committed yet" in report.notes[1]
     alive = json.loads(note.read_text())
     table.release()
     (Path(work.path) / "part-killed-1.parquet").unlink()
     for content, said in (
         (json.dumps(alive | {"heartbeat": time.time() - 3600}), "run alive.* died"),
-        ("[1]", "says nothing"),
-        ('{"run_id": 1}', "says nothing"),
+        ("[1]", "cannot be read"),
+        ('{"run_id": 1}', "cannot be read"),
     ):
         note.write_text(content)
         report = checked(work)
-        assert report.is_whole
+        assert report.is_intact
         assert re.search(said, report.notes[0])
 
 
@@ -315,8 +316,8 @@ def test_rows_of_older_settings_are_a_note(work: Work) -> None:
     """Their files have vanished, so that a relabelling could not hear them again."""
     assert run(replace(work, clips=CLIPS - 3, changed=5, setting=2)) == 0
     report = checked(work)
-    assert report.is_whole
-    assert "3 rows were labelled with settings that the table had before" in report.notes[0]
+    assert report.is_intact
+    assert "3 rows were labelled with earlier settings of the table" in report.notes[0]
     assert "vanished" in report.notes[0]
 
 
@@ -329,11 +330,11 @@ def test_a_table_on_s3_is_checked_with_its_storage_options(
     assert run(work) == 0
     options = [f"endpoint_url={s3.endpoint}", f"key={KEY}", f"secret={SECRET}"]
     options += ["client_kwargs.region_name=us-east-1"]
-    command = [work.path, *(part for o in options for part in ("--storage-option", o))]
-    assert main(command) == 0, capsys.readouterr()
+    command = ["verify", work.path, *(part for o in options for part in ("--storage-option", o))]
+    assert cli.run(command) == 0, capsys.readouterr()
     [name] = [name for name in s3.files().ls("verified/table") if name.endswith(".parquet")]
     s3.files().rm_file(name)
-    assert main(command) == 1
+    assert cli.run(command) == 1
     assert "expected a file, found none" in capsys.readouterr().out
 
 
@@ -343,7 +344,7 @@ def test_many_rows_are_checked_bit_by_bit(tmp_path: Path, monkeypatch: pytest.Mo
     work = Work(str(tmp_path / "table"), clips=2_000, per_file=500)
     assert run(work) == 0
     report = checked(work)
-    assert report.is_whole and report.rows == 2_000
+    assert report.is_intact and report.rows == 2_000
     rewritten(work, lambda rows: pa.concat_tables([rows, rows.sort_by("source").slice(3, 1)]))
-    [line] = checked(work).wrong
+    [line] = checked(work).faults
     assert "/audio/000003.wav" in line

@@ -8,6 +8,7 @@ dtype.py                the number format that a model computes in
 finite.py               NaN and Inf among a model's numbers
 wav2vec2.py             lengths and padding of wav2vec2 and its relatives
 cpu_bfloat16.py         attention and linear layers in bfloat16 on CPUs without AMX
+ctranslate2.py          Whisper in CTranslate2's format -> a checkpoint, for the demo
 
 Importing any of these imports neither torch nor transformers.
 """

@@ -92,6 +92,7 @@ class Reporting:
     label: str | None  # the column with the top label
     text: str | None  # the column with the transcript
     score: str | None  # the column with the confidence, 0 to 1 (of a regression its value)
+    suspect: str | None  # the column with the reasons to distrust the text
     reference_is_text: bool  # the column that `reference` names has to be text
 
 

@@ -227,8 +227,15 @@ def columns(options: Options) -> dict[str, pa.DataType]:
 
 
 def reporting(options: Options) -> Reporting:
-    """Reports read the text and its score."""
-    return Reporting("recognition", label=None, text="text", score="score", reference_is_text=True)
+    """Reports read the text, its score and the reasons to distrust it."""
+    return Reporting(
+        "recognition",
+        label=None,
+        text="text",
+        score="score",
+        suspect="suspect",
+        reference_is_text=True,
+    )
 
 
 class Model:

@@ -94,7 +94,12 @@ def columns(options: Options) -> dict[str, pa.DataType]:
 def reporting(options: Options) -> Reporting:
     """Reports read the top label and its score."""
     return Reporting(
-        "classification", label="label", text=None, score="score", reference_is_text=False
+        "classification",
+        label="label",
+        text=None,
+        score="score",
+        suspect=None,
+        reference_is_text=False,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import date
 
 from jobs.bench.measure import Took
-from jobs.reports.summary import package_version
+from jobs.versions import package_version
 
 PACKAGES = ("torch", "transformers", "ray", "daft", "faster-whisper")
 

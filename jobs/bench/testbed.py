@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.ctranslate2 import convert_whisper
+from audio_ops.inference.ctranslate2 import convert_whisper
 from jobs.demo import package
 from jobs.models import cache, made_once
 

@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.config import Drift
+from jobs.reports.columns import task_columns
 from jobs.table.table import Table
 
+REPORTED = ("label", "score", "text", "suspect", "error")
 LABELS_KEPT = 20
 ROWS_AT_ONCE = 8192
 
@@ -34,21 +36,18 @@ def statistics(table: Table, run_id: str) -> dict[str, dict[str, Any]]:
     rows = table.dataset()
     condition = pc.field("fingerprint") == fingerprint(settings)
     found: dict[str, dict[str, Any]] = {}
-    for task in settings.get("tasks", {}):
-        names = [
-            name
-            for name in ("label", "score", "text", "suspect", "error")
-            if f"{task}_{name}" in rows.schema.names
-        ]
+    for task, options in settings.get("tasks", {}).items():
+        of_task = task_columns(task, options, rows.schema.names).of
+        read = {name: pc.field(of_task[name]) for name in REPORTED if name in of_task}
         columns = {
             "mine": pc.field("run_id") == run_id,
             **{name: pc.field(name) for name in ("duration_s", "error_stage")},
-            **{name: pc.field(f"{task}_{name}") for name in names},
+            **read,
         }
-        found[task] = _figures(partial(_query, rows, columns, condition), names)
-    for of_task in found.values():
-        of_task["drift"] = drift(of_task["now"], of_task["before"])
-        for figures in (of_task["now"], of_task["before"]):
+        found[task] = _figures(partial(_query, rows, columns, condition), read)
+    for sides in found.values():
+        sides["drift"] = drift(sides["now"], sides["before"])
+        for figures in (sides["now"], sides["before"]):
             if "labels" in figures:
                 figures["labels"] = dict(list(figures["labels"].items())[:LABELS_KEPT])
     return found

@@ -11,10 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from jobs.plan import fingerprint
-from jobs.table.storage import Storage
+from jobs.reports.arguments import add_table_arguments, open_table
+from jobs.reports.columns import task_columns
 from jobs.table.table import Table
 
 WORST, CONFUSIONS = 20, 10
@@ -68,8 +67,9 @@ def evaluate(table: Table, by: Sequence[str] = ()) -> dict[str, Any]:
         for task, options in settings.get("tasks", {}).items():
             if not options.get("reference"):
                 continue
-            _view(database, names, task, options["reference"], by)
-            compare = _recognition if f"{task}_wer" in names else _classification
+            columns = task_columns(task, options, names)
+            _view(database, columns.of, options["reference"], by)
+            compare = _recognition if columns.kind == "recognition" else _classification
             report["tasks"][task] = {"reference": options["reference"], **compare(database, by)}
     return report
 
@@ -89,13 +89,9 @@ def macro_f1(pairs: Mapping[tuple[str, str], int]) -> float | None:
     return sum(f1) / len(f1) if f1 else None
 
 
-def _view(
-    database: Any, names: Sequence[str], task: str, reference: str, by: Sequence[str]
-) -> None:
-    """A view `task` of the table, where the task's columns have their names without its own."""
-    columns = {
-        column.removeprefix(f"{task}_"): column for column in names if column.startswith(f"{task}_")
-    }
+def _view(database: Any, of_task: Mapping[str, str], reference: str, by: Sequence[str]) -> None:
+    """Create a view `task` of the table, with the columns `of_task` (see `TaskColumns.of`)."""
+    columns = dict(of_task)
     columns |= {name: name for name in ("clip_id", "source", "member", "offset_s", "error_stage")}
     columns |= {"reference": reference, **{f"by_{n}": column for n, column in enumerate(by)}}
     view = ", ".join(f"{_quoted(column)} AS {_quoted(name)}" for name, column in columns.items())
@@ -254,11 +250,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= LETTERS_SHOWN else f"{text[:LETTERS_SHOWN]}…"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 if there is no such table or column."""
-    parser = table_parser(
-        "evaluate", "Compare a table's labels with its references, for every task that has one."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `earmark evaluate`."""
+    add_table_arguments(parser)
     parser.add_argument(
         "--by",
         metavar="COLUMN",
@@ -266,7 +260,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=[],
         help="also by the values of a column; may be given several times",
     )
-    args = parser.parse_args(argv)
+
+
+def run_from(args: argparse.Namespace) -> int:
+    """Print the report; returns the exit code: 0, or 2 if there is no such table or column."""
     try:
         table = open_table(args)
         report = evaluate(table, args.by)
@@ -279,42 +276,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in lines(report):
         print(line)
     return 0
-
-
-def table_parser(command: str, description: str) -> argparse.ArgumentParser:
-    """Of an `earmark` command that reads a table: its arguments are what `open_table` takes."""
-    parser = argparse.ArgumentParser(prog=f"earmark {command}", description=description)
-    parser.add_argument("table", help="the output of a run: a folder or any fsspec URL")
-    parser.add_argument(
-        "--storage-option",
-        metavar="a.b=value",
-        action="append",
-        default=[],
-        dest="storage_options",
-        help="passed to fsspec, such as endpoint_url=http://...; may be given several times",
-    )
-    return parser
-
-
-def open_table(args: argparse.Namespace) -> Table:
-    """The table that the command line names. Raises ValueError if there is none."""
-    storage = Storage(args.table, storage_options(args.storage_options))
-    table = Table.open(storage)
-    if table is None or "tasks" not in table.settings():
-        raise ValueError(f"expected a table that Earmark made, found none at {storage.path}")
-    return table
-
-
-def storage_options(given: Sequence[str]) -> dict[str, Any]:
-    """What `--storage-option a.b=value` says. Raises ValueError."""
-    options: dict[str, Any] = {}
-    for option in given:
-        key, equals, value = option.partition("=")
-        if not equals or not all(key.split(".")):
-            raise ValueError(f"--storage-option: expected a.b=value, found {key!r}")
-        *parents, last = key.split(".")
-        section = options
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[last] = yaml.safe_load(value)
-    return options

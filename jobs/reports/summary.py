@@ -9,7 +9,6 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from jobs.progress import Progress
 from jobs.reports.drift import beyond, statistics
 from jobs.reports.evaluate import evaluate, lines
 from jobs.table.table import HeldTable
+from jobs.versions import package_version
 from jobs.workers.crash_ledger import ActorWork
 
 PACKAGES = ("earmark", "ray", "torch", "transformers", "deltalake", "pyarrow", "av", "soundfile")
@@ -156,12 +156,3 @@ def _counts(progress: Progress | None, plan: Plan | None, elapsed_s: float) -> d
             for kind, count in progress.kinds.most_common()
         ],
     }
-
-
-def package_version(package: str) -> str | None:
-    try:
-        return version(package)
-    except (
-        PackageNotFoundError
-    ):  # run from a checkout that is not installed, as by `ray job submit`
-        return None

@@ -1,17 +1,18 @@
-"""Whether a table is whole, from outside and reading only: log, data files, rows, counts.
+"""Checks that a table is intact, by reading alone: its log, data files, rows and counts.
 
 earmark verify TABLE
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,65 +21,69 @@ from deltalake.exceptions import DeltaError
 
 from jobs.console import printable
 from jobs.plan import clip_ids, fingerprint
-from jobs.reports.evaluate import open_table, table_parser
+from jobs.reports.arguments import add_table_arguments, open_table
 from jobs.table.lease import NOTE
 from jobs.table.schema import IDENTITY, OUTCOME, RUN
 from jobs.table.table import DATA_FILE, SHARDS_FILE, Table
 
-SAY_EVERY_S = 10.0
+PROGRESS_EVERY_S = 10.0
 BATCH_ROWS = 16_384
-MEMORY = "1GB"  # of what DuckDB groups by; beyond it, it uses a temporary folder
+MEMORY = "1GB"  # for DuckDB, which spills what does not fit into a temporary folder
 NEVER_NULL = ("clip_id", "source", "source_version", "offset_s", "status", *RUN.names)
-# What delta-rs writes of its own accord, or for us, and what changes no row.
+# Operations of delta-rs that change no row.
 CHANGES_NO_ROW = {"CREATE TABLE", "OPTIMIZE", "ADD COLUMN", "UPDATE TABLE METADATA"}
 CHANGES_NO_ROW |= {"SET TBLPROPERTIES", "VACUUM START", "VACUUM END"}
-TAKE_OUT = "deltalake.DeltaTable(TABLE).repair() takes it out of the log, and the next run labels its clips again"
+REPAIR = "deltalake.DeltaTable(TABLE).repair() takes it out of the log, and the next run labels its clips again"
 LABEL_AGAIN = "move the table away and label its clips again, or restore an older version of it"
 
 
 @dataclass
 class Report:
-    """What was read, and what came of it: `wrong` has a line per thing that is not as it should be.
+    """How much of the table was read, and the findings.
 
-    `leftovers` are data files that no log entry names, as a run that was killed leaves them: the
-    next run removes them, but until then a plain Parquet reader counts their rows. `notes` is what
-    is worth knowing and right.
+    `faults` has a line for each: expected, found, what to do. `leftovers` are data files of a
+    killed run that the log does not name: the next run removes them, but until then a plain Parquet
+    reader counts their rows. `notes` are findings that are no faults.
     """
 
     version: int = 0
     files: int = 0
     rows: int = 0
     runs: int = 0
-    wrong: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
-    def is_whole(self) -> bool:
-        return not self.wrong and not self.leftovers
+    def is_intact(self) -> bool:
+        return not self.faults and not self.leftovers
 
 
 def verify(table: Table, progress: Callable[[str], None] = lambda _: None) -> Report:
-    """Read all of a table and check it. Every column of every data file is read, one by one."""
+    """The findings on a table, of which every column of every data file is read, one file at a time.
+
+    `progress` is called with a line of text, often.
+    """
     import duckdb
 
     report = Report(version=table.version)
-    held = _holder(table, report)
+    is_held = _check_holder(table, report)
     settings = table.settings()
     with tempfile.TemporaryDirectory() as scratch, duckdb.connect(f"{scratch}/rows") as database:
         database.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{scratch}'")
         database.execute(_ROWS)
-        _files(table, list(settings.get("tasks", {})), database, report, progress, held)
+        _check_unnamed_files(table, is_held, report)
+        _read_files(table, list(settings.get("tasks", {})), database, report, progress)
         progress("comparing the rows")
-        _rows(database, report)
-        _runs(table, database, report)
-        _older(database, fingerprint(settings), report)
-    _shards(table, report)
+        _check_rows(database, report)
+        _check_runs(table, database, report)
+        _note_older_rows(database, fingerprint(settings), report)
+    _check_shards(table, report)
     table.refresh()
     if table.version != report.version:
         report.notes.append(
-            f"the table has moved on to version {table.version} in the meantime: "
-            "what seems wrong may be what a run was just doing"
+            f"the table has reached version {table.version} in the meantime: "
+            "faults may be changes that a run was just making"
         )
     return report
 
@@ -92,64 +97,74 @@ _ROWS = """
 """
 
 
-def _files(
+def _read_files(
     table: Table,
     tasks: Sequence[str],
     database: Any,
     report: Report,
     progress: Callable[[str], None],
-    held: bool,
 ) -> None:
-    """Log and folder agree; every data file can be read and has the size and rows on record."""
-    there, files = table.storage.sizes(), table.files()
+    """Read the data files that the log names into `rows` of the database, and check their sizes and
+    numbers of rows."""
+    sizes, files = table.storage.sizes(), table.files()
     for name, file in files.items():
-        size = file["size_bytes"]
         progress(f"{report.files:,}/{len(files):,} files · {report.rows:,} rows")
         report.files += 1
-        if name not in there:
-            report.wrong.append(f"{name}: expected a file, found none: {TAKE_OUT}")
-            continue
-        if there[name] != size:
-            report.wrong.append(
-                f"{name}: expected {size:,} bytes, found {there[name]:,}: remove it, then "
-                f"{TAKE_OUT}"
+        if name not in sizes:
+            report.faults.append(f"{name}: expected a file, found none: {REPAIR}")
+        elif sizes[name] != file["size_bytes"]:
+            report.faults.append(
+                f"{name}: expected {file['size_bytes']:,} bytes, found {sizes[name]:,}: "
+                f"remove it, then {REPAIR}"
             )
-            continue
-        before = report.rows
-        try:
-            for rows in _batches(table, name):
-                report.rows += len(rows)
-                lacking = [column for column in _READ.names if column not in rows.column_names]
-                if lacking:
-                    raise ValueError(f"expected a column {lacking[0]}, found none")
-                database.register("batch", _checked(rows, tasks))
-                database.execute("INSERT INTO rows SELECT * FROM batch")
-        except (OSError, ValueError, pa.ArrowException) as error:  # ArrowInvalid is a ValueError
-            report.wrong.append(
-                f"{name}: expected a Parquet file that can be read, found: "
-                f"{_first_line(error)}: remove it, then {TAKE_OUT}"
+        else:
+            _read_file(table, name, file["num_records"], tasks, database=database, report=report)
+
+
+def _read_file(
+    table: Table, name: str, expected: int, tasks: Sequence[str], *, database: Any, report: Report
+) -> None:
+    """Read a data file into `rows` of the database, and check that it has the `expected` rows."""
+    found = 0
+    try:
+        for rows in _batches(table, name):
+            found += len(rows)
+            missing = [column for column in _READ.names if column not in rows.column_names]
+            if missing:
+                raise ValueError(f"expected a column {missing[0]}, found none")
+            database.register("batch", _checked(rows, tasks))
+            database.execute("INSERT INTO rows SELECT * FROM batch")
+    except (OSError, ValueError, pa.ArrowException) as error:  # ArrowInvalid is a ValueError
+        report.faults.append(
+            f"{name}: expected a Parquet file that can be read, found: {_first_line(error)}: "
+            f"remove it, then {REPAIR}"
+        )
+    else:
+        if found != expected:
+            report.faults.append(
+                f"{name}: expected {expected} rows by the log, found {found}: "
+                f"remove it, then {REPAIR}"
             )
-            continue
-        if report.rows - before != file["num_records"]:
-            report.wrong.append(
-                f"{name}: expected {file['num_records']} rows by the log, found "
-                f"{report.rows - before}: remove it, then {TAKE_OUT}"
-            )
-    report.wrong += [  # which delta-rs takes for a version that changed nothing
+    report.rows += found
+
+
+def _check_unnamed_files(table: Table, is_held: bool, report: Report) -> None:
+    """Find empty versions of the log, leftovers, and Parquet files that are not the table's."""
+    report.faults += [  # delta-rs takes an empty one for a version that changed nothing
         f"_delta_log/{name}: expected a version of the table, found an empty file: {LABEL_AGAIN}"
         for name, size in table.storage.sizes("_delta_log").items()
         if not size
     ]
-    strangers = there.keys() - files.keys()
-    leftovers = sorted(filter(DATA_FILE.fullmatch, strangers))
-    if held and leftovers:
-        report.notes.append(f"{len(leftovers)} data files are not committed yet, or not any more")
+    unnamed = table.storage.sizes().keys() - table.files().keys()
+    leftovers = sorted(filter(DATA_FILE.fullmatch, unnamed))
+    if is_held and leftovers:
+        report.notes.append(f"{len(leftovers)} data files are not committed yet, or no longer")
     else:
         report.leftovers = leftovers
-    report.wrong += [
+    report.faults += [
         f"{name}: expected no Parquet file but those that the log names, found one, whose rows "
         "plain readers count as well: move it elsewhere"
-        for name in sorted(strangers - set(leftovers))
+        for name in sorted(unnamed - set(leftovers))
         if name.endswith(".parquet") and not name.startswith((".", "_"))
     ]
 
@@ -158,17 +173,14 @@ _READ = pa.schema([*IDENTITY, *OUTCOME, *RUN])
 
 
 def _batches(table: Table, name: str) -> Iterator[pa.Table]:
-    """A data file's rows, bit by bit, with all their columns."""
-    with (
-        table.storage.open(name) as opened,
-        pq.ParquetFile(opened) as file,
-    ):
+    """A data file's rows with all their columns, at most BATCH_ROWS at a time."""
+    with table.storage.open(name) as opened, pq.ParquetFile(opened) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             yield pa.Table.from_batches([batch])
 
 
 def _checked(rows: pa.Table, tasks: Sequence[str]) -> pa.Table:
-    """Some rows as `_ROWS` has them: what identifies them, and what each one shows by itself."""
+    """The columns of `_ROWS` for some rows of a data file: their identity, and each one's faults."""
 
     def any_of(conditions: Sequence[Any]) -> Any:
         result = pa.chunked_array([pa.repeat(False, len(rows))])
@@ -200,8 +212,8 @@ def _checked(rows: pa.Table, tasks: Sequence[str]) -> pa.Table:
     )
 
 
-def _rows(database: Any, report: Report) -> None:
-    """Each clip once, each place once, each row complete and of one mind."""
+def _check_rows(database: Any, report: Report) -> None:
+    """Find clips and places with several rows, and rows that are incomplete or contradict themselves."""
     for expected, found, query in (
         (
             "each clip_id once",
@@ -239,98 +251,104 @@ def _rows(database: Any, report: Report) -> None:
             f"SELECT count(*), min(example) FROM ({query}) AS found(example)"
         ).fetchall()
         if count:
-            report.wrong.append(
+            report.faults.append(
                 f"expected {expected}, found {count:,} {found}, e.g. {example}: {LABEL_AGAIN}"
             )
 
 
-def _runs(table: Table, database: Any, report: Report) -> None:
-    """Every run has as many rows as the log says it wrote, less those that later ones replaced."""
+def _check_runs(table: Table, database: Any, report: Report) -> None:
+    """Compare each run's rows with the log: those that it wrote less those replaced since."""
     found = dict(database.execute("SELECT run_id, count(*) FROM rows GROUP BY run_id").fetchall())
     report.runs = len(found)
-    if report.wrong:  # rows that could not be read are missing here as well
+    if report.faults:  # rows that could not be read are missing here as well
         return
     prints = dict(database.execute("SELECT DISTINCT run_id, fingerprint FROM rows").fetchall())
-    expected, made_with, unknown = _told(table, report)
-    for run, rows in expected.items():
+    logged = _runs_in_log(table, report.version)
+    for run, rows in logged.rows.items():
         if rows != found.get(run, 0):
-            report.wrong.append(
+            report.faults.append(
                 f"run {run}: expected {rows:,} rows by the log, found {found.get(run, 0):,}: "
                 f"{LABEL_AGAIN}"
             )
-        if run in prints and prints[run] != made_with[run]:
-            report.wrong.append(
-                f"run {run}: expected fingerprint {made_with[run]} by the log, found "
+        if run in prints and prints[run] != logged.fingerprints[run]:
+            report.faults.append(
+                f"run {run}: expected fingerprint {logged.fingerprints[run]} by the log, found "
                 f"{prints[run]}: {LABEL_AGAIN}"
             )
-    strangers = found.keys() - expected.keys()
-    if strangers and unknown:
-        report.notes.append(f"the rows of {len(strangers):,} runs were not counted: {unknown}")
-    elif strangers:
-        report.wrong.append(
-            f"expected rows of runs that the log knows, found {found[min(strangers)]:,} of run "
-            f"{min(strangers)}: {LABEL_AGAIN}"
+    unlogged = found.keys() - logged.rows.keys()
+    if unlogged and logged.gap:
+        report.notes.append(f"the rows of {len(unlogged):,} runs were not counted: {logged.gap}")
+    elif unlogged:
+        report.faults.append(
+            f"expected rows of runs that the log knows, found {found[min(unlogged)]:,} of run "
+            f"{min(unlogged)}: {LABEL_AGAIN}"
         )
 
 
-def _told(table: Table, report: Report) -> tuple[dict[str, int], dict[str, str], str]:
-    """By run, how many rows the log says that the table has of it, and its fingerprint.
+class _LoggedRuns(NamedTuple):
+    """Runs by the log: how many rows the table should have of each, and its fingerprint. If
+    something in the log has no counts, `gap` says what, and runs that began before it are missing."""
 
-    Of runs that began before something in the log that tells no counts there are none; what that
-    was comes third.
-    """
-    expected: Counter[str] = Counter()
-    made_with: dict[str, str] = {}
-    unknown = ""
-    history = [e for e in table.history() if e["version"] <= report.version]
+    rows: dict[str, int]
+    fingerprints: dict[str, str]
+    gap: str
+
+
+def _runs_in_log(table: Table, version: int) -> _LoggedRuns:
+    """The runs of the log up to a version."""
+    rows: Counter[str] = Counter()
+    fingerprints: dict[str, str] = {}
+    gap = ""
+    history = [e for e in table.history() if e["version"] <= version]
     if history[-1]["version"] > 0:
-        unknown = "the log no longer goes back to its beginning"
+        gap = "the log no longer goes back to its beginning"
     for entry in reversed(history):
         note = entry["note"]
         if note.get("what") == "hold" and "fingerprint" in note:
-            expected[note["run_id"]] += 0
-            made_with[note["run_id"]] = note["fingerprint"]
+            rows[note["run_id"]] += 0
+            fingerprints[note["run_id"]] = note["fingerprint"]
         elif "rows" in note:
-            expected[note["run_id"]] += note["rows"]
-            expected.subtract(note.get("replaced", {}))
+            rows[note["run_id"]] += note["rows"]
+            rows.subtract(note.get("replaced", {}))
         elif note.get("what") != "hold" and entry["operation"] not in CHANGES_NO_ROW:
-            unknown = f"version {entry['version']} ({entry['operation']}) tells no counts"
-            expected.clear()
-            made_with.clear()
-    return {run: rows for run, rows in expected.items() if run in made_with}, made_with, unknown
+            gap = f"version {entry['version']} ({entry['operation']}) has no counts"
+            rows.clear()
+            fingerprints.clear()
+    known = {run: count for run, count in rows.items() if run in fingerprints}
+    return _LoggedRuns(known, fingerprints, gap)
 
 
-def _older(database: Any, current: str, report: Report) -> None:
+def _note_older_rows(database: Any, current: str, report: Report) -> None:
     [(older,)] = database.execute(
         "SELECT count(*) FROM rows WHERE fingerprint <> ?", [current]
     ).fetchall()
     if older:
         report.notes.append(
-            f"{older:,} rows were labelled with settings that the table had before: either a "
-            "relabelling is not finished (the same command goes on), or their files have vanished"
+            f"{older:,} rows were labelled with earlier settings of the table: either a "
+            "relabelling is not finished (the same command continues), or their files have vanished"
         )
 
 
-def _shards(table: Table, report: Report) -> None:
+def _check_shards(table: Table, report: Report) -> None:
     try:
         table.shards(strict=True)
     except (OSError, KeyError, pa.ArrowException) as error:
-        report.wrong.append(
+        report.faults.append(
             f"shards.parquet: expected how many clips each shard holds, found: "
-            f"{_first_line(error)}: remove {table.path}/{SHARDS_FILE}: runs then read their shards again, and it is "
-            "written anew"
+            f"{_first_line(error)}: remove {table.path}/{SHARDS_FILE}: the next run then reads its "
+            "shards again, and writes it anew"
         )
 
 
-def _holder(table: Table, report: Report) -> bool:
-    """Whether a run holds the table; a note if one does, or left without letting go."""
+def _check_holder(table: Table, report: Report) -> bool:
+    """Whether a run holds the table. A run that does, or that died before its release, is noted."""
     holder = table.holder()
     if holder is None:
         if table.storage.exists(NOTE):
-            report.notes.append("holder.json says nothing: the next run takes the table")
+            report.notes.append("holder.json cannot be read: the next run takes the table")
         return False
     report.notes.append(
-        f"{holder} holds the table since {holder.since}"
+        f"{holder} has held the table since {holder.since}"
         if holder.is_alive
         else f"{holder} died while it held the table: the next run takes it over"
     )
@@ -342,36 +360,35 @@ def _first_line(error: BaseException) -> str:
 
 
 def lines(report: Report) -> Iterator[str]:
-    """The report for people."""
+    """The report as text."""
     yield (
         f"version {report.version}: {report.files:,} files, {report.rows:,} rows "
         f"of {report.runs:,} runs"
     )
     yield from (f"note: {note}" for note in report.notes)
-    yield from (f"wrong: {line}" for line in report.wrong)
+    yield from (f"fault: {fault}" for fault in report.faults)
     yield from (
-        f"wrong: {name}: expected only data files that the log names, found this one, which a "
-        "run that was killed has left: the next run removes it"
+        f"fault: {name}: expected only data files that the log names, found this one of a killed "
+        "run: the next run removes it"
         for name in report.leftovers
     )
-    yield (
-        "the table is whole"
-        if report.is_whole
-        else (f"{len(report.wrong) + len(report.leftovers):,} things are wrong")
-    )
+    count = len(report.faults) + len(report.leftovers)
+    yield f"{count:,} fault{'s' * (count > 1)} found" if count else "the table is intact"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 if something is wrong, 2 if there is no such table."""
-    args = table_parser(
-        "verify", "Check that a table is whole: log, data files, rows and counts. Reads only."
-    ).parse_args(argv)
-    said_s = time.monotonic()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `earmark verify`."""
+    add_table_arguments(parser)
+
+
+def run_from(args: argparse.Namespace) -> int:
+    """Print the report; returns the exit code: 0, 1 for faults, 2 if there is no table."""
+    printed_s = time.monotonic()
 
     def progress(text: str) -> None:
-        nonlocal said_s
-        if time.monotonic() - said_s >= SAY_EVERY_S:
-            said_s = time.monotonic()
+        nonlocal printed_s
+        if time.monotonic() - printed_s >= PROGRESS_EVERY_S:
+            printed_s = time.monotonic()
             print(text, file=sys.stderr, flush=True)
 
     try:
@@ -380,8 +397,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (DeltaError, OSError) as error:
-        print(f"wrong: {args.table}: expected a log that can be read, found: {_first_line(error)}")
+        print(f"fault: {args.table}: expected a log that can be read, found: {_first_line(error)}")
         return 1
     for line in lines(report):
-        print(printable(line))  # what is found in a table may have come from anybody
-    return 0 if report.is_whole else 1
+        print(printable(line))  # the texts in a table may come from anybody
+    return 0 if report.is_intact else 1

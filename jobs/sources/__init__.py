@@ -1,7 +1,7 @@
 """How audio is packaged: one file per packaging; its name is what YAML calls it.
 
-Each of these files is a `Source`, which `_contract.py` has mypy check. Files whose names begin with
-`_` are shared by several of them.
+Each of these files is a `Source`, which mypy checks in `_contract.py`. Files whose names begin with
+`_` are shared by several packagings.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import pyarrow as pa
 from audio_ops.errors import ClipError
 from jobs.input import Input
 
-# Where a clip is: together these columns identify it.
+# The place of a clip: together these columns identify it.
 PLACE = pa.schema(
     [
         ("source", pa.string()),  # path or URL of the file that holds it
-        ("member", pa.string()),  # name or row inside the source, else null
-        ("source_version", pa.string()),  # ETag, or size and mtime; a digest for a tar's member
+        ("member", pa.string()),  # name or row inside the source, or null
+        ("source_version", pa.string()),  # ETag, or size and mtime; of a tar's member its digest
         ("offset_s", pa.float64()),
     ]
 )
 MISSING = "missing"
 NOT_A_FILE = "not a regular file"
-NO_VERSION = (MISSING, NOT_A_FILE)  # in place of a version, where there is no file to read
+NO_VERSION = (MISSING, NOT_A_FILE)  # in place of a version, if there is no file to read
 NO_COLUMNS = pa.schema([])
-# A listing's column `_problem`: why a clip cannot be read, known before its file is opened.
+# A listing's column `_problem`: an error of a clip that is known before its file is opened.
 PROBLEM = pa.struct([("kind", pa.string()), ("message", pa.string())])
 
-# A clip's columns, and its encoded sound or the error that stands in for it.
+# A clip's columns, and its encoded sound or an error in place of it.
 Clip = tuple[dict[str, Any], BinaryIO | ClipError]
 
 
@@ -43,17 +43,17 @@ class Listing(NamedTuple):
     A row of the table whose place is not among `clips` belongs to a clip that has vanished. It
     stays, unless
 
-    - its `source` is in `whole`: files that were read from end to end, and hold no other clips; or
+    - its `source` is in `complete`: files that were read to the end, and hold no other clips; or
     - `versions` has another version of its `source`: it describes sound that no longer exists.
     """
 
     clips: pa.Table
-    whole: Collection[str] = frozenset()
+    complete: Collection[str] = frozenset()
     versions: Mapping[str, str] = MappingProxyType({})
 
 
 class Source(Protocol):
-    """The contract that the module of a packaging fulfils."""
+    """The interface of a packaging's module."""
 
     @property
     def SHARDED(self) -> bool:  # noqa: N802
@@ -61,45 +61,45 @@ class Source(Protocol):
 
     @property
     def OPTIONS(self) -> tuple[str, ...]:  # noqa: N802
-        """The keys of `Input` that it takes besides path, format and storage_options."""
+        """The keys of `Input` that it accepts besides path, format and storage_options."""
 
     def suffixes(self, input: Input) -> tuple[str, ...]:
-        """What its files' names end with, in lower case, for folders and `format: auto`."""
+        """The suffixes of its files in lower case, for searching folders and for `format: auto`."""
 
     def columns(self, input: Input, names: list[str]) -> pa.Schema:
-        """The types of those of its columns that a run carries along, from as little of the input
-        as will do.
+        """The types of the columns `names`, which a run keeps, reading as little of the input as
+        possible.
 
-        Raises NoSuchColumn, or ValueError (`key: expected ...`) for an input that doesn't fit its
+        Raises NoSuchColumn, or ValueError (`key: expected ...`) if the input does not fit the
         options.
         """
 
     def find(
         self, input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
     ) -> Listing:
-        """Every clip there is, or every shard (`member` null) if SHARDED, in an order that lasts.
+        """All clips of the input, or all shards (`member` null) if SHARDED, in a stable order.
 
-        Opens no more files than it must. The clips have the columns `PLACE`, those of `kept` that
-        are known by then, and others for `clips`, whose names begin with `_`. One of these is known
-        outside: rows with an equal `_unit` are read together. A file that does not exist has one
-        of `NO_VERSION` for its version. `warn(text)` is called for what is passed over.
+        Opens no more files than necessary. The clips have the columns `PLACE`, those of `kept` that
+        are already known, and others for `clips`, whose names begin with `_`. Of these only `_unit`
+        is used elsewhere: rows with equal values are read together. A file that does not exist has
+        one of `NO_VERSION` as its version. `warn(text)` is called for whatever is skipped.
 
-        Raises FileNotFoundError for a path that names nothing, and OSError where a storage does
-        not answer whether a file exists.
+        Raises FileNotFoundError for a path that matches nothing, and OSError if a storage does not
+        answer whether a file exists.
         """
 
     def clips(self, plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
-        """For each row of a plan its columns and its sound, in the plan's order.
+        """The columns and the sound of each row of a plan, in the plan's order.
 
-        The columns are `PLACE`, `kept` and whatever else the plan holds. With a `duration_s` among
-        them the clip is that stretch of the file from `offset_s` on. If SHARDED: all clips of each
-        shard, each with a version of its own, and, where reading a shard fails, an error without a
-        `member` last. A file is read before the next one is asked for.
+        The columns are `PLACE`, `kept` and any others of the plan. If they include `duration_s`, the
+        clip is the part of the file that begins at `offset_s` and lasts that long. If SHARDED, all
+        clips of each shard, each with its own version; if reading a shard fails, its last item is an
+        error without a `member`. The caller reads a file before it asks for the next one.
         """
 
 
 class NoSuchColumn(Exception):
-    """A column that a source does not have. `offered` lists those it has."""
+    """A column that a source does not have. `offered` lists the columns that it has."""
 
     def __init__(self, name: str, offered: str):
         super().__init__(f"expected columns of the source ({offered}), found {name!r}")
@@ -115,10 +115,10 @@ def pick(offered: pa.Schema, names: Sequence[str]) -> pa.Schema:
 
 
 def source_names() -> list[str]:
-    """Every packaging there is, as YAML calls them."""
+    """The names of all packagings in YAML."""
     return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_"))
 
 
 def load_source(name: str) -> Source:
-    """The module of the packaging that YAML calls `name`."""
+    """The module of the packaging with this name in YAML."""
     return cast(Source, import_module(f"{__name__}.{name}"))

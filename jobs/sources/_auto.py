@@ -1,4 +1,4 @@
-"""`format: auto`: recognises the packaging by the files' names."""
+"""`format: auto`: recognises the packaging by the names of the files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jobs.input import Input
 from jobs.sources import load_source, source_names
 from jobs.sources._paths import absolute, walk
 
-MAX_FILES = 10_000  # of one path that are looked at
+MAX_FILES = 10_000  # whose names are looked at, for each path
 
 
 def recognise(input: Input, output: str) -> tuple[str, str]:
-    """A packaging's name, and a line that explains the choice. Files in `output` don't count.
+    """A packaging's name, and a line that explains the choice. Files in `output` are ignored.
 
-    Manifests count only where there is nothing else: they often lie beside the files they list.
+    Manifests count only if there are no other files, because they often lie beside those they list.
     Raises ValueError if the files are of several kinds, FileNotFoundError if there are none.
     """
     suffixes = {name: load_source(name).suffixes(input) for name in source_names()}
@@ -31,12 +31,12 @@ def recognise(input: Input, output: str) -> tuple[str, str]:
     summary = ", ".join(f"{counts[kind]:,} {_noun(kind, counts[kind])}" for kind in sorted(counts))
     if len(kinds) > 1:
         raise ValueError(
-            f"input.format: expected one of {', '.join(sorted(kinds))}, for there is "
+            f"input.format: expected one of {', '.join(sorted(kinds))}, as there is "
             f"more than one kind of file: {summary}"
         )
     kind = kinds.pop()
     where = input.paths[0] + (" ..." if len(input.paths) > 1 else "")
-    return kind, f"input.format: {kind} ({summary or 'no file that it knows'} in {where})"
+    return kind, f"input.format: {kind} ({summary or 'no known kind of file'} in {where})"
 
 
 def _noun(kind: str, count: int) -> str:

@@ -1,4 +1,4 @@
-"""Where mypy checks that each packaging fulfils the contract. No run imports this file."""
+"""Lets mypy check that each packaging is a `Source`. No run imports this file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guards against Parquet pages that unpack to far more than they hold."""
+"""Guards against Parquet pages that decompress to far more than their size."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pyarrow.parquet as pq
 
 from audio_ops.errors import ClipError
 
-PAGE_BYTES, PAGE_TIMES = 32 << 20, 20  # a page may unpack to so many, or so many times its own
+MAX_PAGE_BYTES, MAX_PAGE_RATIO = 32 << 20, 20  # limits of a decompressed page: the larger one holds
 PAGE_HEADER_BYTES = 64 << 10
 
 
 class PageWatcher:
-    """A binary file for `pq.ParquetFile`, which checks the header of each page as Arrow reads it.
+    """A binary file for `pq.ParquetFile` that checks the header of each page as Arrow reads it.
 
-    Arrow allocates whatever size a page claims, and the footer lacks these sizes. Reading raises
-    ClipError before a small page is unpacked into a large one.
+    Arrow allocates the size that a page's header claims, which is not in the footer. Reading raises
+    ClipError before a small page is decompressed into a large one.
     """
 
     closed = False
@@ -28,10 +28,10 @@ class PageWatcher:
         self.seek, self.tell = file.seek, file.tell
 
     def close(self) -> None:
-        """Does nothing: whoever opened the file closes it."""
+        """Does nothing: the caller that opened the file closes it."""
 
     def watch(self, group: pq.RowGroupMetaData, columns: Sequence[str]) -> None:
-        """Check the pages of these columns of this row group, which are read next."""
+        """Check the pages of these columns of a row group, which are to be read next."""
         self._next.clear()
         for column in map(group.column, range(group.num_columns)):
             if not any(f"{column.path_in_schema}.".startswith(f"{name}.") for name in columns):
@@ -57,10 +57,10 @@ class PageWatcher:
         return data
 
     def _page(self, at: int, head: bytes) -> int:
-        """The length in bytes of the page at `at`, with its header."""
+        """The length in bytes of the page at `at`, including its header."""
         try:
             unpacked, packed, size = page_header(head)
-        except IndexError:  # the header goes on behind the bytes read
+        except IndexError:  # the header continues after the bytes read
             here = self._file.tell()
             self._file.seek(at)
             head = self._file.read(PAGE_HEADER_BYTES)
@@ -71,17 +71,17 @@ class PageWatcher:
                 raise ClipError("damaged", "a page's header has no end") from None
         if unpacked < 0 or packed < 0:
             raise ClipError("damaged", "a page with a negative size")
-        if unpacked > max(PAGE_BYTES, PAGE_TIMES * packed):
+        if unpacked > max(MAX_PAGE_BYTES, MAX_PAGE_RATIO * packed):
             raise ClipError("too_large", f"a page of {packed:,} bytes unpacks to {unpacked:,}")
         return size + packed
 
 
 def page_header(data: bytes) -> tuple[int, int, int]:
-    """(bytes unpacked, bytes packed, bytes of the header itself) of a page, from its header.
+    """(bytes decompressed, bytes compressed, bytes of the header itself) of a page, from its header.
 
     The header is a struct in Thrift's compact protocol that begins with three integers: the kind
-    of page and the two sizes. Raises IndexError if it is longer than `data`, ClipError if it is no
-    such struct.
+    of page and the two sizes. Raises IndexError if it is longer than `data`, and ClipError if it is
+    no such struct.
     """
     at = 0
 
@@ -98,7 +98,7 @@ def page_header(data: bytes) -> tuple[int, int, int]:
         nonlocal at
         while field := data[at]:
             at += 1
-            if not field >> 4:  # the field number follows, as it is no small step
+            if not field >> 4:  # the field number follows, as it is not a small difference
                 number()
             kind = field & 15
             if kind in (4, 5, 6):
@@ -110,7 +110,7 @@ def page_header(data: bytes) -> tuple[int, int, int]:
                 at += length
             elif kind == 12 and depth < 4:
                 skip_struct(depth + 1)
-            elif kind not in (1, 2):  # a boolean has no value behind it
+            elif kind not in (1, 2):  # a boolean is its kind: no value follows
                 raise ClipError("damaged", "a page's header cannot be read")
         at += 1
 

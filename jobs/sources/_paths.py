@@ -24,7 +24,7 @@ _CREDENTIALS = re.compile(
 )
 
 
-# Errors of `stat` that mean that no file can be at the path.
+# Errors of `stat` for a path at which no file can exist.
 NO_SUCH_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
 
 
@@ -44,10 +44,10 @@ def find_files(
     warn: Callable[[str], None],
     hidden: tuple[str, ...] = (".",),
 ) -> list[Found]:
-    """Every file under `paths`, sorted by name, each once.
+    """All files under `paths`, sorted by name, each once.
 
-    In folders only files with one of the (lower-case) suffixes count, and none whose name or folder
-    begins with one of `hidden`. Raises FileNotFoundError for a path that names nothing.
+    Of a folder these are the files with one of the (lower-case) suffixes, without those whose name
+    or folder begins with one of `hidden`. Raises FileNotFoundError for a path that matches nothing.
     """
     found = {
         item.source: item for path in paths for item in walk(path, suffixes, options, warn, hidden)
@@ -62,7 +62,7 @@ def walk(
     warn: Callable[[str], None],
     hidden: tuple[str, ...] = (".",),
 ) -> Iterator[Found]:
-    """The files under one path, unsorted, each as soon as it is found. Raises as `find_files`."""
+    """The files under one path, unsorted, each as soon as it is found. Raises like `find_files`."""
     if is_local(path):
         local = os.path.abspath(os.path.expanduser(local_path(path)))
         if os.path.lexists(local):
@@ -113,9 +113,9 @@ def _nothing_at(path: str) -> FileNotFoundError:
 
 
 def open_file(source: str, version: str | None, options: dict[str, Any], **how: Any) -> BinaryIO:
-    """Open a file as it was when the run was planned, or, without a `version`, as it is.
+    """Open a file in the version that was planned or, if `version` is None, in any.
 
-    `how` goes to fsspec's `open`, e.g. `cache_type`. Raises ClipError, always `unreadable`.
+    `how` is passed to fsspec's `open`, e.g. `cache_type`. Raises ClipError `unreadable`.
     """
     if version == NOT_A_FILE:  # opening a pipe would wait for a writer
         raise ClipError("unreadable", NOT_A_FILE)
@@ -126,7 +126,7 @@ def open_file(source: str, version: str | None, options: dict[str, Any], **how: 
             now = f"{status.st_size}-{status.st_mtime_ns}"
         else:
             file = file_system(source, options).open(source, "rb", **how)
-            # Elsewhere than on S3 a listing and a look at one file need not agree on the version.
+            # On stores other than S3, a listing and a file's own info may differ in the version.
             is_s3 = urlsplit(source).scheme in ("s3", "s3a")
             now = stored_file(source, file.details).version if is_s3 else version or ""  # type: ignore[attr-defined]
     except FileNotFoundError:
@@ -134,9 +134,9 @@ def open_file(source: str, version: str | None, options: dict[str, Any], **how: 
             "unreadable",
             "there is no such file"
             if version in (None, MISSING)
-            else "the file was there when the run was planned and is gone",
+            else "the file existed when the run was planned and is gone",
         ) from None
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL in it
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         number = getattr(error, "errno", None) or 0
         name = errno.errorcode.get(number, type(error).__name__)
         reason = getattr(error, "strerror", None) or error
@@ -148,14 +148,14 @@ def open_file(source: str, version: str | None, options: dict[str, Any], **how: 
 
 
 def _open_nonblocking(path: str, flags: int) -> int:
-    """Does not block even where the file has become a pipe, which waits for a writer."""
+    """Open without blocking, even if the file has become a pipe, which would wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def file_system(source: str, options: dict[str, Any]) -> Any:
     """The fsspec file system of a URL, without cached listings.
 
-    Unlike fsspec.open it does not read `::` in a name as a chain of protocols.
+    Unlike `fsspec.open`, it does not take `::` in a name for a chain of protocols.
     """
     import fsspec
 
@@ -167,7 +167,7 @@ def is_local(path: str) -> bool:
 
 
 def local_path(source: str) -> str:
-    """The path that `source` names (names that are not UTF-8 are kept as `file://` URIs)."""
+    """The local path of `source` (paths that are not UTF-8 are kept as `file://` URIs)."""
     return (
         unquote(urlsplit(source).path, errors="surrogateescape")
         if source.startswith("file://")
@@ -176,17 +176,17 @@ def local_path(source: str) -> str:
 
 
 def resolve(reference: str, base: str, roots: Sequence[str]) -> str:
-    """The path or URL that a reference in metadata leads to, relative to `base`.
+    """The path or URL that a reference in metadata points to, relative to `base`.
 
-    The author of the metadata must not choose what is read. Raises ClipError for a reference that
-    leads out of the folders `roots`, by its name or through a link, and for a URL with credentials,
-    which its row would keep.
+    The author of the metadata must not be able to choose any file. Raises ClipError for a reference
+    that points outside of the folders `roots`, by its name or through a link, and for a URL with
+    credentials, which its row would keep.
     """
     target = reference if "://" in reference or reference.startswith("/") else f"{base}/{reference}"
     if holds_credentials(target):
         raise ClipError("unreadable", "the reference is a URL with credentials in it")
     if "\0" in target:
-        raise ClipError("unreadable", f"{reference!r} has a NUL in it, which no path can")
+        raise ClipError("unreadable", f"{reference!r} has a NUL in it, which no path may have")
     if is_local(target):
         target = os.path.abspath(local_path(target))
         real = _real(target)
@@ -199,7 +199,7 @@ def resolve(reference: str, base: str, roots: Sequence[str]) -> str:
         raise ClipError(
             "unreadable",
             f"{reference!r} is not in {' or '.join(roots)}: if it is to be read, "
-            "set input.audio_root to a folder that holds it",
+            "set input.audio_root to a folder that contains it",
         )
     return target
 
@@ -226,7 +226,7 @@ def _real(path: str) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """`json.loads` that also raises ValueError for half a surrogate pair, which no column can hold."""
+    """Like `json.loads`, but raises ValueError for half a surrogate pair, too: no column can hold it."""
     value = json.loads(text)
     if "\\ud" in text or "\\uD" in text:
         json.dumps(value, ensure_ascii=False).encode()
@@ -234,7 +234,7 @@ def parse_json(text: str) -> Any:
 
 
 def as_text(value: Any) -> str | None:
-    """A JSON value for a text column: text as it is, null as null, the rest as JSON."""
+    """A JSON value for a text column: text and null unchanged, anything else as JSON."""
     return (
         value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     )
@@ -245,14 +245,15 @@ def folder_of(source: str) -> str:
 
 
 def absolute(folder: str) -> str:
-    """A folder's absolute path, or its URL without a slash at the end."""
+    """A folder's absolute path, or its URL without a trailing slash."""
     if is_local(folder):
         return os.path.abspath(os.path.expanduser(local_path(folder)))
     return folder.rstrip("/")
 
 
 def local_file(path: str) -> Found:
-    """Look at a local file. Raises OSError if the file system cannot tell whether it exists."""
+    """A local file and its version. Raises OSError if the file system does not answer whether it
+    exists."""
     try:
         path.encode()
         source = path
@@ -273,7 +274,7 @@ def local_file(path: str) -> Found:
 
 
 def stored_file(source: str, info: dict[str, Any]) -> Found:
-    """A file of a store, from fsspec's `info` of it."""
+    """A file on a store and its version, from fsspec's `info`."""
     modified = info.get("LastModified") or info.get("mtime") or info.get("created")
     mtime = modified.timestamp() if isinstance(modified, datetime) else modified
     etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
@@ -283,12 +284,12 @@ def stored_file(source: str, info: dict[str, Any]) -> Found:
 def _local_folder(
     root: str, suffixes: tuple[str, ...], warn: Callable[[str], None], hidden: tuple[str, ...]
 ) -> Iterator[Found]:
-    """Files below `root`. Links to folders are followed, and no folder is visited twice."""
+    """The files below `root`. Links to folders are followed; no folder is visited twice."""
 
     def unreadable(error: OSError) -> None:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):  # e.g. a mount that hangs
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):  # e.g. a hanging mount
             raise error
-        warn(f"can't look into {error.filename}: {error.strerror}")
+        warn(f"can't list {error.filename}: {error.strerror}")
 
     seen: set[tuple[int, int]] = set()
     for folder, names, files in os.walk(root, onerror=unreadable, followlinks=True):

@@ -1,4 +1,4 @@
-"""One audio file, one clip: files, folders (recursive) and globs, local or on any fsspec store."""
+"""Audio files, one clip each: files, folders (recursive) and globs, local or on any fsspec store."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
 
 
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
-    """Every file under the input's paths, sorted by name, each once. Hidden files are left out, and
-    in folders also those without one of the input's extensions."""
+    """All files under the input's paths, sorted by name, each once, without hidden files and, in
+    folders, without those that have none of the input's extensions."""
     files = find_files(input.paths, suffixes(input), input.storage_options, warn)
     sources = [file.source for file in files]
     offered = {
@@ -57,7 +57,7 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
 
 
 def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
-    """Each row with its file, open and unread."""
+    """Each row and its file, opened."""
     for row in plan.to_pylist():
         try:
             yield row, open_file(row["source"], row["source_version"], input.storage_options)

@@ -1,9 +1,9 @@
-"""Lists of audio files: JSON lines as NeMo has them, CSV, TSV as Common Voice has them.
+"""Lists of audio files: JSON lines (NeMo), CSV, and TSV (Common Voice).
 
-An entry names a file, perhaps a stretch of it (`offset`, `duration` in seconds), and its other
-columns can be kept, as text. Paths are relative to `audio_root`, else to the manifest's folder (or
-to `clips/` in it, if the manifest is a TSV), and lead nowhere else. The version of a clip is that
-of its audio file: a changed text in a manifest labels nothing anew.
+An entry names a file or a part of it (`offset`, `duration` in seconds); its other columns can be kept
+as text. Paths are relative to `audio_root` or else to the manifest's folder (of a TSV, to `clips/` in
+it), and may not lead outside of these. A clip's version is that of its audio file, so a text that
+changes in a manifest does not relabel the clip.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ from jobs.sources._paths import (
 SHARDED = False
 OPTIONS = ("columns.audio", "columns.offset", "columns.duration", "audio_root")
 PATH_COLUMNS = ("audio_filepath", "path", "audio", "audio_path", "file_name", "file", "wav")
-MAX_LINE = 1 << 20  # characters, in all lines of one entry together
+MAX_LINE = 1 << 20  # characters, in all lines of an entry together
 MAX_SECONDS = 1e9
-MAX_BAD_LINES = 1000  # in a row: such a file is no manifest, and its rest gets no rows
+MAX_BAD_LINES = 1000  # in succession: such a file is no manifest, and its rest gets no rows
 LOOKUPS_AT_ONCE = 16
 LOOKUPS_BEFORE_LISTING = 3
 
 
 class Entry(NamedTuple):
-    """A line of a manifest: its values by column, or the error in it."""
+    """A line of a manifest: its values by column, or an error."""
 
     line: int
     values: dict[str, Any] | ClipError
@@ -68,7 +68,7 @@ def suffixes(input: Input) -> tuple[str, ...]:
 
 
 def columns(input: Input, names: list[str]) -> pa.Schema:
-    """All of them as text. Reads entries until each column has been seen."""
+    """The columns, all as text. Reads entries until each column has been seen."""
     missing, offered = set(names), dict[str, None]()
     for found in find_files(input.paths, suffixes(input), input.storage_options, lambda _: None):
         for entry in _entries(found, input):
@@ -113,7 +113,7 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
 
 
 def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
-    """Each row with its file, open and unread."""
+    """Each row and its file, opened."""
     for row in plan.to_pylist():
         problem, duration_s = row.pop("_problem"), row.pop("_duration_s")
         if duration_s is not None or row["offset_s"]:
@@ -127,8 +127,8 @@ def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterato
 
 
 def _roots(manifest: str, input: Input) -> tuple[str, str]:
-    """The folder that a manifest's relative paths begin at, and the manifest's own. Its paths may
-    lead into both."""
+    """The folder that a manifest's paths are relative to, and the manifest's own folder. Its paths
+    may lead into both."""
     home = absolute(folder_of(manifest))
     base = absolute(input.audio_root) if input.audio_root else _base(manifest, home, input)
     return base, home
@@ -137,7 +137,7 @@ def _roots(manifest: str, input: Input) -> tuple[str, str]:
 def _row(
     entry: Entry, found: Found, roots: tuple[str, str], input: Input, kept: pa.Schema
 ) -> dict[str, Any]:
-    """The listing's row of an entry of the manifest `found`."""
+    """The listing's row for an entry of the manifest `found`."""
     row: dict[str, Any] = {
         "source": found.source,
         "member": f"line {entry.line}",
@@ -153,10 +153,10 @@ def _row(
         offset_s = _seconds(entry.values, input.columns.offset, "offset") or 0.0
         duration_s = _seconds(entry.values, input.columns.duration, "duration")
         if duration_s == 0:
-            raise ClipError("empty", "the manifest says a duration of 0 s")
+            raise ClipError("empty", "the manifest gives a duration of 0 s")
     except ClipError as error:
         return row | {"_problem": {"kind": error.kind, "message": error.message}}
-    # Two stretches may begin at one offset, so the length is part of the clip's place.
+    # Two parts of a file may begin at one offset, so the duration belongs to the clip's place.
     member = None if duration_s is None else f"{duration_s} s"
     return row | {
         "source": source,
@@ -191,7 +191,7 @@ def _seconds(values: dict[str, Any], name: str | None, default: str) -> float | 
 
 
 def _base(source: str, home: str, input: Input) -> str:
-    """The folder of relative paths: for TSVs `clips/` beside them, as Common Voice has it."""
+    """The folder that paths are relative to: of a TSV, as in Common Voice, `clips/` beside it."""
     clips = f"{home}/clips"
     if not source.lower().endswith(".tsv"):
         return home
@@ -205,7 +205,7 @@ def _base(source: str, home: str, input: Input) -> str:
 
 
 def _entries(found: Found, input: Input) -> Iterator[Entry]:
-    """A manifest's entries, without empty lines. Raises FileNotFoundError if it can't be opened."""
+    """A manifest's entries. Empty lines are skipped. Raises FileNotFoundError if it can't be opened."""
     try:
         opened = open_file(found.source, found.version, input.storage_options)
     except ClipError as error:
@@ -225,7 +225,7 @@ def _entries(found: Found, input: Input) -> Iterator[Entry]:
 
 
 def _lines(text: io.TextIOWrapper) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their line feeds, the only line ends, as a text may hold the others.
+    """Numbered lines. Only line feeds end a line, because a text may contain the other line ends.
 
     Longer lines are cut to MAX_LINE + 1 characters.
     """
@@ -263,7 +263,7 @@ def _json_entries(lines: Iterator[tuple[int, str]]) -> Iterator[Entry]:
 
 
 def _table(lines: Iterator[tuple[int, str]], suffix: str) -> Iterator[Entry]:
-    """CSV with quotes, which may hold line ends, or TSV without."""
+    """The entries of a CSV, whose quoted fields may contain line ends, or of a TSV without quotes."""
     names: list[str] | None = None
     for number, fields in _tsv(lines) if suffix == "tsv" else _csv(lines):
         if not isinstance(fields, list):
@@ -288,7 +288,7 @@ def _tsv(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str] | Cl
 
 
 def _csv(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, list[str] | ClipError]]:
-    size = 0  # of the entry that is being read, which an open quote makes longer and longer
+    size = 0  # characters of the entry being read, which an open quote extends line by line
 
     def text() -> Iterator[str]:
         nonlocal size
@@ -321,10 +321,10 @@ def _is_broken(text: str) -> bool:
 
 
 def _versions(sources: Sequence[str], input: Input) -> dict[str, str]:
-    """The version of each file, or MISSING. On a store one listing serves all files of a folder.
+    """The version of each file, or MISSING. On a store, all files of a folder are listed at once.
 
-    Raises OSError where a storage does not answer whether a file exists: a clip that only seems to
-    be missing must not pass for a change of the input.
+    Raises OSError if a storage does not answer whether a file exists: a clip that only seems to be
+    missing must not count as a change of the input.
     """
     local = {source for source in sources if is_local(source)}
     versions = {source: local_file(source).version for source in local}
@@ -348,7 +348,7 @@ def _versions(sources: Sequence[str], input: Input) -> dict[str, str]:
 
 
 def _listed(fs: Any, folder: str) -> list[dict[str, Any]]:
-    """`fs.ls` of a folder; empty if it does not exist or may not be listed."""
+    """The entries of a folder (`fs.ls`); none if it does not exist or may not be listed."""
     try:
         listed: list[dict[str, Any]] = fs.ls(folder, detail=True)
     except (FileNotFoundError, PermissionError):
@@ -363,6 +363,6 @@ def _version(fs: Any, name: str) -> str:
         return MISSING
     except OSError as error:
         raise OSError(
-            f"expected to learn whether {name} exists, found: {type(error).__name__}: {error} "
+            f"expected an answer whether {name} exists, found: {type(error).__name__}: {error} "
             "(S3 answers 403 also for a missing object where the bucket may not be listed)"
         ) from error

@@ -1,8 +1,8 @@
-"""A row of a Parquet file, one clip: a binary column, Hugging Face's {bytes, path}, or paths.
+"""Parquet files, one clip per row: a binary column, Hugging Face's {bytes, path}, or paths.
 
-Row groups are the unit of work; columns that are not kept are never read. `split=train/` in a
-path is a column `split`. Extension types are read as their storage types, because building objects
-of them may run code, as Ray's pickled ones do.
+Row groups are the unit of work, and columns that are not kept are never read. `split=train/` in a
+path gives a column `split`. Extension types are read as their storage types, because creating their
+objects may run code, as with Ray's pickled ones.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SHARDED = False
 OPTIONS = ("columns.audio", "audio_root", "max_clip_bytes")
 PATH_COLUMNS = ("audio", "path", "audio_path", "audio_filepath", "file", "file_name", "file_path")
 
-ROWS_AT_ONCE = 4  # each may be a copy of one large value that a small page holds once
-READ_BYTES = 8 << 20  # of a column at once: one request where the file is on a store
+ROWS_AT_ONCE = 4  # a small page may hold one large value that is copied into each row
+READ_BYTES = 8 << 20  # of a column in one request, if the file is on a store
 FOOTERS_AT_ONCE = 16
 
 
@@ -41,7 +41,7 @@ def suffixes(input: Input) -> tuple[str, ...]:
 
 
 def columns(input: Input, names: list[str]) -> pa.Schema:
-    """The columns of the first file that can be opened, in types that a Delta table has."""
+    """The columns of the first file that can be opened, with Delta's types."""
     for found in _find_files(input, lambda _: None):
         try:
             with _open(found.source, found.version, input) as (file, _):
@@ -70,30 +70,30 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
     files = _find_files(input, warn)
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
         footers = list(threads.map(row_group_sizes, files))
-    whole = {
+    complete = {
         file.source for file, rows in zip(files, footers, strict=True) if isinstance(rows, list)
     }
-    return Listing(_listed(files, footers), whole)
+    return Listing(_listed(files, footers), complete)
 
 
 def _row_group_sizes(
     found: Found, input: Input, warn: Callable[[str], None], kept: pa.Schema
 ) -> list[int]:
-    """The rows of each row group, from the file's footer. Raises ClipError."""
+    """The number of rows of each row group, from the file's footer. Raises ClipError."""
     with _open(found.source, found.version, input) as (file, _):
         absent = set(kept.names) - set(file.schema_arrow.names) - {*_partitions(found.source)}
         if absent:
             warn(f"{found.source} has no column {', '.join(sorted(absent))}: null there")
         footer = file.metadata
         rows = [footer.row_group(n).num_rows for n in range(footer.num_row_groups)]
-    # A false count would fill the memory here.
+    # The listing has a row for each of them: a false count would fill the memory.
     if sum(rows) > (found.size_bytes or 0) or min(rows, default=0) < 0:
         raise ClipError("damaged", f"the footer says {sum(rows)} rows in {found.size_bytes} bytes")
     return rows
 
 
 def _listed(files: Sequence[Found], footers: Sequence[list[int] | ClipError]) -> pa.Table:
-    """A row for each row of each file, or a row with the problem of its footer."""
+    """A row for each row of each file, or one row with the error of a file's footer."""
     members: list[np.ndarray] = []
     units: list[np.ndarray] = []
     units_before = 0
@@ -122,7 +122,7 @@ def _listed(files: Sequence[Found], footers: Sequence[list[int] | ClipError]) ->
 
 
 def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
-    """Each row's sound; of its row group only the columns that are needed are read."""
+    """Each row and its sound. Only the necessary columns of its row group are read."""
     for (source, version), group in groupby(
         plan.to_pylist(), key=lambda row: (row["source"], row["source_version"])
     ):
@@ -144,7 +144,7 @@ def _file_clips(
     input: Input,
     kept: pa.Schema,
 ) -> Iterator[Clip]:
-    """The clips of some rows of a file. Raises ClipError before the first clip, if at all."""
+    """The clips of some rows of a file. Any ClipError is raised before the first clip."""
     try:
         wanted = _Wanted.of(file.schema_arrow, rows[0]["source"], input, kept)
     except ValueError as error:
@@ -172,18 +172,18 @@ def _file_clips(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """The parts of a file's rows that are read."""
+    """The columns of a file that are read."""
 
     source: str
     audio: str  # the column with the sound
-    columns: Sequence[str]  # all that are read, as Parquet names them
-    kept: pa.Schema  # of the columns in the file that rows carry along
-    constant: Mapping[str, str | None]  # columns that the file's path tells, or nothing
+    columns: Sequence[str]  # all that are read, in Parquet's names
+    kept: pa.Schema  # of the kept columns that the file has
+    constant: Mapping[str, str | None]  # the other kept columns: from the file's path, or null
     input: Input
 
     @classmethod
     def of(cls, schema: pa.Schema, source: str, input: Input, kept: pa.Schema) -> _Wanted:
-        """Raises ValueError if it is not clear which column holds the sound."""
+        """The columns to read. Raises ValueError if it is not clear which one holds the sound."""
         audio = _audio_column(schema, input)
         here = [name for name in kept.names if name in schema.names]
         constant = {name: _partitions(source).get(name) for name in kept.names if name not in here}
@@ -195,7 +195,7 @@ class _Wanted:
 def _row_group_clips(
     file: pq.ParquetFile, number: int, left: dict[int, dict[str, Any]], wanted: _Wanted
 ) -> Iterator[Clip]:
-    """The clips of a row group. `left` holds their places by row, and loses each that is yielded."""
+    """The clips of a row group. `left` has their places by row; those that are yielded are removed."""
     at = 0
     for batch in file.iter_batches(
         ROWS_AT_ONCE, row_groups=[number], columns=wanted.columns, use_threads=False
@@ -217,7 +217,7 @@ def _row_group_clips(
 
 
 def _as_stored(column: pa.Array) -> pa.Array:
-    """A column in its storage type: no extension type is left, nor one inside of it."""
+    """A column in its storage type, without extension types at any level."""
     return column if (type := _storage_type(column.type)) == column.type else column.cast(type)
 
 
@@ -239,7 +239,7 @@ def _storage_type(type: pa.DataType) -> pa.DataType:
 
 
 def _sound(column: pa.Array, index: int, source: str, input: Input) -> BinaryIO | ClipError:
-    """The sound in a row of `source`, from a cell of the audio column."""
+    """The sound in a row of `source`, from its value in the audio column."""
     value = column[index]
     path: str | None = None
     if pa.types.is_struct(column.type):
@@ -254,12 +254,12 @@ def _sound(column: pa.Array, index: int, source: str, input: Input) -> BinaryIO 
             return ClipError("too_large", limit)
         return io.BytesIO(data.to_pybytes())
     if not path:
-        return ClipError("unreadable", "the row holds null where its sound should be")
+        return ClipError("unreadable", "the row has null in place of its sound")
     return open_reference(path, source, input)
 
 
 def open_reference(path: str, source: str, input: Input) -> BinaryIO | ClipError:
-    """The file that a row of `source` names, opened, or the reason why it can't be."""
+    """The file that a row of `source` names, opened, or the error."""
     home = absolute(folder_of(source))
     base = absolute(input.audio_root) if input.audio_root else home
     try:
@@ -269,18 +269,19 @@ def open_reference(path: str, source: str, input: Input) -> BinaryIO | ClipError
 
 
 def _find_files(input: Input, warn: Callable[[str], None]) -> list[Found]:
-    # Spark, Hive and Delta begin the names of files that are no data with `_`.
+    # Spark, Hive and Delta prefix the names of files without data with `_`.
     return find_files(input.paths, suffixes(input), input.storage_options, warn, hidden=(".", "_"))
 
 
 @contextmanager
 def _open(source: str, version: str, input: Input) -> Iterator[tuple[pq.ParquetFile, PageWatcher]]:
-    """A Parquet file and the watcher of its pages. Reads at most READ_BYTES ahead. Raises ClipError."""
+    """Open a Parquet file, with a watcher of its pages and a read-ahead of at most READ_BYTES. Raises
+    ClipError."""
     with open_file(source, version, input.storage_options, cache_type="none") as file:
         pages = PageWatcher(file)
         try:
             parquet = pq.ParquetFile(pages, buffer_size=READ_BYTES)
-            parquet.schema_arrow  # noqa: B018  # is built on this access, from the file's metadata
+            parquet.schema_arrow  # noqa: B018  # built on first access, from the file's metadata
         except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: Ray's tensors
             raise ClipError("damaged", f"the Parquet footer can't be read: {error}") from None
         yield parquet, pages
@@ -307,8 +308,8 @@ def _audio_column(schema: pa.Schema, input: Input) -> str:
             if name in schema.names and _is_text(schema.field(name).type):
                 return name
     raise ValueError(
-        f"input.columns.audio: expected the name of the column with the sound, which can't be "
-        f"guessed among {', '.join(schema.names)}"
+        f"input.columns.audio: expected the name of the column with the sound, which is not "
+        f"evident among {', '.join(schema.names)}"
     )
 
 
@@ -325,7 +326,7 @@ def _is_text(type: pa.DataType) -> bool:
 
 
 def _needed(schema: pa.Schema, audio: str) -> Sequence[str]:
-    """The column, or the fields of its struct, as Parquet names them."""
+    """The column or the fields of its struct, in Parquet's names."""
     type = _storage_type(schema.field(audio).type)
     if not pa.types.is_struct(type):
         return [audio]
@@ -333,7 +334,7 @@ def _needed(schema: pa.Schema, audio: str) -> Sequence[str]:
 
 
 def _partitions(source: str) -> dict[str, str | None]:
-    """`.../split=train/...` -> {"split": "train"}"""
+    """The columns in a path: `.../split=train/...` -> {"split": "train"}."""
     pairs = [part.partition("=") for part in source.split("/")[:-1] if "=" in part]
     return {
         name: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value)
@@ -343,7 +344,7 @@ def _partitions(source: str) -> dict[str, str | None]:
 
 
 def _table_type(type: pa.DataType) -> pa.DataType:
-    """The nearest type that a Delta table has."""
+    """The nearest type that a Delta table supports."""
     types = pa.types
     type = _storage_type(type)
     if types.is_dictionary(type):

@@ -1,9 +1,9 @@
-"""Tars of audio as WebDataset has them: `0001.flac`, `0001.json`, `0002.flac`, ... one after another.
+"""WebDataset: tars of audio and its metadata, `0001.flac`, `0001.json`, `0002.flac`, ... in sequence.
 
-Neighbouring members whose names are equal up to the first dot of the file name, folders included,
-make a sample, in any order. Every audio member is a clip; `.json`, `.txt` and `.cls` members of its
-sample are its columns. A tar (plain, gzip, zstd) is read in one stream and never unpacked; memory
-holds one sample. Members' names are never used as paths.
+Successive members whose names, including folders, are equal up to the first dot of the file name
+form a sample. Every audio member is a clip; the `.json`, `.txt` and `.cls` members of its sample are
+its columns. A tar (plain, gzip, zstd) is read as a stream and never extracted; memory holds one
+sample. Members' names are never used as paths.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ SIDECARS = ("json", "txt", "cls")
 OFFERED = "key, txt, cls, json, json.FIELD"  # all text; json.a.b looks into json.a
 
 MAX_SIDECAR_BYTES = 4 << 20
-MAX_MEMBERS = 1_000_000  # audio and sidecars of a tar, whose names are remembered
-MAX_HEADER_BYTES = (
-    16 << 10
-)  # of a long name or a pax header, which tarfile parses in quadratic time
+MAX_MEMBERS = 1_000_000  # audio and sidecars of a tar, whose names are kept in memory
+# Of a long name or a pax header, which tarfile parses in quadratic time.
+MAX_HEADER_BYTES = 16 << 10
 MAX_HEADERS = 8  # of one member
-UNPACKED_BYTES, UNPACKED_TIMES = 256 << 20, 100  # limits of a packed tar: the larger one holds
+# Limits of a decompressed tar, in bytes and in multiples of its size: the larger one holds.
+UNPACKED_BYTES, UNPACKED_TIMES = 256 << 20, 100
 _EXTRA_HEADERS = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
@@ -57,7 +57,7 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
 
 
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
-    """Every tar under the input's paths."""
+    """All tars under the input's paths."""
     files = find_files(input.paths, suffixes(input), input.storage_options, warn)
     columns = {
         "source": [file.source for file in files],
@@ -69,10 +69,10 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
 
 
 def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
-    """All clips of each tar. Where a tar is broken, its last row is an error without a member.
+    """All clips of each tar. If a tar is damaged, its last item is an error without a member.
 
-    The version of a clip is a digest of its own bytes, so that its identity survives when the tar
-    grows or is packed anew.
+    A clip's version is a digest of its bytes, so that its identity stays when the tar grows or is
+    written again.
     """
     for row in plan.select(PLACE.names).to_pylist():
         try:
@@ -91,12 +91,12 @@ def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterato
 
 @dataclass
 class _Sample:
-    """The members that share a key."""
+    """The members with the same key."""
 
     key: str
     names: set[str] = field(default_factory=set)
     audio: list[tuple[str, io.BytesIO | ClipError]] = field(default_factory=list)
-    sidecars: dict[str, bytes | None] = field(default_factory=dict)  # by the name behind the key
+    sidecars: dict[str, bytes | None] = field(default_factory=dict)  # by the name after the key
     size: int = 0
 
     def clips(self) -> Iterator[tuple[str, io.BytesIO | ClipError]]:
@@ -107,7 +107,7 @@ class _Sample:
                 self.key,
                 ClipError(
                     "no_audio",
-                    f"expected an audio member next to those of this name, found only {found}",
+                    f"expected an audio member beside those of this name, found only {found}",
                 ),
             )
 
@@ -127,7 +127,7 @@ class _Sample:
         return columns
 
     def _text(self, member: str, kind: str) -> str | None:
-        # A name with dots, 0.5_take.wav, has its own sidecar beside the sample's: 0.5_take.txt.
+        # A name with dots, 0.5_take.wav, has its own sidecar, 0.5_take.txt, or that of its sample.
         own = member[len(self.key) + 1 :].rpartition(".")[0]
         data = self.sidecars.get(f"{own}.{kind}", self.sidecars.get(kind))
         try:
@@ -137,7 +137,7 @@ class _Sample:
 
 
 def _samples(file: BinaryIO, input: Input, kept: frozenset[str]) -> Iterator[_Sample]:
-    """A tar's samples. Raises ClipError for damage, after the samples before it."""
+    """A tar's samples. Raises ClipError for damage, after all samples that precede it."""
     wanted = {name.partition(".")[0] for name in kept}
     extensions = frozenset(input.extensions)
     sample, count = _Sample(""), 0
@@ -145,7 +145,7 @@ def _samples(file: BinaryIO, input: Input, kept: frozenset[str]) -> Iterator[_Sa
         with _tar_errors(), _unpacked(file) as stream:
             archive = _Archive.open(fileobj=stream, mode="r|", bufsize=stream.at_once)  # type: ignore[call-overload]
             while (header := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # or it remembers them all
+                archive.members.clear()  # type: ignore[attr-defined]  # else it keeps all headers
                 name = _Name.of(header)
                 is_used = name.kind in SIDECARS or name.kind in extensions
                 if name.is_hidden or header.isdir() or not is_used:
@@ -162,14 +162,14 @@ def _samples(file: BinaryIO, input: Input, kept: frozenset[str]) -> Iterator[_Sa
                 else:
                     _add_audio(sample, name, archive, header, input.max_clip_bytes)
     except ClipError:
-        if sample.audio:  # else its audio may be in the part that cannot be read
+        if sample.audio:  # otherwise its audio may be in the part that cannot be read
             yield sample
         raise
     yield sample
 
 
 class _Name(NamedTuple):
-    """A member's name `a/b.c.TXT` in parts."""
+    """The parts of a member's name `a/b.c.TXT`."""
 
     full: str
     key: str  # a/b
@@ -191,7 +191,7 @@ class _Name(NamedTuple):
 def _add_sidecar(
     sample: _Sample, name: _Name, archive: _Archive, header: tarfile.TarInfo, max_bytes: int | None
 ) -> None:
-    """Add the content, or None if it is too large for the sample or, with no `max_bytes`, unused."""
+    """Add the content, or None if it is too large for the sample, or unused (no `max_bytes`)."""
     fits = header.isreg() and not header.issparse() and header.size <= MAX_SIDECAR_BYTES
     fits = fits and max_bytes is not None and sample.size + header.size <= max_bytes
     content = _content(archive, header).getvalue() if fits else None
@@ -205,7 +205,7 @@ def _add_audio(
     """Add the content, or a ClipError in its place."""
     content: io.BytesIO | ClipError
     if not header.isreg() or header.issparse():
-        what = f"a link to {_as_utf8(header.linkname)}" if header.linkname else "no file"
+        what = f"a link to {_as_utf8(header.linkname)}" if header.linkname else "not a file"
         content = ClipError("unreadable", f"the member is {what}")
     elif (size := sample.size + header.size) > max_bytes:
         limit = f"input.max_clip_bytes allows {max_bytes:,} in a sample, found {size:,}"
@@ -218,22 +218,22 @@ def _add_audio(
 
 @contextmanager
 def _tar_errors() -> Iterator[None]:
-    """Turn what reading a damaged tar raises into a ClipError."""
+    """Turn the exceptions of reading a damaged tar into a ClipError."""
     try:
         yield
     except (tarfile.ReadError, EOFError) as error:
         raise ClipError("truncated", f"the tar ends too early: {error}") from None
     except tarfile.TarError as error:
-        raise ClipError("damaged", f"the tar can't be followed: {error}") from None
+        raise ClipError("damaged", f"the tar can't be read: {error}") from None
     except (zlib.error, gzip.BadGzipFile, pa.ArrowException) as error:
-        raise ClipError("damaged", f"the tar can't be unpacked: {error}") from None
+        raise ClipError("damaged", f"the tar can't be decompressed: {error}") from None
     except OSError as error:
         raise ClipError("unreadable", f"reading the tar failed: {error}") from None
 
 
 @contextmanager
 def _unpacked(file: BinaryIO) -> Iterator[_Bounded]:
-    """The tar itself, unpacked as it is read, up to a limit."""
+    """The tar, decompressed as it is read, up to a limit."""
     max_bytes = max(UNPACKED_BYTES, UNPACKED_TIMES * file.seek(0, 2))
     file.seek(0)
     magic = file.read(4)
@@ -249,12 +249,12 @@ def _unpacked(file: BinaryIO) -> Iterator[_Bounded]:
 
 
 class _Bounded:
-    """A stream of at most `max_bytes`. Reading raises ClipError beyond that, and repeatedly at the
-    end: to skip the size that a header claims, tarfile would read there for ever."""
+    """A stream of at most `max_bytes`. Reading more raises ClipError, as does repeated reading at the
+    end, where tarfile would loop forever to skip the size that a header claims."""
 
     def __init__(self, file: Any, max_bytes: int, at_once: int = tarfile.RECORDSIZE) -> None:
         self._file, self._max_bytes = file, max_bytes
-        self.at_once = at_once  # bytes; damage to a packed tar can cost as many before it
+        self.at_once = at_once  # bytes; damage to a compressed tar can lose as many before it
         self._count = self._ends = 0
 
     def read(self, size: int) -> bytes:
@@ -262,14 +262,15 @@ class _Bounded:
         self._count += len(data)
         self._ends += not data
         if self._count > self._max_bytes:
-            raise ClipError("too_large", f"the tar unpacks to more than {self._max_bytes:,} bytes")
+            what = f"the tar decompresses to more than {self._max_bytes:,} bytes"
+            raise ClipError("too_large", what)
         if self._ends > 3:
             raise ClipError("truncated", "the tar ends inside of a member")
         return data
 
 
 class _Header(tarfile.TarInfo):
-    """Raises ClipError for a broken header, which tarfile takes for the end of the archive."""
+    """A header that raises ClipError if it is damaged; tarfile takes that for the archive's end."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Any:
@@ -282,7 +283,7 @@ class _Header(tarfile.TarInfo):
             if header.size < 0:
                 raise tarfile.HeaderError("a negative size")  # type: ignore[attr-defined]
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            archive.is_ended = True  # zeros: the end, or a seam between archives joined by `cat`
+            archive.is_ended = True  # zeros: the end, or a boundary of archives joined by `cat`
             raise
         except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
             if archive.is_ended:
@@ -302,10 +303,11 @@ class _Header(tarfile.TarInfo):
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
         if self.type in _EXTRA_HEADERS and not 0 <= self.size <= MAX_HEADER_BYTES:
-            raise ClipError("damaged", f"a header of {self.size} bytes: {MAX_HEADER_BYTES} may be")
+            what = f"a header may have {MAX_HEADER_BYTES} bytes, found {self.size}"
+            raise ClipError("damaged", what)
         return super()._proc_member(archive)  # type: ignore[misc]
 
-    # The map of a sparse file may have any length, and no sound is sparse, so maps are skipped.
+    # The map of a sparse file may have any length, and no audio is sparse, so maps are skipped.
 
     def _proc_sparse(self, archive: Any) -> Any:
         _, has_more, _ = self._sparse_structs  # type: ignore[attr-defined]
@@ -333,7 +335,7 @@ def _as_utf8(name: str) -> str:
 
 
 def _content(archive: tarfile.TarFile, header: tarfile.TarInfo) -> io.BytesIO:
-    """A member's bytes. Grows with them instead of allocating the size that a header claims."""
+    """A member's bytes, in memory that grows with them and is not the size that a header claims."""
     content = io.BytesIO()
     file = archive.extractfile(header)
     assert file is not None  # a regular file
@@ -343,7 +345,7 @@ def _content(archive: tarfile.TarFile, header: tarfile.TarInfo) -> io.BytesIO:
 
 
 def _digest(sound: io.BytesIO, columns: dict[str, str | None]) -> str:
-    """A clip's version: BLAKE2b (128 bits) of its sound and of the sidecars kept in its row."""
+    """A clip's version: BLAKE2b (128 bits) of its sound and the kept sidecars."""
     digest = hashlib.blake2b(sound.getbuffer(), digest_size=16)
     if texts := {name: text for name, text in columns.items() if name != "key"}:
         digest.update(json.dumps(texts, sort_keys=True).encode())
@@ -351,7 +353,7 @@ def _digest(sound: io.BytesIO, columns: dict[str, str | None]) -> str:
 
 
 def _unique_name(name: str, seen: set[str]) -> str:
-    """The name, with a number if it has been seen: `a.wav`, `a.wav#2`, ..."""
+    """The name, with a number if it was used before: `a.wav`, `a.wav#2`, ..."""
     unique, count = name, 1
     while unique in seen:
         count += 1
@@ -368,7 +370,7 @@ def _json(text: str | None) -> Any:
 
 
 def _look_up(value: Any, path: str) -> Any:
-    """`a.b` in {"a.b": ...} or else in {"a": {"b": ...}}."""
+    """The value of `a.b` in {"a.b": ...} or else in {"a": {"b": ...}}."""
     if not isinstance(value, dict) or path in value:
         return value.get(path) if isinstance(value, dict) else None
     first, dot, rest = path.partition(".")

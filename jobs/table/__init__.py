@@ -1,8 +1,8 @@
-"""The output: a Delta Lake table over plain Parquet files. What is done is what is committed.
+"""The output: a Delta Lake table over plain Parquet files. Only committed rows are done.
 
-Workers write data files that nobody sees (`write`); the driver commits their names (`table`), one
-run at a time (`lease`), in numbered transactions (`log`) that also take out rows (`rewrite`).
-`schema` names the columns, `storage` is the folder that all of it lies in.
+Workers write data files, which stay invisible (`write`) until the driver commits their names
+(`table`). One run at a time does so (`lease`), in numbered transactions (`log`), which also remove
+rows (`rewrite`). `schema` names the columns, `storage` is the table's folder.
 
-Importing this package imports nothing: workers that read import `schema` alone.
+Importing this package imports none of its files: workers that read need `schema` alone.
 """

@@ -1,7 +1,7 @@
-"""Who holds a table: one run at a time, by a note that it renews while it lives.
+"""The lease on a table: a note of the run that holds it, renewed as long as the run lives.
 
-The note keeps others from starting. That a holder who was thought dead and wakes up writes nothing
-is the log's business: each transaction carries a number, see `log.Transactions`.
+The note keeps other runs from starting. It does not stop a holder that was taken for dead and
+resumes: the numbers of the log's transactions do, see `log.Transactions`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TableInUse(Exception):
 
 @dataclass(frozen=True)
 class Holder:
-    """A run that holds a table; `heartbeat` is when it last said so (`time.time`)."""
+    """A run that holds a table; `heartbeat` is the time of its last note (`time.time`)."""
 
     run_id: str
     host: str
@@ -40,13 +40,13 @@ class Holder:
 
     @classmethod
     def me(cls, run_id: str) -> Holder:
-        """This process."""
+        """The run of this process, as from now."""
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         return cls(run_id, socket.gethostname(), os.getpid(), now, time.time())
 
     @property
     def is_alive(self) -> bool:
-        """On this host its process decides, elsewhere its heartbeat."""
+        """Whether its heartbeat is recent and, if it runs on this host, its process exists."""
         if time.time() - self.heartbeat > HOLDER_IS_DEAD_S:
             return False
         if self.host != socket.gethostname():
@@ -64,7 +64,7 @@ class Holder:
 
 
 def holder_of(storage: Storage) -> Holder | None:
-    """Who holds the table, if a note says so that can be understood."""
+    """The run that holds the table, or None if there is no note or it cannot be read."""
     try:
         note: Mapping[str, Any] = json.loads(storage.read(NOTE))
         texts = [note[name] for name in ("run_id", "host", "since")]
@@ -78,9 +78,10 @@ def holder_of(storage: Storage) -> Holder | None:
 
 
 def in_use(holder: Holder | None) -> str:
+    """The message of a TableInUse."""
     if holder is None:
         return "another run has just taken the table"
-    return f"{holder} holds the table since {holder.since}"
+    return f"{holder} has held the table since {holder.since}"
 
 
 class Lease:
@@ -93,12 +94,12 @@ class Lease:
         self._beat.start()
 
     def write(self) -> None:
-        """The note, with the present time."""
+        """Write the note, with the current time."""
         note = asdict(replace(self.me, heartbeat=time.time()))
         self.storage.write(NOTE, json.dumps(note).encode())
 
     def end(self) -> None:
-        """Take the note away, if it is still this run's."""
+        """Remove the note, if it is still this run's."""
         self._ended.set()
         self._beat.join()
         holder = holder_of(self.storage)
@@ -110,5 +111,5 @@ class Lease:
             with contextlib.suppress(Exception):  # the next beat tries again; no commit needs it
                 holder = holder_of(self.storage)
                 if holder and holder.run_id != self.me.run_id:
-                    return  # taken over: the next commit will say so
+                    return  # taken over: the next commit will raise TableInUse
                 self.write()

@@ -1,8 +1,8 @@
 """The Delta log of a table, and the numbered transactions that a run appends to it.
 
-Each transaction carries a number, one higher than the last (a Delta application transaction).
-Whoever takes the table over counts on from there, so that a holder who was thought dead and wakes
-up finds a number that is not its own and fails instead of writing twice.
+Each transaction carries a number, one higher than the last (a Delta application transaction). A run
+that takes the table over continues the count, so that a former holder that was taken for dead and
+resumes finds an unexpected number, and fails instead of writing twice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jobs.table.lease import TableInUse, holder_of, in_use
 from jobs.table.storage import Storage
 
 APP = "earmark"
-# In row groups, which readers decode whole, of so few rows that nobody is short of memory for one.
+# In a row group: readers decode all of one at once, so this bounds their memory.
 ROWS_AT_ONCE = 32_768
 WRITER = WriterProperties(compression="ZSTD", max_row_group_size=ROWS_AT_ONCE)
 
@@ -53,16 +53,16 @@ class Log:
         return self
 
     def settings(self) -> dict[str, Any]:
-        """What the table's labels were made with, {} before the first run."""
+        """The settings that the table's labels were made with; {} before the first run."""
         description = self.delta.metadata().description
         return json.loads(description) if description else {}
 
     def schema(self) -> pa.Schema:
-        """All columns of the table, those of tasks that are no more included."""
+        """All columns of the table, including those of tasks that were removed."""
         return pa.schema(self.delta.schema().to_arrow())
 
     def fields(self) -> dict[str, str]:
-        """The columns and their types, as Delta names these."""
+        """The columns' types, in Delta's names, by column."""
         return {field.name: str(field.type) for field in self.delta.schema().fields}
 
     def files(self) -> dict[str, dict[str, Any]]:
@@ -75,21 +75,21 @@ class Log:
         return sorted(posixpath.basename(uri) for uri in self.delta.file_uris())
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
-        """The transactions, newest first: `version`, `timestamp` (ms), `operation` and, in `note`,
-        what a run has said of its own."""
+        """The transactions, newest first: `version`, `timestamp` (ms), `operation`, and the `note` that
+        a run attached to its own."""
         entries = self.storage.retrying(partial(self.delta.history, limit))
         return [{**entry, "note": json.loads(entry.get("earmark", "{}"))} for entry in entries]
 
     def number(self) -> int:
-        """That of the last transaction."""
+        """The number of the last transaction."""
         return self.delta.transaction_version(APP) or 0
 
 
 def create_log(storage: Storage, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
-    """Write the log's first version, unless there is one by now.
+    """Write the log's first version, unless another run has just done so.
 
-    Of two `DeltaTable.create` at once both may succeed, the second as version 1 with other
-    settings. Here the store decides.
+    `DeltaTable.create` may succeed in two runs at once, in the second as version 1 with its
+    settings. Creating the file, by contrast, succeeds in one of them only.
     """
     with tempfile.TemporaryDirectory() as scratch:
         DeltaTable.create(scratch, schema, name=APP, description=json.dumps(settings))
@@ -100,8 +100,8 @@ def create_log(storage: Storage, schema: pa.Schema, settings: Mapping[str, Any])
 
 
 class Transactions:
-    """What one run appends to the log. Every method raises TableInUse if another run has taken the
-    table over, and OSError where the storage fails for good.
+    """The transactions of one run. Every method raises TableInUse if another run has taken the table
+    over, and OSError if the storage keeps failing.
     """
 
     def __init__(self, log: Log, run_id: str) -> None:
@@ -109,7 +109,7 @@ class Transactions:
         self.number = log.number()
 
     def check(self) -> None:
-        """Move to the newest version, which has to be this run's."""
+        """Move to the newest version, whose number has to be this run's."""
         if self.log.refresh().number() != self.number:
             holder = holder_of(self.log.storage)
             raise TableInUse(f"{self.log.storage.path} was taken over: {in_use(holder)}")
@@ -120,7 +120,8 @@ class Transactions:
         what: str,
         note: Mapping[str, Any] | None = None,
     ) -> None:
-        """One transaction: data files that come and go, and what it is for."""
+        """Add and remove data files in one transaction. `what` names its purpose, `note` is kept with
+        it."""
         self.check()
         commit_id = uuid.uuid4().hex
         properties = CommitProperties(
@@ -142,7 +143,7 @@ class Transactions:
         self.log.refresh()
 
     def adapt(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
-        """Give the table the columns that it lacks, and other settings."""
+        """Add the columns that are missing, and replace the settings."""
         have, alter = self.log.fields(), self.log.delta.alter
         if new := [field for field in delta_fields(schema) if field.name not in have]:
             self.insist(
@@ -156,18 +157,18 @@ class Transactions:
         self.log.refresh()
 
     def compact(self) -> None:
-        """Make few files of many. Carries no number (delta-rs drops it here); the log's own conflict
-        check is enough, for compaction moves rows and changes none."""
+        """Merge small data files. This transaction has no number, as delta-rs drops it; the log's own
+        conflict check is enough, because compaction changes no rows."""
         optimize = self.log.delta.optimize
         self.insist(lambda: optimize.compact(writer_properties=WRITER), lambda: False)
 
     def insist(self, step: Callable[[], object], is_done: Callable[[], bool]) -> None:
-        """Do a step on the log, again where the storage fails.
+        """Run a step on the log, repeatedly if the storage fails.
 
-        A store may do what it was asked and its answer get lost: the client asks again, and is
-        told that somebody was faster. So whatever the answer, the log is looked at.
+        A store may carry out a request whose answer is lost; the client's second request then fails
+        with a conflict. So after any error `is_done` looks whether the log has the change.
         """
-        for wait_s in (*self.log.storage.try_again_after_s, None):
+        for wait_s in (*self.log.storage.retry_after_s, None):
             try:
                 step()
                 return
@@ -187,6 +188,6 @@ def delta_fields(schema: pa.Schema) -> list[Field]:
 
 
 def _causes(error: Exception) -> str:
-    """delta-rs's tree of causes on one line, without its colours."""
+    """delta-rs's tree of causes on one line, without terminal colours."""
     lines = re.sub(r"\x1b\[\d+m|↳", "", str(error)).splitlines()
     return ": ".join(line.strip() for line in lines if line.strip())

@@ -1,7 +1,7 @@
-"""Data files written anew: without some rows, or in the types that the table has now.
+"""Rewrites data files: without some rows, or in the table's current types.
 
-Not by delta-rs's MERGE, whose files have types that pandas and Ray cannot read (delta-rs#4302),
-and which is a transaction of its own.
+delta-rs's MERGE would be a separate transaction, and writes types that pandas and Ray cannot read
+(delta-rs#4302).
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from jobs.table.log import ROWS_AT_ONCE, Log
 from jobs.table.schema import in_schema
 from jobs.table.storage import Storage
 
-LOOKS_AT_ONCE = 16  # at files
+LOOKUPS_AT_ONCE = 16  # of files
 Actions = list[AddAction | RemoveAction]
 
 
 class Rewriter:
-    """Writes data files for the transactions of one run, which commits them."""
+    """Rewrites data files; its run commits the actions that it returns."""
 
     def __init__(self, storage: Storage, log: Log, run_id: str) -> None:
         self.storage, self.log, self.run_id = storage, log, run_id
-        self._ids_of: dict[str, np.ndarray] = {}  # hashes by file, as far as they were needed
+        self._hashes_of: dict[str, np.ndarray] = {}  # of the ids in a file, once it was read
 
     def without(self, old: Collection[str]) -> tuple[Actions, dict[str, int]]:
-        """The actions that take the rows with these clip_ids out, and how many they are by run."""
+        """The actions that remove the rows with these clip_ids, and the number of these rows by run."""
         hashes = np.unique(_hashes(old))
         actions: Actions = []
         taken: Counter[str] = Counter()
         for name in self.log.names():
-            if name not in self._ids_of:
-                self._ids_of[name] = self.storage.retrying(partial(self._ids, name))
-            if not np.isin(self._ids_of[name], hashes).any():
+            if name not in self._hashes_of:
+                self._hashes_of[name] = self.storage.retrying(partial(self._read_hashes, name))
+            if not np.isin(self._hashes_of[name], hashes).any():
                 continue
             rest, out = self.storage.retrying(partial(self.rewritten, name, old))
             if out:
@@ -52,21 +52,23 @@ class Rewriter:
         return actions, dict(taken)
 
     def different(self) -> list[str]:
-        """The data files that lack columns of the table or have other types for them, as tables have
-        that earlier versions relabelled: plain readers want them alike."""
+        """The data files whose columns or types are not the table's, as in tables that earlier
+        versions relabelled: plain readers expect equal schemas."""
         schema, names = self.log.schema(), self.log.names()
 
         def differs(name: str) -> bool:
             with self.storage.open(name) as file:
                 return not pq.read_schema(file).equals(schema)
 
-        with ThreadPoolExecutor(LOOKS_AT_ONCE) as threads:
+        with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as threads:
             others = list(threads.map(differs, names))
         return [name for name, other in zip(names, others, strict=True) if other]
 
     def rewritten(self, name: str, without: Collection[str] = ()) -> tuple[Actions, Counter[str]]:
-        """A data file once more, in the table's types and without some rows: the action that adds it,
-        if any rows are left, and how many of each run were left out."""
+        """Write a data file again, in the table's types and without the rows of some clip_ids.
+
+        Returns the action that adds it, if it has any rows, and the number of removed rows by run.
+        """
         schema, out, rows = self.log.schema(), Counter[str](), 0
         old = pa.array(list(without), pa.string())
         sink = pa.BufferOutputStream()
@@ -88,7 +90,7 @@ class Rewriter:
         self.storage.write(new, content)
         return [add(new, content.size, rows)], out
 
-    def _ids(self, name: str) -> np.ndarray:
+    def _read_hashes(self, name: str) -> np.ndarray:
         with self.storage.open(name) as file:
             ids = pq.ParquetFile(file).read(columns=["clip_id"])["clip_id"]
         return _hashes(ids.to_pylist())
@@ -105,5 +107,5 @@ def remove(path: str) -> RemoveAction:
 
 
 def _hashes(clip_ids: Collection[str]) -> np.ndarray:
-    """int64 `(ids,)`, which tell in which files to look for an id; of this process alone."""
+    """int64 `(ids,)`: equal ids have equal hashes, within this process only."""
     return np.array([hash(id) for id in clip_ids], np.int64)

@@ -1,4 +1,4 @@
-"""The columns of a table, and of what travels beside them from the readers to the commits."""
+"""The columns of a table, and those that accompany them from the readers to the commits."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ RUN = pa.schema(
         ("labelled_at", pa.timestamp("us", "UTC")),
     ]
 )
-# How a clip's new row changes the table: whose place it takes, and whether that one has labels.
+# The row that a clip's new row replaces, and whether that one has labels.
 CHANGE = pa.schema([("supersedes", pa.string()), ("replaces_labels", pa.bool_())])
-# What came of a shard that was read to its end, in a row of its own behind the shard's clips.
+# The outcome of a shard that was read to the end, in a row of its own after the shard's clips.
 SHARD_END = pa.struct(
     [
         ("clips", pa.int64()),  # in the shard
-        ("skipped", pa.int64()),  # of them, as they were done before
-        ("gone", pa.list_(pa.string())),  # clip_ids of rows whose clips are no longer in it
-        ("kept", pa.list_(pa.string())),  # of rows that stay although their clips were not met
-        ("digest", pa.string()),  # of the clip_ids of those in it, see `plan.digest`
+        ("skipped", pa.int64()),  # of them, as they were already done
+        ("obsolete", pa.list_(pa.string())),  # clip_ids of rows whose clips are no longer in it
+        ("kept", pa.list_(pa.string())),  # of rows that stay although their clips were not found
+        ("digest", pa.string()),  # of the clip_ids of its clips, see `plan.digest`
     ]
 )
-# What `shards.parquet` keeps of it.
+# The columns of `shards.parquet`.
 SHARDS = pa.schema(
     [
         ("source", pa.string()),
@@ -39,30 +39,30 @@ SHARDS = pa.schema(
         *(SHARD_END.field(name) for name in ("clips", "kept", "digest")),
     ]
 )
-# What `write_rows` tells the driver of each data file.
+# The columns that `write_rows` returns to the driver, in a row per data file.
 WRITTEN = pa.schema(
     [
         ("path", pa.string()),
         ("size_bytes", pa.int64()),
         ("rows", pa.int64()),  # in the file
         ("audio_s", pa.float64()),
-        ("source", pa.string()),  # of its first clip: where the input is shards, of all
-        ("clip_ids", pa.list_(pa.string())),  # of all clips, those without a row included
-        ("supersedes", pa.list_(pa.string())),  # the rows whose place its rows take
+        ("source", pa.string()),  # of its first clip; if the input has shards, of all its clips
+        ("clip_ids", pa.list_(pa.string())),  # of all clips, including those without a row
+        ("supersedes", pa.list_(pa.string())),  # clip_ids of the rows that its rows replace
         ("statuses", pa.list_(pa.string())),  # of all clips
         ("errors", pa.list_(pa.struct([(n, pa.string()) for n in ("kind", "source", "message")]))),
-        # Shards that were read to their end.
+        # Shards that were read to the end.
         ("shards", pa.list_(pa.struct([*list(SHARDS)[:2], *SHARD_END]))),
     ]
 )
 
 
 class TableMismatch(Exception):
-    """The table holds other columns or other labels than this run would write. Exit code 2."""
+    """The table's columns or settings are not those of this run. Exit code 2."""
 
 
 def table_schema(tasks: Mapping[str, TaskOptions], kept: pa.Schema) -> pa.Schema:
-    """The table's columns, from the config alone. Raises TableMismatch if two have one name."""
+    """The table's columns, from the config alone. Raises TableMismatch for two of the same name."""
     labels: list[pa.Field] = []
     for name, options in tasks.items():
         columns = {**load_task(options.task).columns(options), "error": pa.string()}
@@ -77,7 +77,7 @@ def table_schema(tasks: Mapping[str, TaskOptions], kept: pa.Schema) -> pa.Schema
 
 
 def label_columns(schema: pa.Schema, tasks: Collection[str]) -> dict[str, list[str]]:
-    """Each task's columns in a `table_schema`, but for its error: they stand before it."""
+    """Each task's columns in a `table_schema`, which precede its error, without the latter."""
     columns, start = {}, schema.names.index(OUTCOME.names[-1]) + 1
     for task in tasks:
         end = schema.names.index(f"{task}_error")
@@ -87,7 +87,7 @@ def label_columns(schema: pa.Schema, tasks: Collection[str]) -> dict[str, list[s
 
 
 def in_schema(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns of a schema in its order and types; those that the rows lack are null."""
+    """The rows with a schema's columns, in its order and types; missing columns are null."""
     columns = [
         rows[field.name].cast(field.type)
         if field.name in rows.column_names

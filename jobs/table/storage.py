@@ -1,4 +1,4 @@
-"""The folder of a table, on this machine or on a store that fsspec knows."""
+"""The folder of a table, on this machine or on a store that fsspec supports."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import fsspec
 T = TypeVar("T")
 
 RENEWED_BY_DELTA = ("iam-role", "container-role", "assume-role-with-web-identity")
-# Where a store fails, beyond what its client does by itself (delta-rs does not ask again when an
-# answer's body breaks off, nor for a commit whose connection did).
-TRY_AGAIN_AFTER_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+# Retries beyond those of the store's client: delta-rs does not repeat a request whose answer breaks
+# off in its body, nor a commit whose connection breaks.
+RETRY_AFTER_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 class Storage:
-    """A folder by its path or URL; `name` is a path below it. `options` are fsspec's."""
+    """A folder by its path or URL. `name` is a path below it, `options` are fsspec's."""
 
     def __init__(self, path: str, options: Mapping[str, Any] | None = None) -> None:
         self.options = dict(options or {})
@@ -32,16 +32,17 @@ class Storage:
 
     @cached_property
     def delta_options(self) -> dict[str, str] | None:
-        """How delta-rs reaches the folder."""
+        """The options with which delta-rs opens the folder."""
         return delta_options(self.options) if "s3" in self.fs.protocol else None
 
     @property
-    def try_again_after_s(self) -> tuple[float, ...]:
-        return () if self.is_local else TRY_AGAIN_AFTER_S
+    def retry_after_s(self) -> tuple[float, ...]:
+        """The waiting times before each retry, in seconds; none on a local disk."""
+        return () if self.is_local else RETRY_AFTER_S
 
     def retrying(self, read: Callable[[], T]) -> T:
-        """What `read` returns, tried again where a store does not answer as it should."""
-        for wait_s in self.try_again_after_s:
+        """The result of `read`, which is retried if a store fails."""
+        for wait_s in self.retry_after_s:
             try:
                 return read()
             except (FileNotFoundError, PermissionError):
@@ -51,7 +52,7 @@ class Storage:
         return read()
 
     def sizes(self, folder: str = "") -> dict[str, int]:
-        """The files in the folder, or in one below it, by name, and their sizes in bytes."""
+        """The sizes in bytes of the files in the folder, or in a folder below it, by name."""
         try:
             entries = self.fs.ls(self._path(folder), detail=True, refresh=True)
         except FileNotFoundError:
@@ -67,7 +68,7 @@ class Storage:
         return {posixpath.basename(name) for name in names}
 
     def size(self, name: str) -> int | None:
-        """A file's size in bytes, or None if there is none."""
+        """A file's size in bytes, or None if there is no such file."""
         try:
             info = self.retrying(lambda: self.fs.info(self._path(name), refresh=True))
         except FileNotFoundError:
@@ -79,35 +80,35 @@ class Storage:
         return bool(self.fs.exists(self._path(name)))
 
     def open(self, name: str) -> Any:
-        """A binary file to read from."""
+        """Open a file for reading bytes."""
         return self.fs.open(self._path(name), "rb")
 
     def read(self, name: str) -> bytes:
-        """Raises FileNotFoundError."""
+        """A file's content. Raises FileNotFoundError."""
         content: bytes = self.fs.cat_file(self._path(name))
         return content
 
     def write(self, name: str, content: Any) -> None:
-        """Write a file that readers see whole or not at all. Raises OSError with its path."""
+        """Write a file atomically. Raises OSError with its path."""
         if not self.is_local:
             self.fs.pipe_file(self._path(name), bytes(content))
             return
         path = self._path(name)
         folder, base = os.path.split(path)
-        if folder != self.root:  # which is there, or is not the table's folder on this node
+        if folder != self.root:  # the root exists, or this node does not share the table's disk
             os.makedirs(folder, exist_ok=True)
         unfinished = f"{folder}/.{base}.{uuid.uuid4().hex}"
         try:
             with open(unfinished, "wb") as file:
                 file.write(content)
             os.replace(unfinished, path)
-        except OSError as error:  # of a full disk Python does not say which file it was
+        except OSError as error:  # for a full disk Python does not name the file
             with contextlib.suppress(OSError):
                 os.unlink(unfinished)
             raise OSError(error.errno, error.strerror, path) from None
 
     def create(self, name: str, content: bytes) -> None:
-        """Write a file that does not exist yet. Raises FileExistsError: the store decides."""
+        """Write a new file. Of several writers one succeeds, the others get FileExistsError."""
         path = self._path(name)
         if not self.is_local:
             self.fs.pipe_file(path, content, mode="create")
@@ -120,7 +121,7 @@ class Storage:
             os.unlink(self._path(unfinished))
 
     def remove(self, name: str) -> None:
-        """Raises FileNotFoundError."""
+        """Remove a file. Raises FileNotFoundError."""
         self.fs.rm_file(self._path(name))
 
     def _path(self, name: str) -> str:
@@ -128,11 +129,11 @@ class Storage:
 
 
 def delta_options(options: Mapping[str, Any]) -> dict[str, str]:
-    """fsspec's S3 options as delta-rs calls them, so that one set serves both.
+    """fsspec's S3 options in delta-rs's names, so that one set of options serves both.
 
-    delta-rs knows the environment and a machine's own role, and renews the latter, but it reads no
-    profile, credentials file or config file: what s3fs would find there is looked up here. What
-    expires (SSO, an assumed role) has to last for the run.
+    delta-rs reads the environment and uses a machine's own role, which it renews, but it reads no
+    profile, credentials file or config file. Credentials that s3fs would find there are looked up
+    here. Those that expire (SSO, an assumed role) have to outlast the run.
     """
     import botocore.session
 

@@ -20,14 +20,14 @@ from deltalake.exceptions import TableNotFoundError
 from jobs.plan import Shard, fingerprint
 from jobs.table.lease import Holder, Lease, TableInUse, holder_of, in_use
 from jobs.table.log import Log, Transactions, create_log, delta_fields
-from jobs.table.rewrite import LOOKS_AT_ONCE, Rewriter, add, remove
+from jobs.table.rewrite import LOOKUPS_AT_ONCE, Rewriter, add, remove
 from jobs.table.schema import SHARDS, TableMismatch
 from jobs.table.storage import Storage
 
 SHARDS_FILE = "_earmark/shards.parquet"
-MOMENT_S = 1.0  # at most, between taking the table and writing the holder's note
-LAST_WRITES_S = 3.0  # after the last one that was seen, of workers that were told to end
-# Data files, also unfinished ones: those of ours begin with a dot, those of delta-rs end in #1.
+NOTE_DELAY_S = 1.0  # at most, between taking the table and writing the holder's note
+LAST_WRITES_S = 3.0  # how long workers that are being stopped may still write, after each write
+# Data files, including unfinished ones: Earmark's begin with a dot, delta-rs's end in #1.
 DATA_FILE = re.compile(r"\.?part-.*\.parquet([#.].*)?")
 
 
@@ -39,7 +39,7 @@ class Table:
 
     @classmethod
     def open(cls, storage: Storage) -> Table | None:
-        """The table in that folder, or None if there is none yet."""
+        """The table in the folder, or None if there is none yet."""
         try:
             return cls(storage, Log(storage))
         except TableNotFoundError:
@@ -58,25 +58,25 @@ class Table:
         self.log.refresh()
 
     def settings(self) -> dict[str, Any]:
-        """What the labels were made with, as `plan.settings` has it."""
+        """The settings that the labels were made with, see `plan.settings`."""
         return self.log.settings()
 
     def schema(self) -> pa.Schema:
-        """All columns, those of tasks that are no more included."""
+        """All columns, including those of tasks that were removed."""
         return self.log.schema()
 
     def dataset(self) -> pa.dataset.Dataset:
-        """The committed rows, of which only what is asked for is read."""
+        """The committed rows, to be read by columns and filters."""
         return self.log.delta.to_pyarrow_dataset()
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
-        """The committed rows' columns, in memory."""
+        """Some columns of the committed rows, in memory."""
         while True:
             version = self.version
             read = partial(self.log.delta.to_pyarrow_table, columns=list(columns))
             try:
                 return self.storage.retrying(read)
-            except FileNotFoundError:  # if not damaged, then compacted by another run just now
+            except FileNotFoundError:  # unless damaged, another run has just compacted the table
                 self.refresh()
                 if self.version == version:
                     raise
@@ -94,9 +94,9 @@ class Table:
         return holder_of(self.storage)
 
     def shards(self, *, strict: bool = False) -> dict[str, Shard]:
-        """The shards that a run has read to their end, by source.
+        """The shards that runs have read to the end, by source.
 
-        What is missing or damaged is not known; if `strict`, damage raises pa.ArrowException,
+        Empty if the file is missing or damaged; if `strict`, damage raises pa.ArrowException,
         OSError or KeyError.
         """
         try:
@@ -110,7 +110,7 @@ class Table:
                 kept = pa.array([[]] * len(known), SHARDS.field("kept").type)
                 known = known.append_column("kept", kept)
             known = known.select(SHARDS.names).cast(SHARDS)
-        except (pa.ArrowException, OSError, KeyError):  # of what is read from memory
+        except (pa.ArrowException, OSError, KeyError):  # OSError: Arrow's, for content in memory
             if strict:
                 raise
             return {}
@@ -121,17 +121,18 @@ class Table:
         }
 
     def is_tidy(self) -> bool:
-        """Whether a plain reader of the folder's Parquet files sees the committed rows."""
+        """Whether a plain reader of the folder's Parquet files sees exactly the committed rows."""
         return not self.leftovers(self.storage.names())
 
     def leftovers(self, names: Collection[str]) -> list[str]:
-        """Those of `names` that are data files, whole or not, and not in the log (any more)."""
+        """Those of `names` that are data files, finished or not, and not (or no longer) in the log."""
         return sorted(set(filter(DATA_FILE.fullmatch, names)) - set(self.log.names()))
 
     def columns_that_differ(self, schema: pa.Schema) -> list[str]:
-        """`column: expected ..., found ...` for each column that the table has otherwise or lacks.
+        """`column: expected ..., found ...` for each column of the schema whose type in the table is
+        another, or that the table does not have.
 
-        One that only the table has belongs to a task that is no more, and is null in new rows.
+        A column that only the table has belongs to a removed task, and is null in new rows.
         """
         have = self.log.fields()
         return [
@@ -149,11 +150,11 @@ def hold(
     settings: Mapping[str, Any],
     seen: Mapping[str, Any],
 ) -> HeldTable:
-    """Take the table for one run, or create it. `seen` are the settings that it had at the first look,
-    {} if there was none. Raises TableInUse, TableMismatch.
+    """Take the table for one run, or create it.
 
-    New columns are added to a table that lacks them, so that a run which relabels may have other
-    tasks than the one before; a column whose type would change is a TableMismatch.
+    `seen` are the settings that the run found in it before, {} if there was no table. Missing columns
+    are added, so that a run that relabels may have other tasks than the table. Raises TableInUse,
+    and TableMismatch if a column's type would change.
     """
     _refuse(holder_of(storage))
     table = Table.open(storage)
@@ -162,7 +163,7 @@ def hold(
         create_log(storage, schema, settings)
         table = Table(storage, Log(storage))
     transactions = Transactions(table.log, run_id)
-    _refuse(_newest_holder(table))  # who came between our first look and this version
+    _refuse(_newest_holder(table))  # a run that came between the first check and this version
     if table.settings() not in (seen, settings):
         raise TableInUse(f"another run has just made {storage.path} with other settings")
     me = Holder.me(run_id)
@@ -171,7 +172,7 @@ def hold(
     held = HeldTable(table, transactions, Lease(storage, me))
     try:
         held.lease.write()
-        transactions.check()  # somebody may have looked for a holder just before there was one
+        transactions.check()  # another run may have looked for a holder just before the note
         if table.settings() != settings or table.columns_that_differ(schema):
             held.adapt(schema, settings)
     except BaseException:
@@ -196,21 +197,21 @@ def _refuse_other_files(storage: Storage) -> None:
 
 
 def _newest_holder(table: Table) -> Holder | None:
-    """The holder, who gets a moment to write its note if taking the table is the last thing done."""
-    last, *_ = table.log.history(1)  # more, if one comes meanwhile
+    """The holder. If taking the table is the last transaction, its run gets time to write its note."""
+    last, *_ = table.log.history(1)  # more, if another transaction comes in between
     is_hold = last["note"].get("what") == "hold"
     while (
         not (holder := table.holder())
         and is_hold
-        and time.time() - last["timestamp"] / 1000 < MOMENT_S
+        and time.time() - last["timestamp"] / 1000 < NOTE_DELAY_S
     ):
         time.sleep(0.05)
     return holder
 
 
 class HeldTable(Table):
-    """A table that this run holds, from `hold` to `release`. What it commits raises TableInUse once
-    another run has taken the table over.
+    """A table that this run holds, from `hold` to `release`. Its methods raise TableInUse once another
+    run has taken the table over.
     """
 
     def __init__(self, table: Table, transactions: Transactions, lease: Lease) -> None:
@@ -220,7 +221,7 @@ class HeldTable(Table):
         self.rewriter = Rewriter(self.storage, self.log, self.run_id)
 
     def adapt(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
-        """Take on new columns and settings. Raises TableMismatch for a column of another type."""
+        """Add columns and replace the settings. Raises TableMismatch for a column of another type."""
         have = self.log.fields()
         changed = [
             field.name
@@ -234,24 +235,24 @@ class HeldTable(Table):
             )
         self.transactions.adapt(schema, settings)
 
-    def commit(self, written: Sequence[Mapping[str, Any]], gone: Collection[str] = ()) -> None:
-        """Make the rows of these data files (rows of `WRITTEN`) part of the table, and take out those
-        whose place they take, those whose clips are no longer in a shard, and those of the
-        clip_ids in `gone`: all in one transaction, so that no reader sees both or neither.
+    def commit(self, written: Sequence[Mapping[str, Any]], obsolete: Collection[str] = ()) -> None:
+        """Add data files (rows of `WRITTEN`) to the table, and remove the rows that theirs replace,
+        those whose clips are no longer in a shard, and those of the clip_ids in `obsolete`. One
+        transaction does it all, so that no reader sees an old and a new row, or neither.
 
-        Raises OSError if a data file is not there.
+        Raises OSError if a data file is missing.
         """
         shards = [shard for file in written for shard in file["shards"] or ()]
         files = [file for file in written if file["path"]]
         old = {id for file in files for id in file["supersedes"] or ()}
-        old = old.union(gone, *(shard["gone"] for shard in shards))
+        old = old.union(obsolete, *(shard["obsolete"] for shard in shards))
         if files or old:
             self.transactions.check()
             try:
-                self._see(files)
+                self._check_sizes(files)
                 actions, replaced = self.rewriter.without(old) if old else ([], {})
             except OSError:
-                self.transactions.check()  # to a run that has taken over, our files are leftovers
+                self.transactions.check()  # a run that has taken over removes our files
                 raise
             actions += [add(file["path"], file["size_bytes"], file["rows"]) for file in files]
             note: dict[str, Any] = {"rows": sum(file["rows"] for file in files)}
@@ -259,7 +260,7 @@ class HeldTable(Table):
                 note["replaced"] = replaced
             self.transactions.append(actions, "relabel" if old else "label", note)
         if shards:
-            self.remember(
+            self.add_shards(
                 {
                     shard["source"]: Shard(
                         shard["source_version"], shard["clips"], shard["kept"], shard["digest"]
@@ -268,9 +269,9 @@ class HeldTable(Table):
                 }
             )
 
-    def _see(self, files: Sequence[Mapping[str, Any]]) -> None:
-        """Raise OSError unless every data file is where readers look for it, as it was written."""
-        with ThreadPoolExecutor(LOOKS_AT_ONCE) as threads:
+    def _check_sizes(self, files: Sequence[Mapping[str, Any]]) -> None:
+        """Raise OSError unless every data file is in the table's folder, with the size written."""
+        with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as threads:
             sizes = threads.map(self.storage.size, [file["path"] for file in files])
         for file, found in zip(files, sizes, strict=True):
             if found != file["size_bytes"]:
@@ -281,8 +282,8 @@ class HeldTable(Table):
                     "has to be the same storage on every node"
                 )
 
-    def remember(self, shards: Mapping[str, Shard]) -> None:
-        """Add to `shards` what this run has found out."""
+    def add_shards(self, shards: Mapping[str, Shard]) -> None:
+        """Add shards that this run has read to the end to those that `shards` returns."""
         rows = [
             {
                 "source": source,
@@ -298,21 +299,22 @@ class HeldTable(Table):
         self.storage.write(SHARDS_FILE, sink.getvalue())
 
     def keep_report(self, report: Mapping[str, Any]) -> None:
-        """Store what a run found, as JSON beside the data files, where no reader looks for rows."""
+        """Store a run's report, as JSON in a folder that readers of the table ignore."""
         content = json.dumps(report, indent=1, default=str, ensure_ascii=False).encode()
         self.storage.write(f"_runs/{report['run_id']}.json", content)
 
     def tidy(self) -> None:
-        """Make all data files alike, compact small ones, and remove those that the log does not name."""
+        """Give all data files the table's schema, compact small ones, and remove those that the log
+        does not name."""
         self.transactions.check()
         for name in self.rewriter.different():
             added, _ = self.rewriter.rewritten(name)
             self.transactions.append([remove(name), *added], "conform", {"rows": 0})
         if len(self.log.names()) > 1:
             self.transactions.compact()
-        # Not `vacuum`: it spares hidden files, and with `full=True` takes whatever else lies here.
-        # Listed while the table is certainly ours: if this process sleeps from here on, and
-        # another run takes over, none of that run's files are among these.
+        # Not `vacuum`, which keeps hidden files and, with `full=True`, removes foreign files.
+        # The names are listed while this run certainly holds the table: if this process is
+        # suspended now and another run takes over, its files are not among them.
         names = self.storage.names()
         self.transactions.check()
         for name in self.leftovers(names):
@@ -320,18 +322,19 @@ class HeldTable(Table):
                 self.storage.remove(name)
 
     def release(self) -> None:
-        """Let the table go. Never raises: what broke the run may break this, and matters more."""
+        """Release the table. Never raises: the error that ended the run may cause another here, and
+        matters more."""
         with contextlib.suppress(Exception):
             self.lease.end()
         with contextlib.suppress(Exception):
-            # Also then: who took over may have let go since, and our heartbeat have come back.
-            self._remove_lost()
+            # Even if the note was this run's: another run may have taken over and released since.
+            self._remove_uncommittable()
 
-    def _remove_lost(self) -> None:
-        """Remove what this run wrote and can't commit any more, for another has taken the table.
+    def _remove_uncommittable(self) -> None:
+        """If another run has taken the table over, remove the files that this run can't commit.
 
-        Only then: a commit that seems to have failed may still reach a store, until the next run
-        has taken its number. Ray has been told to end the workers, which may take them a moment.
+        Otherwise they stay: a commit that seems to have failed may still reach a store, until the
+        next run has used its number. Workers that Ray is stopping may still write for a moment.
         """
         try:
             self.transactions.check()

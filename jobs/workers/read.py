@@ -213,11 +213,11 @@ class ShardReading:
     def end(self) -> dict[str, Any]:
         """`SHARD_END`. Rows whose clips did not come are removed, unless some of the shard could
         not be read."""
-        gone, kept = (self.unmet, []) if self.is_whole else ((), self.unmet)
+        obsolete, kept = (self.unmet, []) if self.is_whole else ((), self.unmet)
         return {
             "clips": len(self.met),
             "skipped": len(self.met & self.done),
-            "gone": sorted(gone),
+            "obsolete": sorted(obsolete),
             "kept": sorted(kept),
             "digest": digest(self.met),
         }

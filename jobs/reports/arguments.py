@@ -1,0 +1,49 @@
+"""The arguments of the commands that read a table."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from jobs.table.storage import Storage
+from jobs.table.table import Table
+
+
+def add_table_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `open_table` takes."""
+    parser.add_argument("table", help="the output of a run: a folder or any fsspec URL")
+    parser.add_argument(
+        "--storage-option",
+        metavar="a.b=value",
+        action="append",
+        default=[],
+        dest="storage_options",
+        help="passed to fsspec, such as endpoint_url=http://...; may be given several times",
+    )
+
+
+def open_table(args: argparse.Namespace) -> Table:
+    """The table that the command line names. Raises ValueError if there is none."""
+    storage = Storage(args.table, storage_options(args.storage_options))
+    table = Table.open(storage)
+    if table is None or "tasks" not in table.settings():
+        raise ValueError(f"expected a table that Earmark made, found none at {storage.path}")
+    return table
+
+
+def storage_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """fsspec's options from arguments `a.b=value`, whose values are YAML. Raises ValueError."""
+    options: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ValueError(f"--storage-option: expected a.b=value, found {key!r}")
+        *parents, last = key.split(".")
+        section = options
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        section[last] = yaml.safe_load(value)
+    return options
