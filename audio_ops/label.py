@@ -17,7 +17,7 @@ from audio_ops.errors import ClipError
 from audio_ops.inference.batching import micro_batches
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.signal.waveforms import waveforms_of
-from audio_ops.tasks import Clip, Model, TaskOptions, Window, load_task
+from audio_ops.tasks import Clip, TaskModel, TaskOptions, Window, load_task
 
 if TYPE_CHECKING:
     from audio_ops.when import When
@@ -94,7 +94,7 @@ class Label:
         self.logged: set[tuple[type, Any]] = set()  # kinds of exceptions, see `failure`
         self.when = _when(options.when)
         self.device = device
-        self.model: Model = task.Model(options, checkpoint, device)
+        self.model: TaskModel = task.Model(options, checkpoint, device)
         self.batch_s = batch_s or default_batch_s(self.model, device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -291,7 +291,7 @@ class Label:
         return self.isolated(waveforms[:half], group) + self.isolated(waveforms[half:], group)
 
 
-def default_batch_s(model: Model, device: str) -> float:
+def default_batch_s(model: TaskModel, device: str) -> float:
     """Seconds of padded sound in one forward pass. On a CPU what has no steps gains nothing from
     more than a few clips, while the activations of wav2vec2-base take 16 MB a second."""
     if device != "cpu":

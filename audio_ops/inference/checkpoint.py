@@ -7,16 +7,23 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from audio_ops.inference import cpu_bfloat16
 from audio_ops.inference.dtype import torch_dtype
 
-if TYPE_CHECKING:
-    from audio_ops.tasks import TaskOptions
-
 # What `from_pretrained` may read. Pickled weights are never loaded, so they are not part of it.
 LOADED_SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".tiktoken", ".jinja", ".py"}
+
+
+class LoadOptions(Protocol):
+    """The options of a task that decide how its checkpoint is loaded; see `TaskOptions`."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def trust_remote_code(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,7 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     return Checkpoint(model, config.parent.name)  # .../snapshots/<commit>/config.json
 
 
-def load(auto: Any, checkpoint: Checkpoint, options: TaskOptions, **settings: Any) -> Any:
+def load(auto: Any, checkpoint: Checkpoint, options: LoadOptions, **settings: Any) -> Any:
     """What a transformers class `auto` makes of the checkpoint: a tokenizer, a processor, ..."""
     from transformers.utils import logging
 
@@ -160,7 +167,7 @@ def load(auto: Any, checkpoint: Checkpoint, options: TaskOptions, **settings: An
 
 
 def load_model(
-    auto: Any, checkpoint: Checkpoint, options: TaskOptions, device: str, **settings: Any
+    auto: Any, checkpoint: Checkpoint, options: LoadOptions, device: str, **settings: Any
 ) -> Any:
     """The checkpoint as a model of the class `auto` on `device`, in `options.dtype`, ready to infer.
 

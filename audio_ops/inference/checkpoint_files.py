@@ -5,12 +5,9 @@ transformers makes an empty tokenizer where its files are missing, and all texts
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from audio_ops.inference.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    from audio_ops.tasks import TaskOptions
+from audio_ops.inference.checkpoint import Checkpoint, LoadOptions
 
 Alternatives = tuple[tuple[str, ...], ...]  # sets of files, each of which is enough
 
@@ -56,7 +53,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def check_files(options: TaskOptions, checkpoint: Checkpoint, tokenizer: bool) -> None:
+def check_files(options: LoadOptions, checkpoint: Checkpoint, tokenizer: bool) -> None:
     """ValueError, naming what is missing and where it is to be had, if the checkpoint lacks its
     feature extractor, its weights or, where the task needs one, its `tokenizer`.
     """
@@ -103,7 +100,7 @@ def _conversion(checkpoint: Checkpoint) -> str:
     )
 
 
-def _check_tokenizer(options: TaskOptions, checkpoint: Checkpoint) -> None:
+def _check_tokenizer(options: LoadOptions, checkpoint: Checkpoint) -> None:
     settings, config = checkpoint.json("tokenizer_config.json"), checkpoint.json("config.json")
     if options.trust_remote_code and "AutoTokenizer" in (settings.get("auto_map") or {}):
         return
