@@ -198,6 +198,6 @@ def load_model(
         )
     # Not to a dtype: that would round the buffers which transformers keeps in float32 (positions).
     model = model.to(device).eval()
-    if cpu_bfloat16.pays(dtype, device):
+    if cpu_bfloat16.applies_to(dtype, device):
         cpu_bfloat16.speed_up(model)
     return model
