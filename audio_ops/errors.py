@@ -46,4 +46,4 @@ class ClipError(Exception):
         return f"{self.kind}: {self.message}"
 
 
-NONE_LOST: Mapping[str, ClipError] = MappingProxyType({})  # no clip is known to crash its process
+NO_FAILURES: Mapping[str, ClipError] = MappingProxyType({})

@@ -16,7 +16,7 @@ from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.runner import BatchRunner, Failures
 from audio_ops.schemas import TASK_FAILURE, failure_column
 from audio_ops.signal.waveforms import waveforms_of
-from audio_ops.tasks import Clip, Model, TaskOptions, Window, load_task
+from audio_ops.tasks import Clip, TaskModel, TaskOptions, Window, load_task
 
 if TYPE_CHECKING:
     from audio_ops.when import When
@@ -59,7 +59,7 @@ class Label:
         self.columns: dict[str, pa.DataType] = task.columns(options)
         self.drop = list(drop)
         self.when = _when(options.when)
-        self.model: Model = task.Model(options, checkpoint, device)
+        self.model: TaskModel = task.Model(options, checkpoint, device)
         self.failures = Failures()
         self.runner = BatchRunner(self.model, device, batch_s, self.failures)
         self.guard = CrashGuard(ledger) if ledger else None

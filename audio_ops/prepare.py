@@ -1,6 +1,6 @@
-"""Encoded clips -> Arrow tables with their waveforms, at each rate that the tasks need.
+"""Encoded clips -> Arrow tables of waveforms, at each sample rate that the tasks need.
 
-Rows in = rows out, in order: a clip that cannot be decoded keeps its row, which says why.
+Rows in = rows out, in order: a clip that cannot be decoded keeps its row, with the error in it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from audio_ops.decode.open import open_sound
 from audio_ops.decode.sound import Sound
-from audio_ops.errors import NONE_LOST, ClipError
+from audio_ops.errors import NO_FAILURES, ClipError
 from audio_ops.schemas import prepared_schema
 from audio_ops.signal.voice import SAMPLE_RATE as SPEECH_RATE
 from audio_ops.signal.voice import speech_probability
@@ -23,11 +23,11 @@ from audio_ops.signal.wave import Level, Resampler, downmix, resample
 from audio_ops.signal.waveforms import WAVEFORM, Pcm16, Waveform, as_float32, waveform_column
 
 Speech = Literal["never", "long", "always"]
-Stretch = tuple[float, float]  # of a file: its start and its length in seconds
+Stretch = tuple[float, float]  # part of a file: start and length in seconds
 Row = dict[str, Any]
 
-MAX_PEAK = 1e12  # beyond it the mean of channels might become Inf; full scale is 1
-SHORT_S = 0.1  # that a stretch may lack at its end: manifests round
+MAX_PEAK = 1e12  # beyond it the mean of channels could overflow; full scale is 1
+SHORT_S = 0.1  # that may be missing at the end of a stretch: manifests round
 
 
 def prepare(
@@ -40,23 +40,23 @@ def prepare(
     long_s: float = 30.0,
     max_batch_bytes: int = 64 << 20,
     max_batch_clips: int = 16,
-    lost: Mapping[str, ClipError] = NONE_LOST,
+    failed: Mapping[str, ClipError] = NO_FAILURES,
     decoded: Callable[[float], None] = lambda _: None,
 ) -> Iterator[pa.Table]:
-    """Decode clips, and close their files; yield tables of `prepared_schema(schema, rates)`.
+    """Decode clips and close their files; yield tables of `prepared_schema(schema, rates)`.
 
-    clips: identity (the columns of `schema`) and file of each, or the ClipError that reading it
-        raised, or None for a row that is no clip. A `duration_s` in the identity selects that many seconds of the file, from its
-        `offset_s` on; it may be Inf.
-    rates: Hz, of the waveforms in each row.
-    want_speech: whether `speech`, uint8 per 32 ms (see signal/voice.py), is made for every clip,
-        for those over `long_s`, or never.
-    max_batch_bytes, max_batch_clips: of one table, unless one clip alone has more bytes.
-    lost: errors by `clip_id`, of clips that have ended a process before; these are not opened.
-    decoded: called again and again with the seconds of the current clip that are decoded by then.
+    clips: each clip's identity (the columns of `schema`) and its file, or the ClipError that reading
+        raised, or None for a row that is no clip. A `duration_s` in the identity, which may be Inf, selects that many seconds of the
+        file from its `offset_s` on.
+    rates: sample rates of the waveforms in each row, in Hz.
+    want_speech: for which clips `speech` is computed (uint8 per 32 ms, see signal/voice.py): all,
+        those longer than `long_s` seconds, or none.
+    max_batch_bytes, max_batch_clips: limits of one table; a single clip may have more bytes.
+    failed: errors by `clip_id` of clips that have crashed a process before; they are not decoded.
+    decoded: called after each block with the seconds of the clip that are decoded so far.
     """
     options = _Options(rates, max_clip_s, want_speech, long_s, decoded)
-    rows = (_row(identity, file, options, lost) for identity, file in clips)
+    rows = (_row(identity, file, options, failed) for identity, file in clips)
     target = prepared_schema(schema, rates)
     batch: list[Row] = []
     size = 0
@@ -67,7 +67,7 @@ def prepare(
             batch, size = [], 0
         batch.append(row)
         size += row_size
-        del row  # its sound belongs to the batch
+        del row  # else its sound would stay in memory after the batch
         if size >= max_batch_bytes:
             yield _table(batch, target)
             batch, size = [], 0
@@ -77,7 +77,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Options:
-    """Those of `prepare` that apply to one clip."""
+    """The arguments of `prepare` that apply to one clip."""
 
     rates: Sequence[int]
     max_clip_s: float
@@ -90,14 +90,14 @@ def _row(
     identity: Row,
     file: BinaryIO | ClipError | None,
     options: _Options,
-    lost: Mapping[str, ClipError],
+    failed: Mapping[str, ClipError],
 ) -> Row:
-    """A clip's row, with an error in place of its sound if it fails; columns left out are null."""
+    """A clip's row, with an error in place of its sound if it fails; missing columns are null."""
     if file is None:
         return identity
     length_s = identity.pop("duration_s", None)
     stretch = None if length_s is None else (identity["offset_s"], length_s)
-    failure = lost.get(identity.get("clip_id", ""))
+    failure = failed.get(identity.get("clip_id", ""))
     if failure:
         if not isinstance(file, ClipError):
             file.close()
@@ -114,7 +114,7 @@ def _row(
 
 
 def _sound(file: BinaryIO, options: _Options, stretch: Stretch | None) -> Row:
-    """The columns of `prepare_clip`, and `speech` if it is wanted; closes the file."""
+    """The columns of `prepare_clip`, and `speech` if wanted. Closes the file."""
     rates, want_speech = options.rates, options.want_speech
     with file:
         row = prepare_clip(file, rates, options.max_clip_s, stretch, options.decoded)
@@ -136,13 +136,17 @@ def prepare_clip(
     stretch: Stretch | None = None,
     decoded: Callable[[float], None] = lambda _: None,
 ) -> Row:
-    """Decode, downmix and resample a file in a stream, never holding it at its stored rate.
+    """Decode, downmix and resample a file block by block, never holding it at its stored rate.
 
     Returns `duration_s`, `sample_rate`, `channels`, `format`, `peak_dbfs`, `rms_dbfs` and, for
-    each rate in Hz, `sound_{rate}`: (samples,), float32 or Pcm16, which becomes float32 where it is
-    sliced. Raises ClipError, `too_long` for more than `max_clip_s` seconds. Of a `stretch` nothing
-    after its end is decoded, and nothing before its start if the format can be sought in (WAV, W64,
-    AIFF, AU, CAF).
+    each rate in Hz, `sound_{rate}`: (samples,), float32 or Pcm16, whose slices are float32.
+
+    Of a `stretch` nothing after its end is decoded, and nothing before its start in formats with
+    seeking (WAV, W64, AIFF, AU, CAF).
+
+    Raises ClipError: `too_long` for more than `max_clip_s` seconds, `not_finite` for NaN, Inf and
+    peaks of `MAX_PEAK` on, `truncated` for less sound than the header or the stretch claims, and
+    whatever `open_sound` and its blocks raise.
     """
     start_s, length_s = stretch or (0.0, math.inf)
     sound = open_sound(file, start_s)
@@ -151,16 +155,14 @@ def prepare_clip(
     expected_s = min(sound.duration_s or 0, length_s, max_clip_s)
     outputs = {rate: _Output(sound.sample_rate, rate, expected_s) for rate in rates}
     level, count = Level(), 0
-    buffer = np.empty((sound.channels, 0), np.float32)  # for all blocks: new pages take longer
-    for block in _up_to(sound, length_s):
+    blocks = _up_to(sound, length_s)
+    if sound.sample_rate not in rates:  # then no output takes the integers
+        blocks = _as_float32(blocks, sound.channels)
+    for block in blocks:
         count += block.shape[1]
         if count > max_clip_s * sound.sample_rate:
             raise _too_long("more", max_clip_s)
         decoded(count / sound.sample_rate)
-        if sound.sample_rate not in rates:  # then no output takes the integers
-            if buffer.shape[1] < block.shape[1]:
-                buffer = np.empty_like(block, np.float32)
-            block = as_float32(block, buffer[:, : block.shape[1]])
         if not level.add(block) < MAX_PEAK:
             raise _not_finite(block, count - block.shape[1], sound.sample_rate, start_s)
         mono = downmix(block)
@@ -192,18 +194,27 @@ def _up_to(sound: Sound, length_s: float) -> Iterator[np.ndarray]:
             return
 
 
+def _as_float32(blocks: Iterator[np.ndarray], channels: int) -> Iterator[np.ndarray]:
+    """The blocks as float32, each valid until the next: in one buffer, for new pages take longer."""
+    buffer = np.empty((channels, 0), np.float32)
+    for block in blocks:
+        if buffer.shape[1] < block.shape[1]:
+            buffer = np.empty_like(block, np.float32)
+        yield as_float32(block, buffer[:, : block.shape[1]])
+
+
 def _too_long(found: str, max_clip_s: float) -> ClipError:
     return ClipError("too_long", f"audio.max_clip_s allows {max_clip_s:g} s, found {found}")
 
 
 def _not_finite(block: np.ndarray, before: int, sample_rate: int, start_s: float) -> ClipError:
-    """For the first bad sample of a block that comes `before` samples after `start_s`."""
+    """The error at the first bad sample of a block that begins `before` samples after `start_s`."""
     at = before + int(np.argmin((np.abs(block) < MAX_PEAK).all(axis=0)))
     return ClipError("not_finite", f"NaN or Inf at {start_s + at / sample_rate:.2f} s")
 
 
 def _check_length(found_s: float, start_s: float, length_s: float) -> None:
-    """Raise ClipError `truncated` if no sound was found, or too little for a stretch."""
+    """Raise ClipError `truncated` for no sound at all, or less than a stretch of `length_s` needs."""
     missing_s = length_s - found_s
     if not found_s:
         raise ClipError("truncated", f"the sound ends before {start_s:g} s")
@@ -215,9 +226,9 @@ def _check_length(found_s: float, start_s: float, length_s: float) -> None:
 
 
 class _Output:
-    """A waveform at one rate, which grows with each block.
+    """A waveform at one rate that grows with each block.
 
-    It grows in place: realloc moves pages where concatenate copies them.
+    It grows in place: realloc moves pages, where concatenate would copy them.
     """
 
     def __init__(self, source_rate: int, rate: int, expected_s: float) -> None:
@@ -227,12 +238,12 @@ class _Output:
         self._count = 0
 
     def add(self, mono: np.ndarray) -> None:
-        """Resample and append (samples,), of one dtype all the time."""
+        """Resample and append (samples,), of the same dtype in every call."""
         for part in self._resampler(mono):
             self._append(part)
 
     def finish(self) -> Waveform:
-        """The whole waveform, with what the resampler held back."""
+        """The whole waveform, with the samples that the resampler has held back."""
         for part in self._resampler(np.empty(0, self._data.dtype), last=True):
             self._append(part)
         if self._count < len(self._data):
@@ -240,13 +251,13 @@ class _Output:
         return Pcm16(self._data) if self._data.dtype == np.int16 else self._data
 
     def _append(self, samples: np.ndarray) -> None:
-        if not len(samples):  # also because what was taken without a copy may be read-only
+        if not len(samples):  # `_data` may be read-only if it was taken without a copy
             return
         if not self._count:
-            if len(samples) >= self._expected - 1:  # all of it: needs no copy
+            if len(samples) >= self._expected - 1:  # all of it, which needs no copy
                 self._data, self._count = samples, len(samples)
                 return
-            self._data = np.empty(self._expected, samples.dtype)  # pages are taken as it is filled
+            self._data = np.empty(self._expected, samples.dtype)  # takes pages only as it is filled
         end = self._count + len(samples)
         if end > len(self._data):
             if not self._data.flags.owndata:

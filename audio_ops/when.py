@@ -1,14 +1,15 @@
-"""`when`: a condition on a clip's columns, in DuckDB's SQL, which says what a task is run on.
+"""`when`: an SQL expression (DuckDB's) over a clip's columns that decides whether a task is run on it.
 
-Only an expression, and one that says the same of a clip whatever its neighbours, the time and the
-machine are: no subquery, aggregate or window, and no function that changes its mind. The database
-is empty, sees no file, no network and no variable of Python, and loads no extension.
+Its value must depend on the clip alone, not on other clips, the time or the machine: no subquery,
+aggregate or window, and no function whose result changes. The database is empty, reaches no file,
+network or Python variable, and loads no extension.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import duckdb
@@ -20,18 +21,18 @@ LOCKED: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": False,
     "autoload_known_extensions": False,
     "autoinstall_known_extensions": False,
-    "python_enable_replacements": False,  # else a table's name may be a variable of the caller
+    "python_enable_replacements": False,  # else a table's name could be a caller's variable
     "threads": 1,
 }
-IMPURE = {  # what DuckDB's parser calls it: what it is
+REFUSED = {  # by the class of the node in DuckDB's parse tree
     "SUBQUERY": "a subquery",
     "WINDOW": "a window over other clips",
     "STAR": "a star for several columns",
     "POSITIONAL_REFERENCE": "a column by number",
     "PARAMETER": "a parameter",
 }
-# Macros carry no stability; these are written in terms of functions that do. And DuckDB 1 calls
-# functions that tell of the session consistent.
+# Macros have no stability: those allowed call functions that are consistent. DuckDB 1 marks as
+# consistent some functions that read the session, which are taken out by name.
 PURE_FUNCTIONS = """
     SELECT function_name FROM duckdb_functions()
     WHERE (function_type = 'scalar' AND stability = 'CONSISTENT')
@@ -44,86 +45,92 @@ PURE_FUNCTIONS = """
 
 
 class When:
-    """One expression over tables of clips. Raises ValueError if it is not one, or not pure."""
+    """An expression, to be evaluated on tables of clips.
+
+    Raises ValueError if it is not one SQL expression, or depends on more than one clip.
+    """
 
     def __init__(self, expression: str):
         self.expression = expression
+        self.query = f"SELECT (\n{expression}\n) FROM clips"  # a line break ends a comment
         self.database = duckdb.connect(":memory:", config=LOCKED)
-        self.database.execute("SET GLOBAL TimeZone = 'UTC'")  # else this machine's has a say
+        self.database.execute("SET GLOBAL TimeZone = 'UTC'")  # not the machine's
         self.database.execute("SET GLOBAL lock_configuration = true")
-        self.query = f"SELECT (\n{expression}\n) FROM clips"  # a comment at its end ends there
-        try:
-            duckdb.SQLExpression(expression)  # refuses two expressions, and brackets to escape by
-        except duckdb.Error as error:
-            raise ValueError(self._expected(_said(error))) from None
-        cursor = self.database.cursor()
-        row: Any = cursor.execute("SELECT json_serialize_sql(?)", [self.query]).fetchone()
-        parsed = json.loads(row[0])
-        if parsed["error"]:
-            raise ValueError(self._expected(parsed["error_message"]))
-        pure = {name for (name,) in cursor.execute(PURE_FUNCTIONS).fetchall()}
-        cursor.close()
-        self.names: set[str] = set()
-        bound: set[str] = set()  # by a lambda
-        for node in _nodes(parsed["statements"][0]["node"]["select_list"]):
-            kind = node.get("class")
-            if kind in IMPURE:
-                raise ValueError(self._expected(f"{IMPURE[kind]} in it"))
-            if kind == "FUNCTION" and node["function_name"] not in pure:
-                raise ValueError(
-                    self._expected(
-                        f"{node['function_name']}() in it, which is no function of one clip alone"
-                    )
-                )
-            if kind == "COLUMN_REF":
-                first, *rest = node["column_names"]
-                self.names.add(rest[0] if first == "clips" and rest else first)
-            if kind == "LAMBDA":
-                bound |= {n["column_names"][0] for n in _nodes(node["lhs"]) if "column_names" in n}
-        self.names -= bound
+        self.names = self._column_names(self._parse())
 
     def check(self, schema: pa.Schema) -> None:
-        """Raise ValueError unless it is true or false of clips with these columns."""
+        """Raise ValueError unless its value is a boolean for clips with these columns."""
         there = f"the columns there are by then: {', '.join(schema.names)}"
         for name in sorted(self.names):
             # DuckDB would take some unknown names, such as `current_date`, for functions.
             if not any(name.lower() == known.lower() for known in schema.names):
-                raise ValueError(self._expected(f"no column {name!r}; {there}"))
+                raise self._refusal(f"no column {name!r}; {there}")
         try:
             types = self._types(schema.empty_table())
         except duckdb.Error as error:
-            raise ValueError(self._expected(f"{_said(error)}; {there}")) from None
+            raise self._refusal(f"{_message(error)}; {there}") from None
         if types != ["BOOLEAN"]:
-            raise ValueError(self._expected(f"{', '.join(types)}; {there}"))
+            raise self._refusal(f"{', '.join(types)}; {there}")
 
     def __call__(self, clips: pa.Table) -> list[bool | ClipError]:
-        """Whether it is true of each clip (null is not); ClipError `when` where it has no value,
-        such as a cast of a text that is no number. Nothing but the columns it names is looked at.
+        """Whether it is true, for each clip; null is not.
+
+        A ClipError `when` stands for a clip for which it has no value, such as a cast of text that is
+        no number. Reads only the columns that it names.
         """
         try:
             return [qualifies is True for (qualifies,) in self._rows(clips)]
         except duckdb.Error as error:
             if len(clips) == 1:
-                return [ClipError("when", f"{self.expression}: {_said(error)}")]
+                return [ClipError("when", f"{self.expression}: {_message(error)}")]
         return [self(clips.slice(row, 1))[0] for row in range(len(clips))]
 
-    def _rows(self, clips: pa.Table) -> list[tuple[Any, ...]]:
-        cursor = self.database.cursor()  # one per call: an actor may be called by two threads
+    def _parse(self) -> Any:
+        """The tree of its one expression. Raises ValueError if DuckDB cannot parse it."""
         try:
+            duckdb.SQLExpression(self.expression)  # refuses two of them, and unbalanced brackets
+        except duckdb.Error as error:
+            raise self._refusal(_message(error)) from None
+        with closing(self.database.cursor()) as cursor:
+            row: Any = cursor.execute("SELECT json_serialize_sql(?)", [self.query]).fetchone()
+        parsed = json.loads(row[0])
+        if parsed["error"]:
+            raise self._refusal(parsed["error_message"])
+        return parsed["statements"][0]["node"]["select_list"]
+
+    def _column_names(self, tree: Any) -> set[str]:
+        """The columns in a parsed expression. Raises ValueError if it depends on more than them."""
+        with closing(self.database.cursor()) as cursor:
+            pure = {name for (name,) in cursor.execute(PURE_FUNCTIONS).fetchall()}
+        names: set[str] = set()
+        parameters: set[str] = set()  # of lambdas
+        for node in _nodes(tree):
+            kind = node.get("class")
+            if kind in REFUSED:
+                raise self._refusal(f"{REFUSED[kind]} in it")
+            if kind == "FUNCTION" and node["function_name"] not in pure:
+                raise self._refusal(
+                    f"{node['function_name']}() in it, which is no function of one clip alone"
+                )
+            if kind == "COLUMN_REF":
+                first, *rest = node["column_names"]
+                names.add(rest[0] if first == "clips" and rest else first)
+            if kind == "LAMBDA":
+                lefts = _nodes(node["lhs"])
+                parameters |= {it["column_names"][0] for it in lefts if "column_names" in it}
+        return names - parameters
+
+    def _rows(self, clips: pa.Table) -> list[tuple[Any, ...]]:
+        with closing(self.database.cursor()) as cursor:  # one per call: threads call at once
             return cursor.register("clips", self._needed(clips)).execute(self.query).fetchall()
-        finally:
-            cursor.close()
 
     def _types(self, clips: pa.Table) -> list[str]:
-        cursor = self.database.cursor()
-        try:
+        with closing(self.database.cursor()) as cursor:
             cursor.register("clips", self._needed(clips)).execute(self.query)
             return [str(column[1]) for column in cursor.description or ()]
-        finally:
-            cursor.close()
 
     def _needed(self, clips: pa.Table) -> pa.Table:
-        """The columns it names, as they are or else in other letters; any one if it names none."""
+        """The columns that it names, in their own case or else in another; any column if none."""
         have = clips.column_names
         needed = [name for name in have if name in self.names]
         exact = set(needed)
@@ -131,15 +138,15 @@ class When:
         needed += [name for name in have if name.lower() in others and name not in exact]
         return clips.select(needed or have[:1])
 
-    def _expected(self, found: str) -> str:
-        return (
+    def _refusal(self, found: str) -> ValueError:
+        return ValueError(
             "expected an SQL expression that is true or false of a clip, "
             f"found {self.expression!r}: {found}"
         )
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every dict in parsed SQL, from the outside in."""
+    """Every dict in a parse tree, from the outside in."""
     if isinstance(tree, dict):
         yield tree
         tree = list(tree.values())
@@ -147,6 +154,6 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
         yield from _nodes(inner)
 
 
-def _said(error: duckdb.Error) -> str:
-    """What DuckDB says, on one line and without the query, which is not what people wrote."""
+def _message(error: duckdb.Error) -> str:
+    """DuckDB's message on one line, without the query, which is not the one in the config."""
     return " ".join(str(error).split("\n\nLINE ")[0].split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from audio_ops.inference import cpu_bfloat16
 from audio_ops.inference.checkpoint import find_checkpoint
-from audio_ops.inference.cpu_bfloat16 import in_blocks, pack, pays
+from audio_ops.inference.cpu_bfloat16 import applies_to, blocked_attention, can_pack, pack
 from audio_ops.inference.runner import available_device
 from audio_ops.label import Label
 from audio_ops.tasks import Clip, load_task
@@ -40,7 +41,7 @@ def test_it_is_torchs_own(
         mask = (torch.arange(50) < torch.tensor([50, 7, 33])[:, None])[:, None, None]
         if masked == "float":
             mask = torch.where(mask, 0.0, -1e9) + drawn(1, 4, queries, 50)
-    found = in_blocks(query, key, value, 0.3, mask)
+    found = blocked_attention(query, key, value, 0.3, mask)
     expected = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3)
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < 1e-5
@@ -50,24 +51,52 @@ def test_a_mask_may_serve_all_clips() -> None:
     query, key, value = drawn(2, 3, 6, 8), drawn(2, 3, 6, 8), drawn(2, 3, 6, 8)
     mask = torch.ones(6, 6, dtype=torch.bool).tril()[None, None]
     expected = scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
-    assert (in_blocks(query, key, value, 1.0, mask) - expected).abs().max() < 1e-5
+    assert (blocked_attention(query, key, value, 1.0, mask) - expected).abs().max() < 1e-5
 
 
 def test_heads_that_share_keys_are_left_to_transformers() -> None:
     module = torch.nn.Module()
     module.num_key_value_groups = 2  # type: ignore[assignment]
     query, key, value = drawn(2, 4, 6, 8), drawn(2, 2, 6, 8), drawn(2, 2, 6, 8)
-    found, _ = cpu_bfloat16._forward(module, query, key, value, None, scaling=1.0, is_causal=False)
+    found, _ = cpu_bfloat16._attention_forward(
+        module, query, key, value, None, scaling=1.0, is_causal=False
+    )
     shared = (part.repeat_interleave(2, dim=1) for part in (key, value))
     expected = scaled_dot_product_attention(query, *shared, scale=1.0)
     assert (found.transpose(1, 2) - expected).abs().max() < 1e-5
+
+
+def test_transformers_attention_has_no_arguments_that_blocked_attention_would_ignore() -> None:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    handled = {"module", "query", "key", "value", "attention_mask", "scaling", "is_causal"}
+    left_to_transformers = {"position_bias", "cache"}
+    without_effect = {"dropout", "kwargs"}  # when a model infers
+    found = set(inspect.signature(sdpa_attention_forward).parameters)
+    assert found == handled | left_to_transformers | without_effect
+
+
+def test_torch_has_the_operators_that_pack_weights() -> None:
+    expected = "see pack_linear_weight in torch/_inductor/fx_passes/mkldnn_fusion.py"
+    assert can_pack(), expected
+    schema = str(torch.ops.mkldnn._linear_pointwise.default._schema)
+    assert "Tensor X, Tensor W, Tensor? B, str attr" in schema, (schema, expected)
+
+
+def test_a_transformers_config_names_its_attention(tmp_path: Path) -> None:
+    options = load_task(FAMILIES["ctc"].task).Options(
+        task=FAMILIES["ctc"].task, model=str(FAMILIES["ctc"].make(tmp_path)), dtype="float32"
+    )
+    label = Label("it", options, find_checkpoint(options.model), device=available_device())
+    attention = label.model.family.model.config._attn_implementation  # type: ignore[attr-defined]
+    assert attention == "sdpa", "without this name `speed_up` leaves attention to transformers"
 
 
 def test_in_bfloat16_it_is_hardly_further_from_the_truth_than_torchs_own() -> None:
     exact = [drawn(n, 4, 600, 64)[:1] for n in (1, 2, 3)]
     short = [part.bfloat16() for part in exact]
     truth = scaled_dot_product_attention(*exact)
-    found = in_blocks(*short, 64**-0.5)
+    found = blocked_attention(*short, 64**-0.5)
     assert found.dtype == torch.bfloat16
     ours, torchs = (
         (one.float() - truth).abs().mean() for one in (found, scaled_dot_product_attention(*short))
@@ -93,7 +122,7 @@ def test_it_is_for_cpus_that_have_dot_products_of_bfloat16_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
-    assert pays(dtype, device) is expected
+    assert applies_to(dtype, device) is expected
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -118,7 +147,7 @@ def test_packed_weights_multiply_the_same(bias: bool, dtype: torch.dtype) -> Non
 
 def test_lengths_make_few_shapes() -> None:
     """Each of them costs memory for good."""
-    found = [cpu_bfloat16.rounded(count) for count in range(1, 3001)]
+    found = [cpu_bfloat16.padded_count(count) for count in range(1, 3001)]
     assert all(count <= more <= count * 17 / 16 for count, more in enumerate(found, 1))
     assert len(set(found)) < 200
 
@@ -136,10 +165,10 @@ def test_lengths_make_few_shapes() -> None:
     with torch.inference_mode(), Watch():
         for length in lengths:
             states = model(drawn(1, length, 8))[None]
-            in_blocks(states, states, states, 1.0)
+            blocked_attention(states, states, states, 1.0)
     kinds = {product[0] for product in products}
     assert len(kinds) == 2
-    assert len(products) == 3 * len({cpu_bfloat16.rounded(length) for length in lengths})
+    assert len(products) == 3 * len({cpu_bfloat16.padded_count(length) for length in lengths})
 
 
 MODELS = {
@@ -183,11 +212,11 @@ def test_models_say_the_same(name: str, tmp_path: Path, monkeypatch: pytest.Monk
 
     def watched(query: torch.Tensor, *rest: Any) -> torch.Tensor:
         shapes.append(query.shape)
-        return in_blocks(query, *rest)
+        return blocked_attention(query, *rest)
 
     monkeypatch.setattr(cpu_bfloat16, "SCORES_AT_ONCE", FEW)
-    monkeypatch.setattr(cpu_bfloat16, "pays", lambda *_: True)
-    monkeypatch.setattr(cpu_bfloat16, "in_blocks", watched)
+    monkeypatch.setattr(cpu_bfloat16, "applies_to", lambda *_: True)
+    monkeypatch.setattr(cpu_bfloat16, "blocked_attention", watched)
     found = said()
     for one, other in zip(found, expected, strict=True):
         assert same(one, other)

@@ -49,7 +49,7 @@ KEPT_IN_FLOAT32 = {"rotary", "parakeet_ctc", "moonshine", "classifier of wav2vec
 @pytest.fixture(autouse=True)
 def as_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Packed weights are no parameters, and round otherwise: see test_bfloat16.py."""
-    monkeypatch.setattr(cpu_bfloat16, "pays", lambda *_: False)
+    monkeypatch.setattr(cpu_bfloat16, "applies_to", lambda *_: False)
 
 
 def tensors(model: Any) -> dict[str, torch.dtype]:

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 from sounds import tone
 
+from audio_ops.signal import voice
 from audio_ops.signal.voice import speech_probability
 from audio_ops.signal.wave import resample
 
@@ -32,6 +33,26 @@ def test_probabilities_are_those_of_silero(length: int | None) -> None:
     found = speech_probability(sound)
     assert found.dtype == np.uint8 and len(found) == len(expected) == -(-len(sound) // 512)
     np.testing.assert_allclose(found / 255, expected, atol=0.01)
+
+
+def test_silero_has_the_file_inputs_and_outputs_that_are_used_without_its_package() -> None:
+    voice._session.cache_clear()
+    assert voice._session() is not None, "see silero_vad/sequence_vad.py for what has changed"
+
+
+def test_another_file_in_silero_leaves_the_probabilities_to_its_own_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sound = speech("two_cities.wav")
+    expected = speech_probability(sound)
+    for model in ("data/missing.onnx", "data/silero_vad.onnx"):
+        monkeypatch.setattr(voice, "MODEL", model)
+        voice._session.cache_clear()
+        voice._documented_model.cache_clear()
+        with pytest.warns(UserWarning, match=f"expected silero-vad to have {model}"):
+            np.testing.assert_array_equal(speech_probability(sound), expected)
+        assert voice._session() is None
+    voice._session.cache_clear()
 
 
 def test_speech_is_told_from_silence_and_from_a_tone() -> None:

@@ -1,19 +1,19 @@
 """Encoded bytes -> samples, or a ClipError that says why not.
 
-open.py            `open_sound` and `decode`: the functions for everybody else
+open.py            `open_sound` and `decode`, the functions that other folders call
 formats.py         one record per container: how it is recognised, measured and decoded
 claims.py          lengths that headers claim
 frames.py          frame headers of MPEG audio and ADTS
-source.py          the file as a decoder sees it
+source.py          the file, as decoders read it
 sound.py           `Sound`, its limits, and the check that nothing is missing
-pcm.py             16-bit WAV without a decoder; libsndfile
+pcm.py             16-bit WAV without a decoder, and libsndfile
 ffmpeg.py          everything else, through PyAV
 mp3.py             many MP3 frames per packet
-decoder_errors.py  what decoders raise -> ClipError
+decoder_errors.py  decoders' exceptions -> ClipError
 
-formats.py imports no decoder, so that a config can ask for the file extensions; this file imports
-nothing for the same reason.
+formats.py imports no decoder, so that configs can name file extensions without loading one. For the
+same reason this file imports nothing.
 
 To add a codec, add its name to `formats.CODECS`; to add a container, add its record to
-`formats.CONTAINERS`. Then add both to `tests/sounds.py`, which tests/test_decode.py goes through.
+`formats.CONTAINERS`. Then add both to `tests/sounds.py`, whose formats tests/test_decode.py decodes.
 """

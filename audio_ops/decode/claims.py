@@ -1,6 +1,6 @@
-"""Lengths that headers claim, in bytes and in seconds, so that missing sound can be reported.
+"""Lengths that headers claim, in bytes and in seconds, to find out whether sound is missing.
 
-FFmpeg and libsndfile read a file that is cut short to its end without an error.
+FFmpeg and libsndfile read a truncated file to its end without an error.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from audio_ops.errors import ClipError
 if TYPE_CHECKING:
     import av
 
-HEAD_BYTES = 1 << 16  # in which headers are looked for
-TAIL_BYTES = 1 << 16  # in which the last page or packet is looked for
+HEAD_BYTES = 1 << 16  # searched for headers
+TAIL_BYTES = 1 << 16  # searched for the last page or packet
 _MAX_CHUNKS = 10_000  # a header with more is hostile, or a fragmented MP4
 _TIME_BASE = 1_000_000  # AV_TIME_BASE: ticks per second of a file's duration
 
@@ -33,10 +33,10 @@ class Chunks:
     """How a file is divided into chunks.
 
     first: offset of the first chunk.
-    header: `struct` format of a chunk's header, its name and its size in bytes.
-    sound: name of the chunk that holds the samples.
-    align: chunks begin at multiples of so many bytes.
-    size_includes_header: if a chunk's size counts its header.
+    header: `struct` format of a chunk's header: its name, and its size in bytes.
+    sound: name of the chunk with the samples.
+    align: chunks begin at multiples of this many bytes.
+    size_includes_header: whether a chunk's size includes its header.
     """
 
     first: int
@@ -48,8 +48,12 @@ class Chunks:
 
 @dataclass(frozen=True)
 class SoundChunk:
-    """Where a file's samples are: `size` bytes at `start`, or (None) all that follows. `wav_format`:
-    the first 16 bytes of a WAV's first format chunk, if that comes before the samples."""
+    """The part of a file that holds its samples.
+
+    start: its offset in bytes.
+    size: its size in bytes, as claimed; None if it extends to the end of a streamed file.
+    wav_format: the first 16 bytes of a WAV's first format chunk, if that precedes the samples.
+    """
 
     start: int
     size: int | None
@@ -57,8 +61,11 @@ class SoundChunk:
 
 
 def find_sound_chunk(source: Source, chunks: Chunks) -> SoundChunk:
-    """Raises ClipError where there is none. The size is the one claimed: libsndfile silently
-    shortens a chunk that is longer than its file."""
+    """The chunk with the samples, and the size that it claims, which libsndfile would silently cut to
+    the file's.
+
+    Raises ClipError `truncated` if there is none, `damaged` for a chunk of negative size.
+    """
     position = chunks.first
     wav_format = b""
     rf64_size = 0
@@ -92,8 +99,8 @@ def _no_sound_chunk(source: Source) -> ClipError:
 
 
 def _is_streamed(source: Source, start: int, size: int) -> bool:
-    """True for the sizes left by writers that could not seek back to the header."""
-    if size == 0:  # a true zero comes with a true size of the whole file
+    """True for the sizes that writers leave if they cannot seek back to the header."""
+    if size == 0:  # really empty if the size of the whole file is right
         whole = int.from_bytes(source.at(4, 4), "little")
         return source.length > start and whole + 8 != source.length
     return size in (0xFFFFFFFF, -1) or (
@@ -102,7 +109,7 @@ def _is_streamed(source: Source, start: int, size: int) -> bool:
 
 
 def au_sound_chunk(source: Source) -> SoundChunk:
-    """AU has one header and then its samples. Raises ClipError where the header is cut."""
+    """The samples behind AU's header. Raises ClipError `truncated` for an incomplete header."""
     header = source.at(0, 12)
     if len(header) < 12:
         raise _no_sound_chunk(source)
@@ -110,7 +117,7 @@ def au_sound_chunk(source: Source) -> SoundChunk:
     return SoundChunk(start, None if size == 0xFFFFFFFF else size)
 
 
-# --- bytes of a whole file, by its own structure; 0 where that is unknown ------------------------
+# --- bytes of a whole file, by its own structure; 0 if unknown -----------------------------------
 
 
 def no_bytes(source: Source) -> int:
@@ -137,7 +144,7 @@ def matroska_bytes(source: Source) -> int:
     at = head.find(b"\x18\x53\x80\x67") + 4  # the segment
     if at < 4 or at >= len(head) or not head[at]:
         return 0
-    width = 9 - head[at].bit_length()  # of the size, which begins with its own width
+    width = 9 - head[at].bit_length()  # bytes of the size, encoded in its first byte
     size = int.from_bytes(head[at : at + width], "big") & ~(-1 << 7 * width)
     unknown = size == ~(-1 << 7 * width)
     return 0 if unknown else at + width + size
@@ -156,7 +163,7 @@ def avi_bytes(source: Source) -> int:
 
 
 def mpegts_bytes(source: Source) -> int:
-    """The length rounded up to whole packets."""
+    """The file's length, rounded up to whole packets."""
     head = source.at(0, 189)
     packet = 188 if head[188:189] == b"G" == head[:1] else 192
     return -(-source.length // packet) * packet
@@ -183,14 +190,14 @@ def ogg_bytes(source: Source) -> int:
 
 @dataclass(frozen=True)
 class Claim:
-    """Seconds of sound that a header claims (None: nothing), and how many may be missing."""
+    """The seconds of sound that a header claims, or None, and how many of them may be missing."""
 
     duration_s: float | None
     tolerance_s: float = 0.0
 
 
 def no_claim(source: Source, opened: av.container.InputContainer, stream: av.AudioStream) -> Claim:
-    """For containers whose duration FFmpeg estimates from the bit rate or the last timestamp."""
+    """None: FFmpeg estimates the container's duration from the bit rate or the last timestamp."""
     return Claim(None)
 
 
@@ -204,12 +211,12 @@ def exact_claim(
 def stream_claim(
     source: Source, opened: av.container.InputContainer, stream: av.AudioStream
 ) -> Claim:
-    """The stream's duration, from a header that may be rounded or count an encoder's padding."""
+    """The stream's duration, from a header that may round it or include an encoder's padding."""
     return _tolerant(_stream_duration(stream))
 
 
 def tag_claim(source: Source, opened: av.container.InputContainer, stream: av.AudioStream) -> Claim:
-    """Matroska's: the stream's DURATION tag, or else the file's duration if it has one stream."""
+    """Matroska: the stream's DURATION tag, or else the duration of a file with one stream."""
     tagged = _tagged(stream)
     if tagged is None and b"\x44\x89" in source.at(0, HEAD_BYTES):
         return _tolerant(_file_duration(opened))
@@ -217,16 +224,16 @@ def tag_claim(source: Source, opened: av.container.InputContainer, stream: av.Au
 
 
 def flv_claim(source: Source, opened: av.container.InputContainer, stream: av.AudioStream) -> Claim:
-    """Like `tag_claim`, of files that always have a duration."""
+    """FLV: like `tag_claim`, but the file always has a duration."""
     tagged = _tagged(stream)
     return _tolerant(_file_duration(opened) if tagged is None else tagged)
 
 
 def ogg_claim(source: Source, opened: av.container.InputContainer, stream: av.AudioStream) -> Claim:
-    """From the last page's position. None for a chain, of which FFmpeg reports one link's duration.
+    """Ogg: the position of the last page. None for chained streams: FFmpeg reports only one's duration.
 
-    Raises ClipError `damaged` where the first page with sound is broken: FFmpeg skips broken pages,
-    and counts from the next one.
+    Raises ClipError `damaged` if the first page with sound is broken: FFmpeg skips broken pages and
+    counts from the next one.
     """
     tail = source.tail(TAIL_BYTES)
     last = tail[tail.rfind(b"OggS") :]
@@ -244,7 +251,7 @@ def ogg_claim(source: Source, opened: av.container.InputContainer, stream: av.Au
 
 
 def mp3_claim(source: Source, opened: av.container.InputContainer, stream: av.AudioStream) -> Claim:
-    """From the frame count of a Xing, Info or VBRI header, less the encoder's delay and padding."""
+    """MP3: the frames of a Xing, Info or VBRI header, less the encoder's delay and padding."""
     frame = mpeg_frame(source.at(0, 4))
     frames, delay, padding = mp3_lengths(source)
     if not frame or frames is None:
@@ -254,8 +261,8 @@ def mp3_claim(source: Source, opened: av.container.InputContainer, stream: av.Au
 
 
 def mp3_lengths(source: Source) -> tuple[int | None, int, int]:
-    """(frames, delay, padding) of a Xing, Info or VBRI header: frames or None, the encoder's delay
-    and padding in samples."""
+    """(frames, delay, padding) of a Xing, Info or VBRI header: the number of frames if it has one, the
+    encoder's delay and padding in samples."""
     head = source.at(0, 512)
     at = max(head.find(b"Xing", 0, 64), head.find(b"Info", 0, 64))
     if head[36:40] == b"VBRI":
@@ -263,7 +270,7 @@ def mp3_lengths(source: Source) -> tuple[int | None, int, int]:
     if at <= 0 or not head[at + 7] & 1:
         return None, 0, 0
     delays = int.from_bytes(head[at + 141 : at + 144], "big")  # 12 bits at each end
-    has_delays = head[at + 7] & 15 == 15  # all fields before them are there as well
+    has_delays = head[at + 7] & 15 == 15  # and all optional fields before them
     frames = int.from_bytes(head[at + 8 : at + 12], "big")
     return frames, *divmod(delays if has_delays else 0, 1 << 12)
 

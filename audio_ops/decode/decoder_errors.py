@@ -1,4 +1,4 @@
-"""What decoders raise on bad data -> ClipError."""
+"""Decoders' exceptions on bad data -> ClipError."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ import soundfile
 from audio_ops.decode.source import Source
 from audio_ops.errors import ClipError
 
-av.logging.set_level(None)  # FFmpeg's own lines: every error it reports comes back as an exception
+av.logging.set_level(None)  # no log lines: FFmpeg's errors are raised as exceptions
 
 
 @contextmanager
 def clip_errors(source: Source, opened: bool = False) -> Iterator[None]:
-    """Raise a ClipError for what the decoders raise on bad data; what reading `source` has raised
-    comes first. `opened`: the decoder has been opened, so its format and codec are known."""
+    """Raise a ClipError in place of exceptions that decoders raise on bad data.
+
+    An exception from reading `source` takes precedence. opened: whether the decoder was opened, so that
+    its format and codec are supported.
+    """
     try:
         yield
     except ClipError:
-        source.check()  # a lost connection looks like the end of the file
+        source.check()  # to decoders a lost connection looks like the end of the file
         raise
     except MemoryError as exc:
         raise ClipError("memory", "decoding ran out of memory") from exc
     except (av.DecoderNotFoundError, av.PatchWelcomeError) as exc:
         source.check()
-        if opened:  # FFmpeg's answer to Vorbis whose rate or channels change
+        if opened:  # raised for Vorbis whose rate or channels change
             raise ClipError(
                 "damaged", "the stream changes in a way that the decoder can't follow"
             ) from exc
@@ -40,7 +43,7 @@ def clip_errors(source: Source, opened: bool = False) -> Iterator[None]:
         ValueError,  # also bad UTF-8 in metadata
         ArithmeticError,
         LookupError,
-        AttributeError,  # PyAV, for a codec that names no sample format: 0 bits a sample
+        AttributeError,  # PyAV, for a codec without a sample format: 0 bits per sample
         RuntimeError,  # PyAV, for an unknown sample format; soundfile, for a failing seek
     ) as exc:
         source.check()

@@ -29,12 +29,12 @@ _CODECS = {*CODECS, *(name for name in av.codecs_available if name.startswith("p
 OPTIONS = {
     "format_whitelist": ",".join(container.demuxer for container in CONTAINERS),
     "protocol_whitelist": "none",
-    "codec_whitelist": ",".join(sorted(_CODECS)),  # for the probing; `_open_stream` checks again
+    "codec_whitelist": ",".join(sorted(_CODECS)),  # for probing; `_open_stream` checks again
 }
 
 
 def open_demuxer(source: Any, demuxer: str) -> av.container.InputContainer:
-    """Open `source` as this format and nothing else, with no way to reach another file."""
+    """Open `source` as this format and no other, without access to any other file."""
     return av.open(
         source,
         "r",
@@ -45,7 +45,7 @@ def open_demuxer(source: Any, demuxer: str) -> av.container.InputContainer:
 
 
 def open_ffmpeg(source: Source, container: Container) -> Sound:
-    """The first audio stream, from its beginning. Raises ClipError, and what FFmpeg raises."""
+    """The file's first audio stream, from its beginning. Raises ClipError and PyAV's exceptions."""
     claimed = container.bytes_claimed(source)
     if claimed > source.length:
         raise ClipError("truncated", f"header says {claimed} bytes, found {source.length}")
@@ -79,7 +79,7 @@ def open_ffmpeg(source: Source, container: Container) -> Sound:
 
 
 def _open_stream(opened: av.container.InputContainer) -> av.AudioStream:
-    """The first audio stream, ready to be decoded; the others are discarded. Raises ClipError."""
+    """The first audio stream, ready for decoding; all others are discarded. Raises ClipError."""
     if not opened.streams.audio:
         streams = ", ".join(stream.type for stream in opened.streams) or "none"
         raise ClipError("no_audio", f"no sound among the streams ({streams})")
@@ -87,11 +87,11 @@ def _open_stream(opened: av.container.InputContainer) -> av.AudioStream:
     codec = stream.codec_context.name if stream.codec_context else "unknown"
     if codec not in _CODECS:
         raise ClipError("unsupported", f"the codec {codec} is not supported")
-    if stream.channels > MAX_CHANNELS:  # before they are decoded: one sample would be a block
+    if stream.channels > MAX_CHANNELS:  # checked before decoding: one sample could fill a block
         raise unsupported_channels(stream.channels)
     for other in opened.streams:
         if other is not stream:
-            other.discard = Discard.all  # saves reading the pictures of a video
+            other.discard = Discard.all  # so that a video's pictures are not read
     if codec == "flac":  # FFmpeg does not check a frame's CRC by itself
         stream.codec_context.options = {"err_detect": "crccheck+explode"}
     stream.codec_context.thread_count = 1
@@ -101,12 +101,12 @@ def _open_stream(opened: av.container.InputContainer) -> av.AudioStream:
 def _decode(packets: Iterator[Packet], container: Container) -> Iterator[list[av.AudioFrame]]:
     """The frames of each packet that has any.
 
-    Raises ClipError for a bad packet: `truncated` if it is the last, else `damaged`. FFmpeg skips
-    a bad frame in a packet of several without an error; then samples are missing.
+    Raises ClipError for a bad packet: `truncated` if it is the last, else `damaged`. Of a packet of
+    several frames FFmpeg skips bad ones without an error, so their samples are counted.
     """
     frames_syntax = container.frames
     header_bytes = frames_syntax.header_bytes if frames_syntax else 0
-    # Frames of MP3 share a few headers; those of ADTS hold their size, so that most differ.
+    # Cached for MP3, whose streams have few different headers; ADTS headers hold the frame's size.
     parse: Any = frames_syntax and frames_syntax.parse
     parse = lru_cache(parse) if frames_syntax is MPEG else parse
     for packet, expected in packets:
@@ -114,7 +114,7 @@ def _decode(packets: Iterator[Packet], container: Container) -> Iterator[list[av
             frames = packet.decode()
             head = bytes(memoryview(packet)[:header_bytes]) if parse and packet.size else b""
             found = parse(head) if parse and head else None
-            is_cut = packet.is_corrupt and not container.sound_chunk  # PCM may end anywhere
+            is_cut = packet.is_corrupt and not container.sound_chunk  # PCM may end within a packet
             is_cut = is_cut or (found is not None and found.size > packet.size)
             problem = "incomplete packet" if is_cut else ""
             extra = 0 if expected is None else sum(frame.samples for frame in frames) - expected
@@ -129,14 +129,14 @@ def _decode(packets: Iterator[Packet], container: Container) -> Iterator[list[av
             if next((later for later, _ in packets if later.size), None):
                 raise ClipError("damaged", f"{problem}, {at}")
             if parse and not parse(bytes(memoryview(packet)[:header_bytes])):
-                return  # a tag, or other junk behind the sound
+                return  # a tag, or junk after the sound
             raise ClipError("truncated", f"the last packet is cut short: {problem}, {at}")
         if frames:
             yield frames
 
 
 def _first_samples(frame: av.AudioFrame, samples: int) -> list[av.AudioFrame]:
-    """A frame of the first `samples`, or no frame if that is none."""
+    """A frame of the first `samples`; no frame for 0 or fewer."""
     fifo = av.AudioFifo()
     frame.pts = None
     fifo.write(frame)
@@ -144,11 +144,11 @@ def _first_samples(frame: av.AudioFrame, samples: int) -> list[av.AudioFrame]:
 
 
 def _join(decoded: Iterable[list[av.AudioFrame]], container: Container) -> Iterator[np.ndarray]:
-    """Join frames to blocks of BLOCK_SAMPLES or somewhat more, (channels, samples).
+    """Join frames into blocks (channels, samples), of BLOCK_SAMPLES in all or somewhat more.
 
-    Raises ClipError `damaged` where the rate or the channels change, or samples are skipped.
+    Raises ClipError `damaged` if the rate or the channels change, or samples are missing in between.
     """
-    joined = av.AudioFifo()  # an array for each frame would take as long as decoding
+    joined = av.AudioFifo()  # an array per frame would take as long as decoding
     rate = channels = 0
     for frames in decoded:
         for frame in frames:
@@ -163,25 +163,25 @@ def _join(decoded: Iterable[list[av.AudioFrame]], container: Container) -> Itera
                 if gap > 0:
                     at_s = joined.samples_written / rate
                     raise ClipError("damaged", f"{gap} samples are missing at {at_s:.2f} s")
-            frame.pts = None  # they may overlap
+            frame.pts = None  # else AudioFifo refuses those that overlap
             joined.write(frame)
-        frames.clear()  # the next ones get their memory, which is in the cache
+        frames.clear()  # so that the next frames reuse their memory, which is in the cache
         if joined.samples * channels >= BLOCK_SAMPLES and (block := joined.read()):
             yield frame_samples(block)
     if block := joined.read():
         yield frame_samples(block)
 
 
-# Of FFmpeg's sample formats, packed and planar. PyAV's own table lacks s64.
+# By FFmpeg's sample format, without the p of planar ones. PyAV's own table lacks s64.
 _DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 _SCALE = {"s32": 2.0**-31, "s64": 2.0**-63}
 
 
 def frame_samples(frame: av.AudioFrame) -> np.ndarray:
-    """(channels, samples): int16 for formats of up to 16 bits, else float32, scaled by the exact
-    power of two."""
+    """A frame's samples (channels, samples): int16 for formats of up to 16 bits, else float32 with a
+    full scale of 1, scaled by an exact power of two."""
     name = frame.format.name.removesuffix("p")
-    if len(frame.planes) == 1:  # packed, or mono: to_ndarray would copy it
+    if len(frame.planes) == 1:  # packed or mono, which to_ndarray would copy
         plane: Any = frame.planes[0]
         channels = frame.layout.nb_channels
         samples = np.frombuffer(plane, _DTYPES[name], frame.samples * channels)
@@ -194,5 +194,5 @@ def frame_samples(frame: av.AudioFrame) -> np.ndarray:
         return (samples.astype(np.int16) - 128) << 8
     if scale := _SCALE.get(name):
         return samples.astype(np.float32) * np.float32(scale)
-    with np.errstate(over="ignore"):  # a double becomes Inf, and is found as such
+    with np.errstate(over="ignore"):  # doubles may become Inf, which is reported later
         return samples.astype(np.float32, copy=False)

@@ -1,6 +1,5 @@
-"""The containers and codecs that are decoded, and how a file's container is recognised.
-
-By its first bytes, never by its name. Imports no decoder.
+"""The containers and codecs that are decoded, and how a file's container is recognised: by its first
+bytes, never by its name. Imports no decoder.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ Duration = Callable[[Source, "av.container.InputContainer", "av.AudioStream"], C
 class Container:
     """How files of one container are recognised, measured and decoded.
 
-    name: as it begins `Sound.format`.
-    demuxer: FFmpeg's name of it.
-    extensions: of the files that hold it, without the dot.
-    magic: regular expression of the first bytes, or None for a chain of `frames`.
-    sound_chunk: finds the samples, in a container that libsndfile decodes and can seek in; FFmpeg
-        gets what libsndfile cannot read. None: FFmpeg decodes it, from its beginning.
-    bytes_claimed: the file's length by its own structure, 0 if unknown.
-    duration: what FFmpeg's demuxer or the header claims for the audio stream.
-    frames: the syntax of its frames, where they follow each other without a container.
-    has_sample_positions: if FFmpeg's frame times are exact, so that a gap in them is missing sound.
-    is_bare: if `Sound.format` is the codec's name alone.
-    missing_kind: the error kind if there is less sound than claimed.
+    name: the first part of `Sound.format`.
+    demuxer: FFmpeg's demuxer for it.
+    extensions: of its files, without the dot.
+    magic: regular expression for the first bytes; None for bare `frames`.
+    sound_chunk: finds the samples in a container that libsndfile decodes and seeks in; FFmpeg decodes
+        what libsndfile cannot read. None if FFmpeg decodes the container, always from its beginning.
+    bytes_claimed: the file's length in bytes by its own structure, 0 if unknown.
+    duration: the audio stream's duration by its header or FFmpeg's demuxer.
+    frames: the syntax of frames that follow each other without a container.
+    has_sample_positions: whether FFmpeg's frame times are exact, so that a gap is missing sound.
+    is_bare: whether `Sound.format` is the codec's name alone.
+    missing_kind: the error kind for less sound than claimed.
     """
 
     name: str
@@ -61,7 +60,7 @@ def _chunks(
     return partial(claims.find_sound_chunk, chunks=layout)
 
 
-CONTAINERS = (  # the first whose magic matches is taken
+CONTAINERS = (  # the first whose magic matches
     Container(
         "wav",
         demuxer="wav",
@@ -113,7 +112,7 @@ CONTAINERS = (  # the first whose magic matches is taken
         magic=rb"OggS",
         bytes_claimed=claims.ogg_bytes,
         duration=claims.ogg_claim,
-        missing_kind="damaged",  # a file that is cut has no whole last page, so the gap is inside
+        missing_kind="damaged",  # a truncated file has no complete last page, so the gap is inside
     ),
     Container(
         "mov",
@@ -204,7 +203,7 @@ CONTAINERS = (  # the first whose magic matches is taken
     ),
 )
 
-# FFmpeg's decoders that may run; beside them all that are called pcm_...
+# FFmpeg's decoders that may run, in addition to all that are called pcm_...
 CODECS = (
     *("aac", "aac_latm", "ac3", "eac3", "alac", "amrnb", "amrwb", "dca", "flac", "g726"),
     *("gsm", "gsm_ms", "mp1", "mp1float", "mp2", "mp2float", "mp3", "mp3float"),
@@ -216,8 +215,13 @@ CODECS = (
 
 @dataclass(frozen=True)
 class Refused:
-    """What is recognised and not decoded: its name, its error kind, the regular expression of its
-    first bytes, and the extensions of files that are listed all the same, to get an error row."""
+    """A format that is recognised but not decoded.
+
+    name: for error messages.
+    kind: the error kind.
+    magic: regular expression for the first bytes.
+    extensions: of files that are listed nevertheless, so that they get an error row.
+    """
 
     name: str
     kind: str
@@ -274,9 +278,9 @@ _TEXT = re.compile(rb"[\t\n\f\r -~]*")
 
 
 def recognise(source: Source) -> Container:
-    """The file's container; skips tags ahead of it, and junk ahead of MPEG audio and ADTS.
+    """The file's container. Skips tags at its start, and junk before MPEG audio and ADTS frames.
 
-    Raises ClipError `not_audio` or `unsupported`, or `truncated` in a tag.
+    Raises ClipError `not_audio` or `unsupported`, or `truncated` if the file ends within a tag.
     """
     head = _skip_tags(source)
     if known := _MAGIC.match(head):
@@ -295,7 +299,7 @@ def recognise(source: Source) -> Container:
 
 
 def _skip_tags(source: Source) -> bytes:
-    """Skip ID3v2 and APE tags; returns the first HEAD_BYTES behind them."""
+    """Skip ID3v2 and APE tags; return the first HEAD_BYTES after them."""
     for _ in range(_MAX_TAGS):
         head = source.at(0, HEAD_BYTES)
         if head[:3] == b"ID3" and len(head) > 9:
@@ -313,7 +317,7 @@ def _skip_tags(source: Source) -> bytes:
 
 
 def _is_chain(source: Source, head: bytes, start: int, frames: FrameSyntax) -> bool:
-    """True if three frames of one kind follow each other, or fewer up to the end of the file."""
+    """True if three frames of one kind follow each other, or fewer at the end of the file."""
     if not (first := frames.parse(head[start : start + 8])):
         return False
     position = start + first.size

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Frame:
+    """A frame, as its header describes it."""
+
     size: int  # bytes, with its header
     samples: int  # per channel
     sample_rate: int  # Hz; 0 where `parse` does not need it
@@ -16,8 +18,8 @@ class Frame:
 
 @dataclass(frozen=True)
 class FrameSyntax:
-    """How a stream's frames begin: `parse` returns the frame whose header the bytes start with, or
-    None; it looks at the first `header_bytes`."""
+    """How to read frame headers: `parse` takes at least the first `header_bytes` of a frame, and returns
+    None if they are no header."""
 
     header_bytes: int
     parse: Callable[[bytes], Frame | None]
@@ -34,7 +36,7 @@ _KBITS = {  # by (is MPEG-1, layer)
 
 
 def mpeg_frame(head: bytes) -> Frame | None:
-    """The MPEG audio frame whose header `head` starts with, or None (ISO/IEC 11172-3, 13818-3)."""
+    """The MPEG audio frame that begins with `head`, or None (ISO/IEC 11172-3 and 13818-3)."""
     bits = int.from_bytes(head[:4], "big")
     version, layer = bits >> 19 & 3, 4 - (bits >> 17 & 3)
     kbits, rate = bits >> 12 & 15, bits >> 10 & 3
@@ -51,7 +53,7 @@ def mpeg_frame(head: bytes) -> Frame | None:
 
 
 def adts_frame(head: bytes) -> Frame | None:
-    """The ADTS frame whose header `head` starts with, or None (ISO/IEC 13818-7)."""
+    """The ADTS frame that begins with `head`, or None (ISO/IEC 13818-7)."""
     bits = int.from_bytes(head[:7], "big")
     rate, size = bits >> 34 & 15, bits >> 13 & 0x1FFF
     if len(head) < 7 or bits >> 44 != 0xFFF or bits >> 41 & 3 or rate > 12 or size < 7:

@@ -1,7 +1,7 @@
 """MP3 packets of many frames each.
 
-FFmpeg's demuxer makes a packet for each frame, which takes over a third of the time of decoding
-them. Where frame follows frame, they are joined here into packets of `PACKET_BYTES` instead.
+FFmpeg's demuxer makes a packet of each frame, which takes over a third as long as decoding it. Frames
+that directly follow each other are joined here into packets of up to `PACKET_BYTES`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from audio_ops.decode.claims import mp3_lengths
 from audio_ops.decode.frames import Frame, mpeg_frame
 from audio_ops.decode.source import Source
 
-PACKET_BYTES = 1 << 13  # some dozens of frames, which stay in the CPU's cache
-DECODER_DELAY = 529  # samples that an MP3 decoder itself adds to the encoder's delay
+PACKET_BYTES = 1 << 13  # dozens of frames, which stay in the CPU's cache
+DECODER_DELAY = 529  # samples, of an MP3 decoder, in addition to the encoder's delay
 Packet = tuple[Any, int | None]  # an av.Packet, and how many samples it decodes to, if known
 
 
 def mp3_packets(
     source: Source, opened: av.container.InputContainer, stream: av.AudioStream
 ) -> Iterator[Packet]:
-    """The stream's packets, of many frames each where frame follows frame.
+    """The stream's packets, each with the number of samples that it decodes to, if known.
 
-    The demuxer gives the first ones, whose delay it trims, and what is no plain chain of frames.
+    The demuxer makes the first ones, whose delay it trims, and those of anything but plain frames.
     """
-    end: int | None = None  # of what did not come from the demuxer
+    end: int | None = None  # offset at which the joined packets end
     packet: Any
     for packet in opened.demux(stream):
         if None in (packet.pos, packet.pts, packet.duration) or not packet.size:
@@ -47,16 +47,16 @@ def mp3_packets(
 
 @dataclass(frozen=True)
 class _Length:
-    """What a header says of the whole stream. `samples`: up to the padding, which FFmpeg trims."""
+    """A whole stream's length by its header."""
 
     frames: int | None
-    samples: int
+    samples: int  # without the padding at the end, which FFmpeg trims
 
 
 def _trimmed_length(
     source: Source, stream: av.AudioStream, first: Frame, ticks_per_frame: int
 ) -> _Length | None:
-    """None if FFmpeg trims the stream in another way than its header says."""
+    """The stream's length, or None if FFmpeg does not trim it as its header says."""
     frames, delay, padding = mp3_lengths(source)
     if not stream.start_time:  # FFmpeg trims both ends, or none
         return _Length(frames, 1 << 62)
@@ -67,43 +67,61 @@ def _trimmed_length(
     return _Length(frames, samples)
 
 
+@dataclass(frozen=True)
+class _Frames:
+    """Frames that directly follow each other, of the kind of `first`, each `ticks` long."""
+
+    stream: av.AudioStream
+    first: Frame
+    ticks: int  # in the stream's time base
+
+    def ends(self, data: bytes) -> list[int]:
+        """0, and the offset behind each complete frame from the start of `data` on."""
+        ends, end = [0], 0
+        while size := _frame_size(data[end : end + 4], self.first.kind):
+            end += size
+            if end > len(data):
+                break
+            ends.append(end)
+        return ends
+
+    def packet(self, data: bytes, index: int) -> Any:
+        """A packet of `data`, whose first frame is the stream's frame `index`."""
+        packet: Any = av.Packet(data)
+        packet.stream, packet.time_base = self.stream, self.stream.time_base
+        packet.pts = index * self.ticks
+        return packet
+
+
+@lru_cache
+def _frame_size(header: bytes, kind: int) -> int:
+    """Bytes of the frame with that header, 0 if it is none of that kind."""
+    frame = mpeg_frame(header)
+    return frame.size if frame and frame.kind == kind else 0
+
+
 def _joined_packets(
     source: Source, before: Any, stream: av.AudioStream
 ) -> Generator[Packet, None, int]:
-    """Packets of the frames that follow the packet `before`; returns the offset behind them.
+    """Packets of the frames that follow the packet `before`; returns the offset at which they end.
 
-    The last frame has a packet of its own, and so have those with padding to trim. Where the file
-    goes on behind them, or has more or fewer frames than its header says, they are left to the
-    demuxer.
+    The last frame has its own packet, and so has each with padding to trim. They are left to the
+    demuxer if anything but an ID3v1 tag follows, or the number of frames is not the header's.
     """
     first = mpeg_frame(bytes(memoryview(before)[:4]))
     at = before.pos + before.size
-    if not first:
+    length = first and _trimmed_length(source, stream, first, before.duration)
+    if not first or not length:
         return at
+    frames = _Frames(stream, first, before.duration)
     index = before.pts // before.duration + 1  # of the frame at `at`
-    length = _trimmed_length(source, stream, first, before.duration)
-    if not length:
-        return at
-
-    @lru_cache
-    def size(header: bytes) -> int:
-        frame = mpeg_frame(header)
-        return frame.size if frame and frame.kind == first.kind else 0
-
-    def packet(data: bytes) -> Any:
-        made: Any = av.Packet(data)
-        made.stream, made.time_base, made.pts = stream, stream.time_base, index * before.duration
-        return made
-
     while True:
         data = source.at(at, PACKET_BYTES)
-        ends, end = [0], 0
-        while (more := size(data[end : end + 4])) and (end := end + more) <= len(data):
-            ends.append(end)
+        ends = frames.ends(data)
         count = min(len(ends) - 2, length.samples // first.samples - index)
         if count < 1:
             break
-        yield packet(data[: ends[count]]), count * first.samples
+        yield frames.packet(data[: ends[count]], index), count * first.samples
         at, index = at + ends[count], index + count
     rest = data[ends[-1] :]
     has_tag = len(rest) == 128 and rest.startswith(b"TAG")
@@ -112,6 +130,6 @@ def _joined_packets(
         return at
     for start, end in pairwise(ends):
         left = max(0, length.samples - index * first.samples)
-        yield packet(data[start:end]), min(left, first.samples)
+        yield frames.packet(data[start:end], index), min(left, first.samples)
         index += 1
     return source.length

@@ -1,8 +1,8 @@
 """Open a file of any format and decode its first audio stream.
 
-libsndfile decodes WAV (but for that of 16 bits, which needs no decoder), W64, AIFF, AU and CAF;
-FFmpeg (PyAV) the rest. Of MP3 libsndfile would hide damage that FFmpeg reports. Everything is read
-in a stream, and what is cut short or damaged is reported as far as the headers and the decoder tell.
+libsndfile decodes WAV (16-bit PCM needs no decoder), W64, AIFF, AU and CAF; FFmpeg (PyAV) decodes the
+rest, MP3 included, in which libsndfile hides damage. Files are read block by block, and truncated or
+damaged ones are reported as far as headers and decoders tell.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from audio_ops.signal.waveforms import as_float32
 
 
 def decode(file: BinaryIO) -> tuple[np.ndarray, int, str]:
-    """A whole clip: float32 (channels, samples), its rate in Hz, its format. Raises ClipError."""
+    """Decode a whole clip to float32 (channels, samples), its sample rate in Hz and its format.
+
+    Raises ClipError.
+    """
     sound = open_sound(file)
     samples = np.concatenate([as_float32(block) for block in sound.blocks], axis=1)
     return samples, sound.sample_rate, sound.format
@@ -33,8 +36,8 @@ def decode(file: BinaryIO) -> tuple[np.ndarray, int, str]:
 def open_sound(file: BinaryIO, start_s: float = 0.0) -> Sound:
     """Recognise a seekable binary file and decode its first audio stream. Raises ClipError.
 
-    The blocks begin `start_s` into the sound; earlier sound is decoded only where the format cannot
-    be sought in. The file is not closed, and has to stay open while the blocks are consumed.
+    The blocks begin `start_s` seconds into the sound; earlier sound is decoded only in formats without
+    seeking. The file must stay open while the blocks are consumed, and is not closed.
     """
     source = Source(file)
     source.check()

@@ -1,4 +1,4 @@
-"""Uncompressed sound: 16-bit WAV without a decoder, and whatever libsndfile reads."""
+"""Uncompressed sound: 16-bit WAV without a decoder, other formats with libsndfile."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ _UP_TO_16_BITS = {"PCM_S8", "PCM_U8", "PCM_16", "ULAW", "ALAW"}  # libsndfile's 
 
 
 def open_pcm(source: Source, container: Container, start_s: float = 0.0) -> Sound | None:
-    """The sound from `start_s` on, sought; None if FFmpeg has to decode it: another container, a
-    streamed file, an unknown codec. Raises ClipError."""
+    """The sound from `start_s` on, or None if FFmpeg has to decode the file: another container, a
+    streamed file, an unknown codec.
+
+    Raises ClipError `truncated` if the file, or its sound, ends too early.
+    """
     if not container.sound_chunk:
         return None
     chunk = container.sound_chunk(source)
@@ -43,7 +46,7 @@ def open_pcm(source: Source, container: Container, start_s: float = 0.0) -> Soun
             file = soundfile.SoundFile(source)
     if chunk.size > available:
         raise _cut(file, chunk.size, available)
-    if file is None or file.subtype.startswith("MPEG"):  # its length would be a guess
+    if file is None or file.subtype.startswith("MPEG"):  # libsndfile would guess its length
         return None
     duration_s = file.frames / file.samplerate
     start = round(start_s * file.samplerate)
@@ -63,7 +66,7 @@ def open_pcm(source: Source, container: Container, start_s: float = 0.0) -> Soun
 
 
 def _cut(file: Any, claimed: int, available: int) -> ClipError:
-    """For a file that ends inside of its sound; `file` is None if it could not be opened."""
+    """The error of a file that ends within its sound; `file` is None if it could not be opened."""
     found_s = file.frames / file.samplerate if file and available else 0.0
     in_s = f"header says {found_s * claimed / available:.2f} s, found {found_s:.2f} s; "
     in_bytes = f"{available} of {claimed} bytes of sound"
@@ -74,14 +77,16 @@ def _blocks(file: Any, frames: int) -> Iterator[np.ndarray]:
     """(channels, samples) of the next `frames`; see `Sound.blocks`."""
     step = max(1, BLOCK_SAMPLES // file.channels)
     dtype = "int16" if file.subtype in _UP_TO_16_BITS else "float32"
-    for left in range(frames, 0, -step):  # reading on to find the end would take as long again
+    for left in range(frames, 0, -step):  # reading until the end is found would take twice as long
         yield file.read(min(left, step), dtype=dtype, always_2d=True).T
 
 
 @dataclass
 class _Pcm16:
-    """The part of `soundfile.SoundFile` that is used here, for 16-bit WAV, the most common sound:
-    of short clips libsndfile takes many times as long to open as to read."""
+    """16-bit WAV, the most common format, with the part of `soundfile.SoundFile`'s interface used here.
+
+    Opening a short clip with libsndfile takes many times as long as reading it.
+    """
 
     source: Source
     start: int
@@ -92,14 +97,14 @@ class _Pcm16:
 
     @classmethod
     def open(cls, source: Source, chunk: SoundChunk, available: int) -> _Pcm16 | None:
-        """None if the format is any but plain 16-bit PCM. `available`: bytes behind the header."""
+        """None for any format but plain 16-bit PCM. available: bytes that follow the header."""
         if len(chunk.wav_format) < 16:
             return None
         fields = struct.unpack("<HHIIHH", chunk.wav_format)
         tag, channels, sample_rate, _, frame_bytes, bits = fields
         if (tag, bits, frame_bytes) != (1, 16, 2 * channels) or not 1 <= channels <= MAX_CHANNELS:
             return None
-        if not MIN_RATE <= sample_rate <= MAX_RATE:  # libsndfile or FFmpeg reports what it is
+        if not MIN_RATE <= sample_rate <= MAX_RATE:  # left to libsndfile or FFmpeg to report
             return None
         source.seek(chunk.start)
         size = min(chunk.size or 0, available)

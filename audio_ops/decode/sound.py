@@ -1,4 +1,4 @@
-"""A sound that is decoded in a stream, its limits, and the check that nothing is missing."""
+"""A sound that is decoded block by block, its limits, and the check that nothing is missing."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from audio_ops.errors import ClipError
 
 MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz
 MAX_CHANNELS = 64
-MAX_SAMPLES = 6_000_000_000  # of all channels together: 4 h at 48 kHz, 8 channels
-# Of all channels together, in one block. The decoder and the resampler each fill a core's cache, so
-# they should alternate rarely; but what glibc keeps for the next block (see `jobs.workers.sandbox`) is limited.
+MAX_SAMPLES = 6_000_000_000  # in all channels together: 4 h at 48 kHz, 8 channels
+# In one block, all channels together. The decoder and the resampler each fill a core's cache, so they
+# should alternate rarely, but glibc reuses freed memory for the next block only below a threshold.
 BLOCK_SAMPLES = 1 << 18
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound that is decoded while `blocks` is consumed, once; that may raise ClipError.
+    """A sound that is decoded while its `blocks` are consumed, once.
 
     sample_rate: Hz, as stored.
     channels: 1 to 64.
     format: `wav/pcm_16`, `flac`, `mp3`, `ogg/opus`, `mp4/aac`, ...
-    duration_s: what the header claims, None where it claims nothing.
-    blocks: (channels, samples), BLOCK_SAMPLES or somewhat more each: int16 if that is how the sound
-        is stored or coded, else float32, full scale is [-1, 1], with NaN and Inf if it has them.
+    duration_s: seconds that the header claims, None if it claims nothing.
+    blocks: (channels, samples), of BLOCK_SAMPLES in all or somewhat more. int16 for formats of up to 16
+        bits, else float32 with a full scale of [-1, 1], NaN and Inf included. The iterator may
+        raise ClipError.
     """
 
     sample_rate: int
@@ -60,8 +61,8 @@ def checked_blocks(
     sample_rate: int,
     claim: Claim,
 ) -> Iterator[np.ndarray]:
-    """Yield `blocks`; raise ClipError for what the decoder raises, for too many samples and, after
-    the last block, for fewer than claimed."""
+    """Yield `blocks`. Raises ClipError for the decoder's exceptions, for more than MAX_SAMPLES and, after
+    the last block, for less sound than claimed."""
     count = 0
     with clip_errors(source, opened=True):
         for block in blocks:

@@ -1,4 +1,4 @@
-"""The file as a decoder sees it."""
+"""A file, as decoders read it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from audio_ops.errors import ClipError
 class Source:
     """A seekable file from byte `start` on, with `read`, `seek` and `tell` for a decoder.
 
-    It has no `name` that a decoder could follow or guess a format from. The first exception of a
-    read or seek is kept for `check`: libsndfile would print it and FFmpeg would wrap it.
+    It has no `name` from which a decoder could find another file or guess a format. The first
+    exception of a read or seek is kept for `check`: libsndfile would print it, FFmpeg would wrap it.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -31,7 +31,7 @@ class Source:
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
             return self._file.seek(offset + (0 if whence else self.start), whence) - self.start
-        except (ValueError, OverflowError):  # before the start or beyond any file: a lying header
+        except (ValueError, OverflowError):  # a false header: before the start, or beyond any file
             return -1
         except BaseException as exc:
             if getattr(exc, "errno", None) != errno.EINVAL:  # beyond any file, on a local disk
@@ -42,7 +42,7 @@ class Source:
         return self._file.tell() - self.start
 
     def at(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes at `offset`; leaves the position of a decoder that is reading."""
+        """Up to `size` bytes at `offset`. The position for `read` stays as it is."""
         position = self.tell()
         found = self.read(size) if self.seek(offset) >= 0 else b""
         self.seek(position)
@@ -59,8 +59,7 @@ class Source:
         self.seek(0)
 
     def check(self) -> None:
-        """Raise what a read or seek has raised: ClipError `unreadable` for an OSError, else the
-        exception itself."""
+        """Raise the first exception of a read or seek: an OSError as ClipError `unreadable`."""
         if isinstance(self._failure, OSError):
             raise ClipError("unreadable", f"reading failed: {self._failure}") from self._failure
         if self._failure:

@@ -1,14 +1,13 @@
-"""Models: found, loaded, fed in batches, and kept fast.
+"""Finding, loading and feeding models. Importing these files imports neither torch nor transformers.
 
-checkpoint.py           a checkpoint, identified without torch; `load` and `load_model` in the actor
-checkpoint_files.py     which files a checkpoint must have
-batching.py             ragged sound -> micro-batches under a budget of padded seconds
-features.py             feature extractors on the model's device
-dtype.py                the number format that a model computes in
-finite.py               NaN and Inf among a model's numbers
-wav2vec2.py             lengths and padding of wav2vec2 and its relatives
-cpu_bfloat16.py         attention and linear layers in bfloat16 on CPUs without AMX
-ctranslate2.py          Whisper in CTranslate2's format -> a checkpoint, for the demo
-
-Importing any of these imports neither torch nor transformers.
+checkpoint.py        a checkpoint, identified without torch; `load` and `load_model` in the actor
+checkpoint_files.py  the files that a checkpoint must have
+batching.py          windows of unequal length -> micro-batches under a budget of padded seconds
+features.py          feature extractors on the model's device
+dtype.py             the dtype in which a model computes
+finite.py            NaN and Inf in a model's outputs
+wav2vec2.py          shortest sound and padding of wav2vec2 and its relatives
+cpu_bfloat16.py      attention and linear layers in bfloat16 on CPUs without AMX
+runner.py            a model on padded micro-batches; the window at fault alone
+ctranslate2.py       Whisper in CTranslate2's format -> a checkpoint, for the demo
 """

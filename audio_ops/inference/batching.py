@@ -1,4 +1,4 @@
-"""Ragged sound -> micro-batches under a budget of padded audio-seconds."""
+"""Windows of unequal length -> micro-batches under a budget of padded seconds of sound."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ def micro_batches(
     budget_s: float,
     groups: Sequence[Hashable] | None = None,
 ) -> list[list[int]]:
-    """Indices in batches: longest first, none over `budget_s` padded seconds, one group each.
+    """Batches of indices, longest items first, each of one group and at most `budget_s` padded seconds.
 
-    A batch costs its longest member times its size, since every other one is padded to it; an
+    A batch costs its longest item times its size, because all others are padded to that length. An
     item over the budget gets a batch of its own. Items of equal length keep their order, so the
     batches depend on nothing but the arguments.
     """

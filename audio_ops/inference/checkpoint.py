@@ -1,5 +1,5 @@
-"""A model in transformers' format: found and identified before anything heavy is imported, loaded
-in the actor that needs it."""
+"""Checkpoints in transformers' format: found and identified without torch, loaded in the actor that
+needs them."""
 
 from __future__ import annotations
 
@@ -7,36 +7,42 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO, Protocol
 
 from audio_ops.inference import cpu_bfloat16
 from audio_ops.inference.dtype import torch_dtype
 
-if TYPE_CHECKING:
-    from audio_ops.tasks import TaskOptions
-
-# What `from_pretrained` may read. Pickled weights are never loaded, so they are not part of it.
+# Of the files that `from_pretrained` may read. Pickled weights are never loaded.
 LOADED_SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".tiktoken", ".jinja", ".py"}
+
+
+class LoadOptions(Protocol):
+    """The options of a task that decide how its checkpoint is loaded; see `TaskOptions`."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def trust_remote_code(self) -> bool: ...
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint that exists: a local folder, or a hub id pinned to one commit.
 
-    `name` and `revision` are what `from_pretrained(name, revision=revision)` takes; `revision`
-    is None for a folder.
+    name, revision: the arguments of `from_pretrained`; `revision` is None for a folder.
     """
 
     name: str
     revision: str | None = None
 
     def json(self, file: str) -> dict[str, Any]:
-        """The parsed JSON file of that name inside the checkpoint, {} if it has none."""
+        """The content of one of the checkpoint's JSON files, {} if it has no such file."""
         path = self.path(file)
         return json.loads(path.read_text(encoding="utf-8")) if path else {}
 
     def path(self, file: str) -> Path | None:
-        """The local path of one file of the checkpoint (fetched from the hub if need be)."""
+        """The local path of one of the checkpoint's files, fetched from the hub if needed; None if absent."""
         if self.revision is None:
             path = Path(self.name) / file
             return path if path.is_file() else None
@@ -49,9 +55,9 @@ class Checkpoint:
             return None
 
     def has(self, file: str) -> bool:
-        """Whether the checkpoint has a file of that name, which is not fetched.
+        """True if the checkpoint has a file of that name, without fetching it.
 
-        Of a hub id without a connection: whether the hub's cache has it.
+        For a hub id in offline mode: True if the hub's cache has it.
         """
         if self.revision is None:
             return (Path(self.name) / file).is_file()
@@ -67,15 +73,15 @@ class Checkpoint:
 
     @property
     def source(self) -> str:
-        """Where it comes from, for people: the folder, hub id or URL that the config names."""
+        """Where it comes from, for messages: the folder, hub id or URL in the config."""
         return self.name
 
     def extractor_settings(self) -> dict[str, Any]:
-        """The feature extractor's JSON, wherever transformers would find it.
+        """The feature extractor's settings, from the file in which transformers would find them.
 
-        Raises ValueError if the checkpoint has none.
+        Raises ValueError if there are none.
         """
-        # transformers 5 nests it in the processor's file, and prefers that one.
+        # transformers 5 nests them in the processor's file, and prefers that one.
         nested: dict[str, Any] | None = self.json("processor_config.json").get("feature_extractor")
         settings = nested or self.json("preprocessor_config.json")
         if not settings:
@@ -87,10 +93,10 @@ class Checkpoint:
         return settings
 
     def digest(self) -> str:
-        """What the weights and settings are: the hub's commit, or SHA-256 over a folder's files.
+        """Identifies the weights and settings: the hub's commit, or SHA-256 over a folder's files.
 
-        Every byte that `from_pretrained` may read is hashed (about 2 GB/s), so a checkpoint that
-        was trained on under the same name is another checkpoint, and a copy of it is the same.
+        Hashes every byte that `from_pretrained` may read (about 2 GB/s), so it changes with further
+        training under the same name, and stays for a copy.
         """
         if self.revision is not None:
             return f"{self.name}@{self.revision}"
@@ -101,13 +107,13 @@ class Checkpoint:
                 content = (
                     hashlib.file_digest(file, "sha256")
                     if hasattr(hashlib, "file_digest")
-                    else _digest(file)
+                    else _sha256(file)
                 )
             whole.update(f"{path.name}\0{content.hexdigest()}\n".encode())
         return f"sha256:{whole.hexdigest()[:32]}"
 
 
-def _digest(file: Any) -> Any:  # Python 3.10 has no hashlib.file_digest
+def _sha256(file: BinaryIO) -> Any:  # Python 3.10 has no hashlib.file_digest
     digest = hashlib.sha256()
     while chunk := file.read(1 << 20):
         digest.update(chunk)
@@ -115,9 +121,9 @@ def _digest(file: Any) -> Any:  # Python 3.10 has no hashlib.file_digest
 
 
 def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
-    """Find a local folder, or else a hub id at `revision` (default: its main branch).
+    """Find a local folder, or else a hub id at `revision` (by default its main branch).
 
-    Raises FileNotFoundError, saying what was looked for and where, if there is neither.
+    Raises FileNotFoundError, with the places searched, if there is neither.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -136,7 +142,7 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
 
     try:
         config = Path(hf_hub_download(model, "config.json", revision=revision))
-    except Exception as error:  # the hub's client raises its own, requests' and OS errors
+    except Exception as error:  # the hub's client raises its own errors, HTTP errors and OSErrors
         raise FileNotFoundError(
             f"expected a model folder or a hub id, found no folder {folder} and the hub gave no "
             f"config.json for {model!r} at revision {revision or 'main'!r}: "
@@ -145,8 +151,11 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     return Checkpoint(model, config.parent.name)  # .../snapshots/<commit>/config.json
 
 
-def load(auto: Any, checkpoint: Checkpoint, options: TaskOptions, **settings: Any) -> Any:
-    """What a transformers class `auto` makes of the checkpoint: a tokenizer, a processor, ..."""
+def load(auto: Any, checkpoint: Checkpoint, options: LoadOptions, **settings: Any) -> Any:
+    """Load a part of the checkpoint (tokenizer, processor, ...) with the transformers class `auto`.
+
+    settings: further arguments of `from_pretrained`.
+    """
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -160,18 +169,18 @@ def load(auto: Any, checkpoint: Checkpoint, options: TaskOptions, **settings: An
 
 
 def load_model(
-    auto: Any, checkpoint: Checkpoint, options: TaskOptions, device: str, **settings: Any
+    auto: Any, checkpoint: Checkpoint, options: LoadOptions, device: str, **settings: Any
 ) -> Any:
-    """The checkpoint as a model of the class `auto` on `device`, in `options.dtype`, ready to infer.
+    """Load the checkpoint's model with the class `auto`: on `device`, in `options.dtype`, in eval mode.
 
-    Raises ValueError if it lacks weights: transformers would warn and fill in random ones.
+    Raises ValueError if weights are missing, which transformers would replace by random ones.
     """
     import torch
 
     dtype = torch_dtype(options.dtype, device)
-    if dtype == torch.float32:  # else a GPU convolves with 10 bits of mantissa: scores off by 1e-4
+    if dtype == torch.float32:  # else GPUs convolve with 10 bits of mantissa: scores differ by 1e-4
         torch.backends.cudnn.allow_tf32 = False
-    # cuDNN's attention is planned anew for each shape in each thread: for every step of a decoder.
+    # cuDNN plans its attention for each new shape in each thread, so for every step of a decoder.
     torch.backends.cuda.enable_cudnn_sdp(False)
     model, info = load(
         auto,
@@ -182,15 +191,15 @@ def load_model(
         output_loading_info=True,
         **settings,
     )
-    # Used in training alone, and left out of some checkpoints.
+    # Used only in training, and not in all checkpoints.
     missing = sorted(key for key in info["missing_keys"] if not key.endswith("masked_spec_embed"))
     if missing:
         raise ValueError(
             f"model: expected all weights of {type(model).__name__}, found none for "
             f"{', '.join(missing[:5])} in {checkpoint.name}"
         )
-    # Not to a dtype: that would round the buffers which transformers keeps in float32 (positions).
+    # To no dtype: that would round buffers that transformers keeps in float32 (positions).
     model = model.to(device).eval()
-    if cpu_bfloat16.pays(dtype, device):
+    if cpu_bfloat16.applies_to(dtype, device):
         cpu_bfloat16.speed_up(model)
     return model

@@ -1,24 +1,21 @@
-"""Which files a checkpoint must have, looked for before anything is started: no torch, no transformers.
+"""The files that a checkpoint must have, checked before a run starts, without torch and transformers.
 
-transformers makes an empty tokenizer where its files are missing, and all texts come out as ''.
+transformers makes an empty tokenizer if its files are missing, and then all texts are ''.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.inference.checkpoint import Checkpoint, LoadOptions
 
-if TYPE_CHECKING:
-    from audio_ops.tasks import TaskOptions
-
-Alternatives = tuple[tuple[str, ...], ...]  # sets of files, each of which is enough
+Alternatives = tuple[tuple[str, ...], ...]  # sets of files, each of which suffices
 
 FAST: Alternatives = (("tokenizer.json",),)
 BPE: Alternatives = (*FAST, ("vocab.json", "merges.txt"))
 PIECES: Alternatives = (*FAST, ("sentencepiece.bpe.model",))
 LETTERS: Alternatives = (("vocab.json",),)
-# By class, without "Fast": `vocab_files_names` in transformers.
+# By class, without "Fast": `vocab_files_names` of transformers' classes.
 TOKENIZERS: dict[str, Alternatives] = {
     "WhisperTokenizer": BPE,
     "RobertaTokenizer": BPE,
@@ -36,8 +33,8 @@ TOKENIZERS: dict[str, Alternatives] = {
     **dict.fromkeys(("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"), ((),)),
 }
 ANY: Alternatives = (*BPE, ("vocab.txt",), *PIECES[1:], ("spiece.model",), ("tokenizer.model",))
-# The class where neither tokenizer_config.json nor config.json names one; tests/test_missing_files.py
-# holds it equal to transformers' TOKENIZER_MAPPING_NAMES.
+# The class if neither tokenizer_config.json nor config.json names one: transformers'
+# TOKENIZER_MAPPING_NAMES, with which tests/test_missing_files.py compares it.
 DEFAULTS = {
     "clap": "RobertaTokenizer",
     "data2vec-audio": "Wav2Vec2CTCTokenizer",
@@ -56,10 +53,9 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def check_files(options: TaskOptions, checkpoint: Checkpoint, tokenizer: bool) -> None:
-    """ValueError, naming what is missing and where it is to be had, if the checkpoint lacks its
-    feature extractor, its weights or, where the task needs one, its `tokenizer`.
-    """
+def check_files(options: LoadOptions, checkpoint: Checkpoint, tokenizer: bool) -> None:
+    """Raise ValueError if the checkpoint lacks its feature extractor, its weights or, if the task needs
+    one, its `tokenizer`. The message says what is missing and where to get it."""
     checkpoint.extractor_settings()
     if tokenizer:
         _check_tokenizer(options, checkpoint)
@@ -70,7 +66,7 @@ def _check_weights(checkpoint: Checkpoint) -> None:
     if checkpoint.has(WEIGHTS):
         return
     shards = sorted(set(checkpoint.json(INDEX).get("weight_map", {}).values()))
-    # Of a hub id only what is there is known: a driver without a connection need not have weights.
+    # Only for a folder: an offline driver's cache need not hold the weights of a hub id.
     is_folder = checkpoint.revision is None
     missing = [shard for shard in shards if not checkpoint.has(shard)]
     if is_folder and missing:
@@ -89,21 +85,21 @@ def _check_weights(checkpoint: Checkpoint) -> None:
 
 
 def _conversion(checkpoint: Checkpoint) -> str:
-    """The command that makes safetensors of a pickle, in the checkpoint's folder or one for it."""
+    """The shell command that converts a pickle to safetensors, in the checkpoint's folder or a copy."""
     architecture = (checkpoint.json("config.json").get("architectures") or ["AutoModel"])[0]
     folder, fetch = checkpoint.source, ""
     if checkpoint.revision is not None:
         folder = checkpoint.name.rpartition("/")[2]
         fetch = f"hf download {checkpoint.name} --revision {checkpoint.revision} --local-dir {folder} && "
     elif "://" in folder:
-        folder = "FOLDER"  # a copy of all its files, which is then put back
+        folder = "FOLDER"  # a local copy, to be uploaded again
     return (
         f'{fetch}python -c "from transformers import {architecture} as M; '
         f"M.from_pretrained('{folder}', use_safetensors=False).save_pretrained('{folder}')\""
     )
 
 
-def _check_tokenizer(options: TaskOptions, checkpoint: Checkpoint) -> None:
+def _check_tokenizer(options: LoadOptions, checkpoint: Checkpoint) -> None:
     settings, config = checkpoint.json("tokenizer_config.json"), checkpoint.json("config.json")
     if options.trust_remote_code and "AutoTokenizer" in (settings.get("auto_map") or {}):
         return
@@ -124,9 +120,12 @@ def _check_tokenizer(options: TaskOptions, checkpoint: Checkpoint) -> None:
 
 
 def _alternatives(settings: dict[str, Any], config: dict[str, Any]) -> Alternatives:
-    """From tokenizer_config.json and config.json, in the order in which transformers asks them."""
+    """The tokenizer files that suffice, by the class that transformers would choose.
+
+    settings, config: tokenizer_config.json and config.json, in transformers' order of precedence.
+    """
     named = settings.get("tokenizer_class") or config.get("tokenizer_class")
     name = named or DEFAULTS.get(config.get("model_type", ""))
-    if name is None:  # the tokenizer has to say by itself what it is
+    if name is None:  # then only a file that describes the tokenizer by itself will do
         return (*FAST, ("tokenizer.model",))
     return TOKENIZERS.get(name.removesuffix("Fast"), ANY)

@@ -1,4 +1,4 @@
-"""The number format that a model computes in."""
+"""The dtype in which a model computes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 def torch_dtype(name: str, device: str) -> torch.dtype:
-    """The torch dtype for `float32`, `bfloat16`, `float16`, or for `auto` the device's best.
+    """The torch dtype called `float32`, `bfloat16` or `float16`, or for `auto` the device's fastest.
 
-    `auto` on CUDA is bfloat16 where the GPU computes in it (compute capability 8.0 on), float16
-    before that. On CPU it is bfloat16 with AMX or AVX512_BF16, float32 elsewhere: without these
-    instructions torch emulates bfloat16, several times slower than float32.
+    `auto` on CUDA is bfloat16 if the GPU computes in it (compute capability 8.0 and above), else
+    float16. On CPUs it is bfloat16 with AMX or AVX512_BF16, else float32: without these instructions
+    torch emulates bfloat16, several times slower than float32.
 
     Raises ValueError for any other name.
     """

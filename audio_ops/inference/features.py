@@ -1,4 +1,4 @@
-"""What transformers' feature extractors do in numpy, in torch on the model's device."""
+"""The feature extractors that transformers computes in numpy, in torch on the model's device."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ import numpy as np
 
 from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP
 
-FLOOR = 1.192092955078125e-07  # Kaldi's, of a band's power
+FLOOR = 1.192092955078125e-07  # of a band's power, as in Kaldi
 PREEMPHASIS = 0.97
+# What `FilterBank` reads of an extractor, and replaces: see AST's, SeamlessM4T's and Speech2Text's in
+# transformers/models/*/feature_extraction_*.py. Without them transformers' own numpy code is used.
+FILTER_BANK = ("mel_filters", "window", "_extract_fbank_features")
 
 
 def compute_on(device: str, extractor: Any) -> Any:
-    """The extractor, or one that gives the same features faster.
+    """The extractor, or one that computes the same features faster on that device.
 
-    Kaldi's filter bank is what AST, SeamlessM4T, wav2vec2-bert and Speech2Text hear. transformers
-    goes through it frame by frame (`spectrogram` in audio_utils.py), 15 ms for 10 s of sound, which
-    a GPU labels in one. With torchaudio it has other filters, and keeps them.
+    AST, SeamlessM4T, wav2vec2-bert and Speech2Text use Kaldi's filter bank. transformers computes it
+    frame by frame (`spectrogram` in audio_utils.py): 15 ms for 10 s of sound, which a GPU labels in 1 ms.
+    With torchaudio installed transformers has other filters, which are kept.
     """
     if type(extractor).__name__ == "Wav2Vec2FeatureExtractor" and (
         extractor.padding_side,
         extractor.padding_value,
     ) == ("right", 0.0):
         return Normed(extractor, device)
-    if device != "cpu" and {"mel_filters", "window", "_extract_fbank_features"} <= set(
-        dir(extractor)
-    ):
+    if device != "cpu" and all(hasattr(extractor, name) for name in FILTER_BANK):
         extractor._extract_fbank_features = FilterBank(extractor, device)
     return extractor
 
 
 class Normed:
-    """`Wav2Vec2FeatureExtractor`: sound of zero mean and unit variance, padded with zeros behind.
+    """`Wav2Vec2FeatureExtractor`: zero mean and unit variance, padded with zeros at the end.
 
-    Only for batches whose clips are all of one length, or which go with an attention mask: without
-    one transformers takes padding for sound.
+    Only for batches of clips of equal length, or with an attention mask: without one transformers
+    treats padding as sound.
     """
 
     def __init__(self, extractor: Any, device: str):
@@ -50,8 +51,9 @@ class Normed:
         return_attention_mask: bool | None = None,
         **_: Any,
     ) -> Any:
-        """`input_values`, float32 `(clips, samples)`, and perhaps their `attention_mask`, int32,
-        both on the device, in transformers' BatchFeature.
+        """transformers' BatchFeature, on the device, from float32 (samples,) waveforms.
+
+        It has `input_values`, float32 (clips, samples), and if wanted their `attention_mask`, int32.
         """
         import torch
         from transformers import BatchFeature
@@ -74,7 +76,7 @@ class Normed:
 
 
 class FilterBank:
-    """An extractor's `_extract_fbank_features` in torch, in float64 like the original."""
+    """An extractor's `_extract_fbank_features` in torch, with float64 like the original."""
 
     def __init__(self, extractor: Any, device: str):
         import torch
@@ -84,9 +86,10 @@ class FilterBank:
         self.window = torch.from_numpy(extractor.window).to(device)
 
     def __call__(self, waveform: np.ndarray, max_length: int | None = None) -> np.ndarray:
-        """Float32 `(frames, mels)`; with `max_length`, as AST calls it, so many frames.
+        """Float32 (frames, mels) of one float32 (samples,) waveform.
 
-        Those who call it without take samples to be 16-bit integers, as Kaldi does.
+        AST gives `max_length`, the number of frames. Extractors that do not give it scale samples to
+        16-bit integers, as Kaldi does.
         """
         import torch
         from torch.nn.functional import pad

@@ -1,4 +1,4 @@
-"""NaN and Inf among a model's numbers. They make no label, but an error of the window at fault."""
+"""NaN and Inf in a model's outputs, which become an error of the window instead of a label."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 def are_finite(numbers: Sequence[float] | np.ndarray) -> bool:
-    """Whether none of the numbers, of any shape, is NaN or Inf."""
+    """True if no number, in an array of any shape, is NaN or Inf."""
     return bool(np.isfinite(numbers).all())
 
 
 def finite_rows(states: torch.Tensor) -> list[bool]:
-    """For each row of `(rows, ...)` whether all of it is finite. Waits for the device once."""
+    """For each row of (rows, ...), whether all its numbers are finite. Synchronises with the device once."""
     finite: list[bool] = states.isfinite().flatten(1).all(1).tolist()
     return finite
 
 
 def not_finite(numbers: str) -> ClipError:
-    """The error of a window for which the model's `numbers` (logits, ...) are not all finite."""
+    """The error of a window whose `numbers` (logits, ...) are not all finite."""
     return ClipError(
         "model",
         f"expected finite {numbers}, found NaN or Inf: set the task's dtype: float32 (float16 "

@@ -12,7 +12,7 @@ import numpy as np
 from audio_ops.crash_guard import Recorder
 from audio_ops.errors import ClipError
 from audio_ops.inference.batching import micro_batches
-from audio_ops.tasks import Clip, Model, Window
+from audio_ops.tasks import Clip, TaskModel, Window
 
 WINDOW_S = 30.0  # Whisper's, and the longest that most models take
 CPU_BATCH_S = 40.0
@@ -54,7 +54,7 @@ class BatchRunner:
     `input_s` and `padded_s` count the seconds of audio so far, without and with padding.
     """
 
-    def __init__(self, model: Model, device: str, batch_s: float | None, failures: Failures):
+    def __init__(self, model: TaskModel, device: str, batch_s: float | None, failures: Failures):
         self.model = model
         self.device = device
         self.batch_s = batch_s or default_batch_s(model, device)
@@ -109,7 +109,7 @@ class BatchRunner:
         return self._isolated(waveforms[:half], group) + self._isolated(waveforms[half:], group)
 
 
-def default_batch_s(model: Model, device: str) -> float:
+def default_batch_s(model: TaskModel, device: str) -> float:
     """Seconds of padded audio in one forward pass.
 
     On a CPU, a model that generates no text gains nothing from more than a few clips, while the

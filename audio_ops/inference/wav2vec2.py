@@ -1,4 +1,4 @@
-"""wav2vec2 and its relatives: what their configs say about lengths and padding."""
+"""wav2vec2 and its relatives: the shortest sound they take, and whether padding changes their output."""
 
 from __future__ import annotations
 
@@ -8,52 +8,60 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-# Where an attention mask undoes padding exactly. It does not for the others, which convolve or
-# pool over time after padding has turned non-zero (data2vec's stacked positional convolutions, the
-# conformer's, SEW's squeezing by two frames).
+# Model types for which an attention mask undoes padding exactly. The others convolve or pool over
+# time after padding has turned non-zero: data2vec's stacked positional convolutions, the conformer's,
+# SEW's squeezing of two frames into one.
 MASKED = {"hubert", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-bert", "wavlm"}
 FBANK_FRAME, FBANK_HOP = 400, 160  # samples of a Kaldi filter bank at 16 kHz
 
 
-def is_masked(config: dict[str, Any], norm_apart: bool = False) -> bool:
-    """Whether a padded batch with an attention mask gives each clip what it would get alone.
+def is_masked(config: dict[str, Any], group_norm_masked: bool = False) -> bool:
+    """True if each clip of a padded batch with an attention mask gets the output it would get alone.
 
-    `config` is a config.json, whole; `norm_apart` says that the model has been through
-    `norm_each_apart`.
+    config: the checkpoint's whole config.json.
+    group_norm_masked: `mask_group_norm` has been applied to the model.
     """
     return (
         config.get("model_type") in MASKED
-        # Group norm runs over time, padding included (transformers issue 18501). Batch norm ahead
-        # of the positional convolution, as in some HuBERTs, turns masked zeros into its bias.
-        and (config["model_type"] == "wav2vec2-bert" or _norm(config) != "group" or norm_apart)
+        # Group norm runs over time, padding included (transformers issue 18501). Batch norm before
+        # the positional convolution, as in some HuBERTs, turns masked zeros into its bias.
+        and (
+            config["model_type"] == "wav2vec2-bert" or _norm(config) != "group" or group_norm_masked
+        )
         and not config.get("conv_pos_batch_norm")
         # The adapter convolves over padded frames that the encoder has filled.
         and not config.get("add_adapter")
     )
 
 
-def hears_padded(model: Any, config: dict[str, Any], device: str) -> bool:
-    """Whether the loaded model may get padded batches with an attention mask.
+def accepts_padding(model: Any, config: dict[str, Any], device: str) -> bool:
+    """True if padded batches with an attention mask are safe for the loaded model.
 
-    Batches of equal length cost little on a CPU; on a GPU they are a hundred times slower than
-    padded ones, so there group norm is made to leave the padding out.
+    Batches of equal length cost little on a CPU. On a GPU they are a hundred times slower than padded
+    ones, so there `mask_group_norm` is applied if that makes padding safe.
     """
-    on_gpu = device != "cpu"
-    if on_gpu and is_masked(config, norm_apart=True):
-        norm_each_apart(model)
-    return is_masked(config, norm_apart=on_gpu)
+    if device != "cpu" and not is_masked(config) and is_masked(config, group_norm_masked=True):
+        return mask_group_norm(model)
+    return is_masked(config)
 
 
-def norm_each_apart(model: Any) -> None:
-    """Let group norm, if the model has it, see each row of a padded batch without its padding."""
+def mask_group_norm(model: Any) -> bool:
+    """Make the group norm of a model's first convolution ignore padding, clip by clip.
+
+    The layer and its convolution are found by names that transformers does not document: `conv_layers`
+    of `Wav2Vec2FeatureEncoder`, `conv` and `layer_norm` of `Wav2Vec2GroupNormConvLayer`
+    (transformers/models/wav2vec2/modeling_wav2vec2.py, and its copies for the other model types).
+    Returns False, and changes nothing, if they are not there.
+    """
     import torch
 
     layers = getattr(getattr(model.base_model, "feature_extractor", None), "conv_layers", [None])
     norm: Any = getattr(layers[0], "layer_norm", None)
-    if not isinstance(norm, torch.nn.GroupNorm):
-        return
-    (kernel,), (stride,) = layers[0].conv.kernel_size, layers[0].conv.stride
-    batch = threading.local()  # a call that overlaps with this one has its own lengths
+    conv: Any = getattr(layers[0], "conv", None)
+    if not isinstance(norm, torch.nn.GroupNorm) or not isinstance(conv, torch.nn.Conv1d):
+        return False
+    (kernel,), (stride,) = conv.kernel_size, conv.stride
+    batch = threading.local()  # concurrent calls have lengths of their own
 
     def keep_lengths(_: Any, __: Any, inputs: dict[str, Any]) -> None:
         batch.samples = inputs["attention_mask"].sum(-1).tolist()
@@ -68,7 +76,8 @@ def norm_each_apart(model: Any) -> None:
         return normed
 
     model.register_forward_pre_hook(keep_lengths, with_kwargs=True)
-    layers[0].layer_norm.forward = forward
+    norm.forward = forward  # type: ignore[assignment, method-assign]
+    return True
 
 
 def _norm(config: dict[str, Any]) -> str:
@@ -77,9 +86,9 @@ def _norm(config: dict[str, Any]) -> str:
 
 
 def shortest(config: dict[str, Any]) -> int:
-    """The fewest samples that give the model one frame."""
+    """The fewest samples from which the model makes one frame."""
     if config.get("model_type") == "wav2vec2-bert":
-        return FBANK_FRAME + FBANK_HOP  # two frames, stacked to one
+        return FBANK_FRAME + FBANK_HOP  # two frames, stacked into one
     kernels = config.get("conv_kernel") or (10, 3, 3, 3, 3, 2, 2)
     strides = config.get("conv_stride") or (5, 2, 2, 2, 2, 2, 2)
     samples = int(config.get("squeeze_factor") or 1)  # SEW

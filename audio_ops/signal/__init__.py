@@ -1,7 +1,7 @@
-"""What is computed with samples.
+"""Signal processing: samples -> samples, levels, probabilities of speech.
 
-wave.py       downmix, resample and measure, in a stream of blocks
-waveforms.py  waveforms in Arrow, as 16-bit integers where they are stored so
+wave.py       downmix, resample and measure level, block by block
+waveforms.py  waveforms in Arrow, with 16 bits per sample if that is how they are stored
 voice.py      voice activity (Silero VAD, without torch)
 segment.py    long sound -> windows, cut in pauses
 """

@@ -1,7 +1,7 @@
-"""Downmix, resample and measure sound, in a stream of blocks or whole.
+"""Downmix, resample and measure sound, whole or block by block.
 
-Shapes: (channels, samples) or (samples,). Full scale is [-1, 1] in float32 and 2^15 in int16;
-16-bit sound stays int16 until something is computed with it. Rates are in Hz.
+Shapes are (channels, samples) or (samples,), rates are in Hz. Full scale is 1 in float32 and 2^15 in
+int16; 16-bit sound stays int16 until something is computed with it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ import soxr
 
 from audio_ops.signal.waveforms import as_float32
 
-PIECE_SAMPLES = 1 << 14  # given to soxr at a time: it copies them, within the core's cache
+PIECE_SAMPLES = 1 << 14  # per call of soxr, which copies them: they fit in a core's cache
 
 
 def downmix(block: np.ndarray) -> np.ndarray:
-    """The mean of the channels, (channels, samples) -> (samples,); int16 of one channel stays so."""
+    """The mean of the channels, (channels, samples) -> (samples,): float32, or int16 of one channel.
+
+    Raises ValueError for another shape.
+    """
     if block.ndim != 2:
         raise ValueError(f"expected (channels, samples), got shape {block.shape}")
     if len(block) == 1:
@@ -31,50 +34,50 @@ def downmix(block: np.ndarray) -> np.ndarray:
 
 
 class Resampler:
-    """Resample (samples,) block by block with soxr HQ; the output does not depend on block sizes.
+    """Resamples (samples,) block by block with soxr HQ. The output does not depend on block sizes.
 
     n samples become ceil(n * target_rate / source_rate) in all, as with librosa.
     """
 
     def __init__(self, source_rate: int, target_rate: int) -> None:
         self._rates = source_rate, target_rate
-        self._taken = self._given = 0
+        self._consumed = self._produced = 0
         self._stream = None
         if source_rate != target_rate:
             self._stream = soxr.ResampleStream(source_rate, target_rate, 1, "float32", "HQ")
 
     def __call__(self, block: np.ndarray, last: bool = False) -> Iterator[np.ndarray]:
-        """Take in (samples,); yield float32 (samples,) that are ready, in parts.
+        """Consume (samples,), int16 or float32; yield the float32 (samples,) that are ready, in parts.
 
-        last: this is the last block (it may be empty), so yield what was held back as well. If both
-        rates are equal, a block is returned unchanged.
+        last: marks the last block, which may be empty: yields the samples held back as well. If both
+        rates are equal, yields the block unchanged.
         """
         if self._stream is None:
             yield block
             return
-        self._taken += len(block)
+        self._consumed += len(block)
         for start in range(0, len(block) or 1, PIECE_SAMPLES):
             piece = as_float32(block[start : start + PIECE_SAMPLES])
             is_last = last and start + PIECE_SAMPLES >= len(block)
             part = self._stream.resample_chunk(np.ascontiguousarray(piece), is_last)
-            self._given += len(part)
+            self._produced += len(part)
             yield part
         if last:  # soxr rounds to the nearest number of samples
             source_rate, target_rate = self._rates
-            wanted = -(-self._taken * target_rate // source_rate)
-            yield np.zeros(wanted - self._given, np.float32)
+            wanted = -(-self._consumed * target_rate // source_rate)
+            yield np.zeros(wanted - self._produced, np.float32)
 
 
 def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """float32 (samples,) at one rate -> float32 (samples,) at the other."""
+    """Resample float32 (samples,), whole."""
     if source_rate == target_rate:
         return waveform
     return np.concatenate(list(Resampler(source_rate, target_rate)(waveform, last=True)))
 
 
 def _sum_of_squares(samples: np.ndarray) -> float:
-    """Sum of squares of float32 (samples,): float32 is precise enough for rows of 1024, float64 for
-    their sum. Not one dot product, for which BLAS would use a thread per core."""
+    """Sum of squares of float32 (samples,): in float32 for rows of 1024, which is precise enough, and in
+    float64 over the rows. Not one dot product, for which BLAS would start a thread per core."""
     whole = len(samples) - len(samples) % 1024
     rows, rest = samples[:whole].reshape(-1, 1024), samples[whole:]
     return float(np.vecdot(rows, rows).sum(dtype=np.float64) + np.vecdot(rest, rest))
@@ -89,14 +92,14 @@ class Level:
         self._count = 0
 
     def add(self, block: np.ndarray) -> float:
-        """Include (channels, samples); returns this block's peak, NaN if a sample is NaN."""
+        """Include (channels, samples), int16 or float32; returns the block's peak, NaN if it has NaN."""
         if not block.size:
             return 0.0
         unit = 2.0**-15 if block.dtype == np.int16 else 1.0
         peak = unit * max(float(block.max()), -float(block.min()))
         self._peak = max(self._peak, peak)
         samples = block.ravel("K").astype(np.float32, copy=False)
-        with np.errstate(over="ignore"):  # the peak reports such samples
+        with np.errstate(over="ignore"):  # such samples show in the peak
             self._square += unit**2 * _sum_of_squares(samples)
         self._count += block.size
         return peak
@@ -108,5 +111,5 @@ class Level:
 
     @property
     def rms_dbfs(self) -> float | None:
-        """None for digital silence; a full-scale sine has -3.01."""
+        """None for digital silence; -3.01 for a full-scale sine."""
         return 10 * math.log10(self._square / self._count) if self._square else None

@@ -1,6 +1,6 @@
-"""Waveforms in Arrow, as they travel between processes: 16 bits per sample if they are stored so.
+"""Waveforms in Arrow, as they travel between processes: with 16 bits per sample if stored like that.
 
-A `sound_{rate}` column is a struct with a field for each sample type; a row uses one, or none.
+A `sound_{rate}` column is a struct with a field for each sample type, of which a row uses one or none.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-FIELDS = ("<i2", "<f4")  # numpy's names: 16-bit integers of full scale 2^15, floats of full scale 1
+FIELDS = ("<i2", "<f4")  # by numpy's names: int16 with full scale 2^15, float32 with full scale 1
 WAVEFORM = pa.struct([(name, pa.large_binary()) for name in FIELDS])
 
 
 class Pcm16:
-    """16-bit sound: int16 `samples` (samples,); a slice is float32 in [-1, 1]."""
+    """16-bit sound: `samples` are int16 (samples,), a slice of it is float32 in [-1, 1]."""
 
     def __init__(self, samples: np.ndarray) -> None:
         self.samples = samples
@@ -36,22 +36,22 @@ Waveform = np.ndarray | Pcm16
 
 
 def as_float32(samples: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """int16 of full scale 2^15 as float32 of full scale 1, exactly; float32 is returned as it is.
+    """int16 with full scale 2^15 as float32 with full scale 1, exactly. float32 is returned unchanged.
 
-    `out`: float32 of the same shape, in which the result may be written.
+    out: float32 of the same shape, into which the result may be written.
     """
     if samples.dtype == np.float32:
         return samples
     if out is None:
         out = np.empty_like(samples, np.float32)
-    np.copyto(out, samples)  # and then in place: numpy would cast piece by piece
+    np.copyto(out, samples)  # then scaled in place: a mixed product would be cast piece by piece
     out *= np.float32(2.0**-15)
     return out
 
 
 def waveform_column(sounds: Sequence[Waveform | None]) -> pa.StructArray:
-    """A `WAVEFORM` column of (samples,) waveforms; None gives null. One waveform is not copied, several
-    are copied once."""
+    """A `WAVEFORM` column of (samples,) waveforms, None as null. A single one is not copied, several are
+    copied once."""
     ints = [sound.samples if isinstance(sound, Pcm16) else None for sound in sounds]
     floats = [None if isinstance(sound, Pcm16) else sound for sound in sounds]
     return pa.StructArray.from_arrays(map(_cells, (ints, floats), FIELDS), FIELDS)
@@ -72,7 +72,8 @@ def _cells(sounds: Sequence[np.ndarray | None], dtype: str) -> pa.LargeBinaryArr
 
 
 def waveforms_of(column: pa.ChunkedArray) -> list[Waveform | None]:
-    """The waveform in each cell of a `sound_{rate}` column: (samples,), read-only, not a copy."""
+    """The waveforms in a `sound_{rate}` column: (samples,), read-only views without a copy, None for
+    null."""
     sounds: list[Waveform | None] = []
     for chunk in column.chunks:
         here: list[Waveform | None] = [None] * len(chunk)

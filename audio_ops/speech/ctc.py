@@ -28,7 +28,7 @@ from audio_ops.errors import ClipError
 from audio_ops.inference.checkpoint import Checkpoint, load, load_model
 from audio_ops.inference.features import compute_on
 from audio_ops.inference.finite import are_finite, not_finite
-from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP, hears_padded, shortest
+from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP, accepts_padding, shortest
 from audio_ops.speech import Piece, Transcript, geometric_mean
 from audio_ops.tasks import Clip, Window
 
@@ -202,7 +202,7 @@ class Model:
         self.chunks = _Chunks.of(options, checkpoint)
         self.timestamps = options.timestamps
         is_parakeet = self.model_type == "parakeet_ctc"
-        self.equal_lengths = not (is_parakeet or hears_padded(self.model, config, device))
+        self.equal_lengths = not (is_parakeet or accepts_padding(self.model, config, device))
         # Parakeet's extractor divides by its mel frames less one.
         self.shortest: int = 2 * self.extractor.hop_length if is_parakeet else shortest(config)
 

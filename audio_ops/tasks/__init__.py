@@ -1,32 +1,22 @@
 """One file per task; its name is what YAML calls it (`-` is written `_`).
 
-A task's file holds, and nothing else needs to know it:
-
-- `Options`: its settings and their defaults, a frozen model on top of `TaskOptions`;
-- `check(options, checkpoint)`: raises ValueError if the checkpoint cannot do what is asked, from
-  its JSON files alone (no torch): it runs before anything is started;
-- `sample_rate(options, checkpoint)`: the rate in Hz that the model hears;
-- `wants_speech(options)`: for which clips voice activity is to be computed;
-- `columns(options)`: its columns without the task's name in front, with their Arrow types. The
-  last word on what a `Model` may return: the table's schema comes from here;
-- `reporting(options)`: which of them reports read, and how (`Reporting`);
-- `Model`: the loaded model, see the protocol below.
-
-Importing such a file imports neither torch nor transformers: only `Model()` does.
+Each of these files is a `Task`, which `_contract.py` has mypy check. Importing one imports neither
+torch nor transformers: only its `Model()` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.signal.waveforms import Waveform
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -96,7 +86,7 @@ class Reporting:
     reference_is_text: bool  # the column that `reference` names has to be text
 
 
-class Model(Protocol):
+class TaskModel(Protocol):
     """A loaded model: cuts a clip into windows, labels batches of windows, joins their outputs."""
 
     sample_rate: int
@@ -119,6 +109,45 @@ class Model(Protocol):
         """The clip's columns, named as in `columns`, from its windows' outputs in order."""
 
 
+OptionsT = TypeVar("OptionsT", bound=TaskOptions)
+
+
+class Task(Protocol[OptionsT]):
+    """The contract that the module of a task fulfils."""
+
+    @property
+    def Options(self) -> type[OptionsT]:  # noqa: N802
+        """Its settings and their defaults: a frozen pydantic model on top of `TaskOptions`."""
+
+    @property
+    def Model(self) -> Callable[[OptionsT, Checkpoint, str], TaskModel]:  # noqa: N802
+        """Loads the checkpoint on a device, `cuda` or `cpu`.
+
+        Raises ValueError if weights are missing.
+        """
+
+    def check(self, options: OptionsT, checkpoint: Checkpoint) -> None:
+        """Raise ValueError (`key: expected ...`) if the checkpoint cannot do what is asked.
+
+        Runs before anything is started: from the checkpoint's JSON files, without torch.
+        """
+
+    def sample_rate(self, options: OptionsT, checkpoint: Checkpoint) -> int:
+        """The sample rate of the model's input in Hz."""
+
+    def wants_speech(self, options: OptionsT) -> WantsSpeech:
+        """For which clips voice activity has to be computed."""
+
+    def columns(self, options: OptionsT) -> dict[str, pa.DataType]:
+        """Its columns, without the task's name in front, and their Arrow types.
+
+        The table's schema comes from here: a model may return no other columns or types.
+        """
+
+    def reporting(self, options: OptionsT) -> Reporting:
+        """Which of its columns reports read, and how."""
+
+
 def task_names() -> list[str]:
     """Every task there is, as YAML calls them."""
     return sorted(
@@ -128,6 +157,6 @@ def task_names() -> list[str]:
     )
 
 
-def load_task(name: str) -> ModuleType:
+def load_task(name: str) -> Task[Any]:
     """The module of the task that YAML calls `name`."""
-    return import_module(f"{__name__}.{name.replace('-', '_')}")
+    return cast(Task[Any], import_module(f"{__name__}.{name.replace('-', '_')}"))

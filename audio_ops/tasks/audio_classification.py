@@ -25,7 +25,7 @@ from audio_ops.classification import (
 from audio_ops.inference.checkpoint import Checkpoint, load, load_model
 from audio_ops.inference.checkpoint_files import check_files
 from audio_ops.inference.features import compute_on
-from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP, hears_padded, shortest
+from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP, accepts_padding, shortest
 from audio_ops.tasks import Clip, Reporting, WantsSpeech, Window
 
 # transformers' MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES, which takes a second to import;
@@ -131,7 +131,7 @@ class Model:
         self.sample_rate = sample_rate(options, checkpoint)
         self.windowing = _windowing(options, checkpoint)
         self.fixed_samples = _fixed_samples(config, checkpoint.extractor_settings())
-        self.equal_lengths = self.fixed_samples is None and not hears_padded(
+        self.equal_lengths = self.fixed_samples is None and not accepts_padding(
             self.model, config, device
         )
         # The extractor's own default is what the pipeline feeds to one clip; a mask of ones

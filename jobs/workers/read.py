@@ -159,7 +159,7 @@ def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
         rates=settings.rates,
         max_clip_s=settings.audio.max_clip_s,
         want_speech=settings.want_speech,
-        lost=work.failed,
+        failed=work.failed,
         decoded=memory.decoded,
     )
 
