@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from audio_ops.decode.formats import CODECS, CONTAINERS, REFUSED  # noqa: E402
 from audio_ops.errors import KINDS  # noqa: E402
+from audio_ops.speech import families  # noqa: E402
 from audio_ops.tasks import TaskOptions, load_task  # noqa: E402
 from jobs import cli, config  # noqa: E402
 from jobs.exit_codes import (  # noqa: E402
@@ -64,14 +65,9 @@ FAMILY_TITLES = {
 
 def recognisers() -> dict[str, tuple[Sequence[str], Sequence[str]]]:
     """Each family of recognisers with its model types and the options that not every family has."""
-    task = load_task("automatic-speech-recognition")
-    return {
-        family: (
-            [name for name, its in task.FAMILIES.items() if its == family],
-            [name for name, having in task.FAMILY_OPTIONS.items() if family in having],
-        )
-        for family in dict.fromkeys(task.FAMILIES.values())
-    }
+    found = families()
+    ordered = sorted(found, key=[*FAMILY_TITLES, *found].index)
+    return {name: (found[name].MODEL_TYPES, found[name].OPTIONS) for name in ordered}
 
 
 def model_types() -> str:

@@ -17,9 +17,9 @@ from audio_ops.inference import cpu_bfloat16
 from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.inference.runner import available_device
 from audio_ops.label import Label
+from audio_ops.speech import ctc
 from audio_ops.tasks import Clip, load_task
 from audio_ops.tasks.audio_classification import ARCHITECTURES
-from audio_ops.tasks.automatic_speech_recognition import FAMILIES as FAMILY_OF
 
 ROTARY = {"position_embeddings_type": "rotary"}
 MMS = {"languages": {"deu": "abcd", "fra": "efghij"}}
@@ -29,10 +29,9 @@ def maker(make: Callable[..., Path], *arguments: Any, **options: Any) -> Callabl
     return lambda folder: make(folder, *arguments, **options)
 
 
-CTC = [kind for kind, family in FAMILY_OF.items() if family == "ctc"]
 MODELS = {
     **FAMILIES,
-    **{kind: Family(maker(tiny_ctc, kind), ASR, {}, {}) for kind in CTC},
+    **{kind: Family(maker(tiny_ctc, kind), ASR, {}, {}) for kind in ctc.MODEL_TYPES},
     "rotary": Family(maker(tiny_ctc, "wav2vec2-conformer", **ROTARY), ASR, {}, {}),
     "mms": Family(maker(tiny_ctc, "wav2vec2", **MMS), ASR, {"target_lang": "fra"}, {}),
     **{

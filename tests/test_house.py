@@ -183,6 +183,20 @@ def test_a_source_holds_what_the_contract_asks_for(name: str) -> None:
     assert callable(source.find) and callable(source.clips)
 
 
+def test_families_of_recognisers_hold_what_the_contract_asks_for() -> None:
+    """That each one fulfils the protocol is mypy's to check, where `FAMILIES` is defined."""
+    from audio_ops.speech import families
+    from audio_ops.speech._contract import FAMILIES
+    from audio_ops.speech.options import Options
+
+    assert tuple(families().values()) == FAMILIES
+    types = [name for family in FAMILIES for name in family.MODEL_TYPES]
+    assert len(types) == len(set(types))
+    for family in FAMILIES:
+        assert set(family.OPTIONS) <= Options.model_fields.keys()
+        assert "none" in family.TIMESTAMPS
+
+
 def test_every_file_of_the_house_is_installed() -> None:
     import tomllib
     from setuptools import find_namespace_packages

@@ -18,8 +18,8 @@ from test_half_precision import MODELS
 
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.checkpoint_files import DEFAULTS
+from audio_ops.speech import families
 from audio_ops.tasks import load_task
-from audio_ops.tasks.automatic_speech_recognition import FAMILIES as FAMILY_OF
 from jobs.config import ConfigError
 from jobs.config_file import load_config
 from jobs.models import StoredCheckpoint
@@ -205,7 +205,7 @@ def test_a_hub_id_is_looked_at_without_its_weights_being_fetched(
 def test_the_tokenizers_of_model_types_are_transformers() -> None:
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
-    types = [*FAMILY_OF, "clap"]
+    types = [*(kind for family in families().values() for kind in family.MODEL_TYPES), "clap"]
     expected = {kind: TOKENIZER_MAPPING_NAMES.get(kind) for kind in types}
     expected["parakeet_ctc"] = None  # ParakeetTokenizer is read from tokenizer.json alone
     assert {kind: DEFAULTS.get(kind) for kind in types} == expected

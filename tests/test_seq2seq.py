@@ -171,7 +171,7 @@ def test_drawn_tokens_are_the_same_in_every_batch(made: Made) -> None:
     [
         (
             {"timestamps": "word"},
-            "timestamps: expected none for a moonshine checkpoint, found 'word', which whisper or ctc",
+            "timestamps: expected none for a moonshine checkpoint, found 'word', which ctc .* or whisper has",
         ),
         ({"timestamps": "char"}, r"found 'char', which ctc \("),
         ({"timestamps": "segment"}, "found 'segment', which whisper has"),

@@ -18,11 +18,12 @@ from hearing import labeller
 from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.inference.runner import available_device
 from audio_ops.signal.voice import speech_probability
-from audio_ops.speech import Heard
 from audio_ops.speech.evidence import compression_ratio
+from audio_ops.speech.options import GENERATE
+from audio_ops.speech.transcript import WindowTranscript
 from audio_ops.speech.whisper import LogMel, _Growing, _Spoken
 from audio_ops.tasks import Clip
-from audio_ops.tasks.automatic_speech_recognition import GENERATE, Model, Options, check, columns
+from audio_ops.tasks.automatic_speech_recognition import Model, Options, check, columns
 from jobs.demo import recordings, whisper_tiny_en
 
 RATE = 16_000
@@ -446,7 +447,7 @@ def test_generate_knows_only_names_that_transformers_knows() -> None:
 
 def test_max_new_tokens_ends_the_text(tiny_en: Path, recorded: dict[str, np.ndarray]) -> None:
     (heard,) = whisper(tiny_en, max_new_tokens=4)([recorded["clone-test"]], None)
-    assert isinstance(heard, Heard) and heard.tokens == 4
+    assert isinstance(heard, WindowTranscript) and heard.tokens == 4
 
 
 def test_a_label_has_the_columns_that_are_declared(

@@ -20,7 +20,7 @@ import logging
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -29,13 +29,16 @@ from audio_ops.inference.checkpoint import Checkpoint, load, load_model
 from audio_ops.inference.features import compute_on
 from audio_ops.inference.finite import are_finite, not_finite
 from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP, accepts_padding, shortest
-from audio_ops.speech import Piece, Transcript, geometric_mean
+from audio_ops.speech.options import Options
+from audio_ops.speech.transcript import TimedText, Transcript, geometric_mean
 from audio_ops.tasks import Clip, Window
 
-if TYPE_CHECKING:
-    from audio_ops.tasks.automatic_speech_recognition import Options
-
+MODEL_TYPES = (
+    *("data2vec-audio", "hubert", "parakeet_ctc", "sew", "sew-d", "unispeech", "unispeech-sat"),
+    *("wav2vec2", "wav2vec2-bert", "wav2vec2-conformer", "wavlm"),
+)
 TIMESTAMPS = ("none", "word", "char")
+OPTIONS = ("chunk_length_s", "stride_length_s", "target_lang")
 # Attention over time costs its square: an hour at once runs out of memory.
 DEFAULT_CHUNK_S = 30.0
 LM_PROCESSOR = "Wav2Vec2ProcessorWithLM"
@@ -306,7 +309,7 @@ class Model:
 
     def _segments(
         self, clip: Clip, words: Sequence[list[_Token]], seams: Sequence[int]
-    ) -> list[Piece]:
+    ) -> list[TimedText]:
         """A segment for each window: the words that begin in it; `seams` are its first frames.
 
         A script without spaces is cut at the seam itself.
@@ -323,7 +326,7 @@ class Model:
         starts_s = [seam * self.chunks.frame / self.sample_rate for seam in seams]
         stops_s = [*starts_s[1:], len(clip.waveform) / self.sample_rate]
         return [
-            Piece(
+            TimedText(
                 start_s=round(start_s, 3),
                 end_s=round(stop_s, 3),
                 text=" ".join(self._text(part) for part in parts),
@@ -333,8 +336,8 @@ class Model:
             if parts
         ]
 
-    def _piece(self, tokens: Sequence[_Token]) -> Piece:
-        return Piece(
+    def _piece(self, tokens: Sequence[_Token]) -> TimedText:
+        return TimedText(
             start_s=round(tokens[0].start * self.chunks.frame / self.sample_rate, 3),
             end_s=round(tokens[-1].stop * self.chunks.frame / self.sample_rate, 3),
             text=self._text(tokens),

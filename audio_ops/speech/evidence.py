@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from audio_ops.speech import Transcript
+from audio_ops.speech.options import Options
+from audio_ops.speech.transcript import Transcript
 from audio_ops.tasks import Clip
 
-if TYPE_CHECKING:
-    from audio_ops.tasks.automatic_speech_recognition import Options
-
 STRETCH = 400  # characters, about 30 s of speech
-# Compression ratio and score beyond which OpenAI's code takes a text for spoilt.
-LOOP, UNSURE = 2.4, 0.37
 
 
 def compression_ratio(text: str) -> float:

@@ -21,15 +21,16 @@ import numpy as np
 from audio_ops.inference.checkpoint import Checkpoint, load
 from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP
 from audio_ops.speech import seq2seq
-from audio_ops.speech.seq2seq import TIMESTAMPS as TIMESTAMPS
+from audio_ops.speech.options import Options
 from audio_ops.speech.seq2seq import sample_rate as sample_rate
 from audio_ops.tasks import Clip, Window
 
 if TYPE_CHECKING:
     import torch
 
-    from audio_ops.tasks.automatic_speech_recognition import Options
-
+MODEL_TYPES = ("seamless_m4t", "seamless_m4t_v2")
+TIMESTAMPS = ("none",)
+OPTIONS = (*seq2seq.OPTIONS, "tgt_lang")
 MAX_S = 20.0
 
 

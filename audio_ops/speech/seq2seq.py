@@ -25,15 +25,22 @@ from audio_ops.inference.features import compute_on
 from audio_ops.inference.finite import are_finite, not_finite
 from audio_ops.inference.wav2vec2 import is_masked
 from audio_ops.signal.segment import cut_at_quiet
-from audio_ops.speech import Heard, Piece, Transcript, geometric_mean, join_heard
+from audio_ops.speech.options import Options
+from audio_ops.speech.transcript import (
+    TimedText,
+    Transcript,
+    WindowTranscript,
+    geometric_mean,
+    join_windows,
+)
 from audio_ops.tasks import Clip, Window
 
 if TYPE_CHECKING:
     import torch
 
-    from audio_ops.tasks.automatic_speech_recognition import Options
-
+MODEL_TYPES = ("moonshine", "speech-encoder-decoder", "speech_to_text")
 TIMESTAMPS = ("none",)
+OPTIONS = ("num_beams", "max_new_tokens", "generate")
 MIN_S = 0.1
 # The longest sound that each was made for. Moonshine was trained on 4 to 30 s
 # (https://arxiv.org/abs/2410.15608) and its 194 tokens are those of 30 s; Speech2Text has room for
@@ -128,16 +135,20 @@ class Model:
     def padded_s(self, samples: int) -> float:
         return samples / self.sample_rate
 
-    def join(self, clip: Clip, windows: Sequence[Window], outputs: Sequence[Heard]) -> Transcript:
-        return join_heard(windows, outputs, self.sample_rate)
+    def join(
+        self, clip: Clip, windows: Sequence[Window], outputs: Sequence[WindowTranscript]
+    ) -> Transcript:
+        return join_windows(windows, outputs, self.sample_rate)
 
     def __call__(
         self, waveforms: Sequence[np.ndarray], group: Hashable = None
-    ) -> list[Heard | ClipError]:
+    ) -> list[WindowTranscript | ClipError]:
         import torch
 
-        nothing = Heard(text="", log_probability=0.0, tokens=0, segments=[], language=self.language)
-        heard: list[Heard | ClipError] = [nothing] * len(waveforms)
+        nothing = WindowTranscript(
+            text="", log_probability=0.0, tokens=0, segments=[], language=self.language
+        )
+        heard: list[WindowTranscript | ClipError] = [nothing] * len(waveforms)
         long = [n for n, wave in enumerate(waveforms) if len(wave) >= MIN_S * self.sample_rate]
         if not self.model.generation_config.do_sample:
             batches = [long] if long else []
@@ -151,15 +162,15 @@ class Model:
                     heard[n] = said
         return heard
 
-    def _heard(self, waveforms: Sequence[np.ndarray]) -> list[Heard | ClipError]:
+    def _heard(self, waveforms: Sequence[np.ndarray]) -> list[WindowTranscript | ClipError]:
         spoken = self._generated(self._inputs(waveforms))
         return [
-            Heard(
+            WindowTranscript(
                 text=text,
                 log_probability=sum(each),
                 tokens=len(each),
                 segments=[
-                    Piece(
+                    TimedText(
                         start_s=0.0,
                         end_s=len(waveform) / self.sample_rate,
                         text=text,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from audio_ops.speech import UNSPACED
+from audio_ops.speech.transcript import UNSPACED
 
 ENGLISH = {"en", "eng", "english"}
 

@@ -30,17 +30,24 @@ from audio_ops.errors import ClipError
 from audio_ops.inference.checkpoint import Checkpoint, load, load_model
 from audio_ops.inference.finite import are_finite, finite_rows, not_finite
 from audio_ops.signal.segment import cut_at_quiet
-from audio_ops.speech import Heard, Piece, Transcript, geometric_mean, join_heard
-from audio_ops.speech.evidence import LOOP, UNSURE, compression_ratio
+from audio_ops.speech.evidence import compression_ratio
+from audio_ops.speech.options import MAX_COMPRESSION_RATIO, MIN_SCORE, Options
 from audio_ops.speech.seq2seq import Chosen
+from audio_ops.speech.transcript import (
+    TimedText,
+    Transcript,
+    WindowTranscript,
+    geometric_mean,
+    join_windows,
+)
 from audio_ops.tasks import Clip, Window
 
 if TYPE_CHECKING:
     import torch
 
-    from audio_ops.tasks.automatic_speech_recognition import Options
-
+MODEL_TYPES = ("whisper",)
 TIMESTAMPS = ("none", "segment", "word")
+OPTIONS = ("language", "translate", "window", "num_beams", "max_new_tokens", "generate")
 TOKEN_S = 0.02  # a timestamp token's step, and a position of the encoder's output
 LEAST_FRAMES = 10  # 0.1 s of sound: no second look at a rest below that
 PIPELINE_NEW_TOKENS = 256  # the pipeline's own limit where a checkpoint sets none
@@ -223,12 +230,14 @@ class Model:
         short_s = (context for context in SHORT_CONTEXTS_S if needed_s <= context < whole_s)
         return next(short_s, whole_s) if self.guarded else whole_s
 
-    def join(self, clip: Clip, windows: Sequence[Window], outputs: Sequence[Heard]) -> Transcript:
-        return join_heard(windows, outputs, self.sample_rate)
+    def join(
+        self, clip: Clip, windows: Sequence[Window], outputs: Sequence[WindowTranscript]
+    ) -> Transcript:
+        return join_windows(windows, outputs, self.sample_rate)
 
     def __call__(
         self, waveforms: Sequence[np.ndarray], group: Hashable = None
-    ) -> list[Heard | ClipError]:
+    ) -> list[WindowTranscript | ClipError]:
         """Hear windows that share a context of `group` seconds (see `padded_s`).
 
         On a GPU one call at a time: a step of the decoder is a hundred small kernels, which two
@@ -237,7 +246,9 @@ class Model:
         with self.generating:
             return self._said_in(waveforms, group)
 
-    def _said_in(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Heard | ClipError]:
+    def _said_in(
+        self, waveforms: Sequence[np.ndarray], group: Hashable
+    ) -> list[WindowTranscript | ClipError]:
         import torch
 
         whole_s = float(self.extractor.chunk_length)
@@ -251,7 +262,11 @@ class Model:
                 for rows in (again[at : at + size] for at in range(0, len(again), size)):
                     full = self._heard([waveforms[n] for n in rows], whole_s)
                     for n, said in zip(rows, full, strict=True):
-                        heard[n] = replace(said, redone=True) if isinstance(said, Heard) else said
+                        heard[n] = (
+                            replace(said, redone=True)
+                            if isinstance(said, WindowTranscript)
+                            else said
+                        )
             return heard
         # Drawn tokens would depend on the neighbours in the batch: each window alone, with a seed
         # from its own sound.
@@ -262,7 +277,9 @@ class Model:
                 heard += self._heard([waveform], whole_s)
         return heard
 
-    def _heard(self, waveforms: Sequence[np.ndarray], context_s: float) -> list[Heard | ClipError]:
+    def _heard(
+        self, waveforms: Sequence[np.ndarray], context_s: float
+    ) -> list[WindowTranscript | ClipError]:
         """What each window says, padded to `context_s` seconds.
 
         With timestamps Whisper may stop before the sound does, at the end of a sentence: then it
@@ -314,7 +331,7 @@ class Model:
             ]
             states = None
         return [
-            Heard(
+            WindowTranscript(
                 text=self._text(growing.tokens),
                 log_probability=sum(growing.log_probabilities),
                 tokens=len(growing.log_probabilities),
@@ -572,7 +589,9 @@ class Model:
             if numbers:
                 text = self._text([tokens[n] for n in numbers])
                 score = spoken.score(numbers)
-                growing.segments.append(Piece(start_s=begin_s, end_s=end_s, text=text, score=score))
+                growing.segments.append(
+                    TimedText(start_s=begin_s, end_s=end_s, text=text, score=score)
+                )
                 growing.words += self._words(growing, spoken, numbers, language)
             start, begin_s = index + 1, end_s
         growing.tokens += [token for token in tokens if self._is_text(token)]
@@ -583,7 +602,7 @@ class Model:
 
     def _words(
         self, growing: _Growing, spoken: _Spoken, numbers: list[int], language: str | None
-    ) -> list[Piece]:
+    ) -> list[TimedText]:
         """The words that the tokens at `numbers` make, if their times are known."""
         if spoken.times is None:
             return []
@@ -603,7 +622,7 @@ class Model:
         for text, indices in zip(texts, members, strict=True):
             first, last = numbers[indices[0]], numbers[indices[-1]]
             words.append(
-                Piece(
+                TimedText(
                     start_s=at(spoken.times[first - 1] if first else 0.0),
                     end_s=at(spoken.times[last]),
                     text=text,
@@ -710,8 +729,8 @@ class _Growing:
     complete: bool = True  # Whisper came to an end of itself
     tokens: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
-    segments: list[Piece] = field(default_factory=list)
-    words: list[Piece] = field(default_factory=list)
+    segments: list[TimedText] = field(default_factory=list)
+    words: list[TimedText] = field(default_factory=list)
 
     @property
     def offset_s(self) -> float:
@@ -727,13 +746,13 @@ def _most_tokens(frames: int) -> int:
     return TOKENS + int(TOKENS_PER_S * frames / 100)
 
 
-def _bad(heard: Heard | ClipError) -> bool:
+def _bad(heard: WindowTranscript | ClipError) -> bool:
     """Whether a short context may have spoilt this text."""
     if isinstance(heard, ClipError):
         return True
     score = geometric_mean(heard.log_probability, heard.tokens)
     return (
         not heard.complete
-        or compression_ratio(heard.text) > LOOP
-        or (score is not None and score < UNSURE)
+        or compression_ratio(heard.text) > MAX_COMPRESSION_RATIO
+        or (score is not None and score < MIN_SCORE)
     )

@@ -1,0 +1,7 @@
+"""Where mypy checks that each family fulfils the contract. No run imports this file."""
+
+from __future__ import annotations
+
+from audio_ops.speech import Family, ctc, seamless, seq2seq, whisper
+
+FAMILIES: tuple[Family, ...] = (ctc, seamless, seq2seq, whisper)

@@ -1,0 +1,129 @@
+"""Options of the task `automatic-speech-recognition`, which every family reads."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from audio_ops.tasks import TaskOptions
+
+# Compression ratio and score beyond which OpenAI's code takes a text for spoilt.
+MAX_COMPRESSION_RATIO, MIN_SCORE = 2.4, 0.37
+
+# The keys of `generate`: settings of transformers' GenerationConfig that change the text.
+GENERATE: dict[str, type | tuple[type, ...]] = {
+    "bad_words_ids": list,
+    "begin_suppress_tokens": list,
+    "do_sample": bool,
+    "early_stopping": (bool, str),
+    "epsilon_cutoff": float,
+    "eta_cutoff": float,
+    "exponential_decay_length_penalty": list,
+    "length_penalty": float,
+    "max_initial_timestamp_index": int,
+    "min_length": int,
+    "min_new_tokens": int,
+    "min_p": float,
+    "no_repeat_ngram_size": int,
+    "renormalize_logits": bool,
+    "repetition_penalty": float,
+    "suppress_tokens": list,
+    "temperature": float,
+    "top_h": float,
+    "top_k": int,
+    "top_p": float,
+    "typical_p": float,
+}
+# Settings of GenerationConfig that are set by an option of the task.
+OWN_OPTIONS = {
+    "language": "language",
+    "task": "translate",
+    "return_timestamps": "timestamps",
+    "return_token_timestamps": "timestamps",
+    "num_beams": "num_beams",
+    "max_new_tokens": "max_new_tokens",
+    "max_length": "max_new_tokens",
+}
+
+
+class Options(TaskOptions):
+    """Settings of `automatic-speech-recognition`. An option that some family names in its `OPTIONS`
+    is for the families that do; the others are for all.
+
+    A row whose evidence is beyond a threshold names the reason in `suspect`. A threshold that is
+    None is not applied.
+    """
+
+    language: str | None = None
+    """Language of the speech, as the checkpoint's own code (`de`); detected per clip if left out."""
+    translate: bool = False
+    """Translate into English instead of transcribing."""
+    timestamps: Literal["none", "segment", "word", "char"] = "none"
+    """Times to add to the text. Whisper has `segment` and `word`, CTC models have `word` and
+    `char` (Parakeet `word` alone), the others none."""
+    window: Literal["full", "guarded"] = "full"
+    """`full`: the 30 s of context that Whisper was trained with. `guarded`: less context for short
+    clips, which is faster; texts that come out badly are transcribed again in full (`redone`)."""
+    num_beams: int = Field(1, ge=1)
+    """Beams of the search; 1 is greedy."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Tokens per window at the most; the model's own limit if left out."""
+    generate: dict[str, Any] = Field(default_factory=dict)
+    """Further settings of transformers' `generate` by name."""
+    chunk_length_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Longer sound is cut into overlapping windows of this length; 30 s if left out."""
+    stride_length_s: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Overlap on each side of a window, cut off again before the windows' logits are joined; a
+    sixth of `chunk_length_s` if left out."""
+    target_lang: str | None = None
+    """Language of an MMS adapter (`fra`)."""
+    tgt_lang: str | None = None
+    """Language of the text, in the checkpoint's three letters (`arb`): speech in that language is
+    transcribed, all other speech is translated into it."""
+    reference: str | None = None
+    """Column with the true text. Adds word and character error rates."""
+    reference_language: str | None = None
+    """Language of the reference, if the model neither detects nor is given it (a CTC model, say)."""
+    suspect: Literal["keep", "drop"] = "keep"
+    """`drop` empties the text of a suspect row."""
+    min_speech_ratio: float | None = Field(0.1, ge=0, le=1)
+    """Less speech in the sound than this share makes a text suspect (`no_speech`)."""
+    max_no_speech: float | None = Field(0.6, ge=0, le=1)
+    """So does a higher `no_speech` probability of Whisper, with a score under `min_score`."""
+    max_compression_ratio: float | None = Field(MAX_COMPRESSION_RATIO, gt=0)
+    """A text that compresses better repeats itself (`loop`)."""
+    min_score: float | None = Field(MIN_SCORE, ge=0, le=1)
+    """A lower score makes a text suspect (`low_probability`)."""
+    max_chars_per_s: float | None = Field(30.0, gt=0)
+    """More characters per second of sound make a text suspect (`too_fast`)."""
+
+
+def check_options(options: Options) -> None:
+    """ValueError for options that fit no family."""
+    for name, value in options.generate.items():
+        _check_setting(name, value)
+    if options.reference_language is not None and options.reference is None:
+        raise ValueError(
+            f"reference_language: expected a reference beside it, found {options.reference_language!r}"
+        )
+    if "temperature" in options.generate and not options.generate.get("do_sample"):
+        raise ValueError(
+            "generate.temperature: expected do_sample: true beside it, without which it does nothing"
+        )
+
+
+def _check_setting(name: str, value: Any) -> None:
+    if name in OWN_OPTIONS:
+        raise ValueError(
+            f"generate.{name}: expected the task's own option {OWN_OPTIONS[name]!r} to set it, "
+            f"found {value!r}"
+        )
+    if name not in GENERATE:
+        raise ValueError(f"generate.{name}: expected one of {', '.join(GENERATE)}, found {name!r}")
+    kind = GENERATE[name]
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    accepted = (*kinds, int) if float in kinds else kinds
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
+        names = " or ".join(k.__name__ for k in accepted)
+        raise ValueError(f"generate.{name}: expected {names}, found {value!r}")

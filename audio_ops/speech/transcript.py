@@ -1,0 +1,120 @@
+"""Transcripts of windows, and the transcript of a clip that they make up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from audio_ops.tasks import Window
+
+# Languages written without spaces, as Whisper calls them and as SeamlessM4T and MMS do.
+UNSPACED = {
+    *("zh", "yue", "ja", "th", "lo", "my", "km"),
+    *("cmn", "cmn_Hant", "jpn", "tha", "lao", "mya", "khm"),
+}
+
+
+class TimedText(TypedDict):
+    """A segment, word or character with its times in seconds and its geometric mean token
+    probability, 0 to 1."""
+
+    start_s: float
+    end_s: float
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class WindowTranscript:
+    """The transcript of one window. Times count from the window's start."""
+
+    text: str
+    log_probability: float  # summed over the generated tokens, the end-of-text token included
+    tokens: int
+    segments: list[TimedText]
+    words: list[TimedText] = field(default_factory=list)
+    language: str | None = None
+    no_speech: float | None = None
+    complete: bool = True  # the model generated an end of text; it was not cut off at a limit
+    redone: bool | None = None  # transcribed again in full context; None without `guarded`
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The transcript of one clip. Times count from the clip's start.
+
+    `score` is the geometric mean probability of all tokens, 0 to 1, or None without tokens.
+    `no_speech` is the model's own probability that nobody speaks, None if it has none.
+    """
+
+    text: str
+    score: float | None
+    segments: list[TimedText]
+    words: list[TimedText] = field(default_factory=list)
+    language: str | None = None
+    no_speech: float | None = None
+    redone: bool | None = None  # at least one window was transcribed again in full context
+
+
+def geometric_mean(log_probability: float, tokens: int) -> float | None:
+    """The score of `tokens` tokens whose log probabilities sum to `log_probability`."""
+    return math.exp(log_probability / tokens) if tokens else None
+
+
+def join_windows(
+    windows: Sequence[Window], transcripts: Sequence[WindowTranscript], sample_rate: int
+) -> Transcript:
+    """A clip's transcript from its windows, which follow each other without overlap.
+
+    `language` is the one with the largest share of the clip; `no_speech` is the mean over time.
+    """
+    seconds = [(window.stop - window.start) / sample_rate for window in windows]
+    language = _main_language(transcripts, seconds)
+    texts = [part.text.strip() for part in transcripts]
+    placed = [
+        (part, window.start / sample_rate)
+        for part, window in zip(transcripts, windows, strict=True)
+    ]
+    redone = [part.redone for part in transcripts if part.redone is not None]
+    return Transcript(
+        text=("" if language in UNSPACED else " ").join(text for text in texts if text),
+        score=geometric_mean(
+            sum(part.log_probability for part in transcripts),
+            sum(part.tokens for part in transcripts),
+        ),
+        segments=[_moved(segment, by) for part, by in placed for segment in part.segments],
+        words=[_moved(word, by) for part, by in placed for word in part.words],
+        language=language,
+        no_speech=_mean_no_speech(transcripts, seconds),
+        redone=any(redone) if redone else None,
+    )
+
+
+def _main_language(transcripts: Sequence[WindowTranscript], seconds: Sequence[float]) -> str | None:
+    by_language: dict[str | None, float] = {}
+    for part, length_s in zip(transcripts, seconds, strict=True):
+        by_language[part.language] = by_language.get(part.language, 0.0) + length_s
+    return max(by_language, key=lambda code: by_language[code])
+
+
+def _mean_no_speech(
+    transcripts: Sequence[WindowTranscript], seconds: Sequence[float]
+) -> float | None:
+    known = [
+        (part.no_speech, length_s)
+        for part, length_s in zip(transcripts, seconds, strict=True)
+        if part.no_speech is not None
+    ]
+    total_s = sum(length_s for _, length_s in known)
+    return sum(p * length_s for p, length_s in known) / total_s if total_s else None
+
+
+def _moved(piece: TimedText, offset_s: float) -> TimedText:
+    return TimedText(
+        start_s=round(piece["start_s"] + offset_s, 3),
+        end_s=round(piece["end_s"] + offset_s, 3),
+        text=piece["text"].strip(),
+        score=piece["score"],
+    )
