@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test chaos bench check docs submit clean
+.PHONY: demo test unit chaos bench check docs submit clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m jobs.demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Without Ray: under two minutes.
+unit: $(VENV)/ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/unit
 
 chaos: $(VENV)/ready
 	$(BIN)/python -m pytest -m chaos

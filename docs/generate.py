@@ -2,7 +2,7 @@
 
 A page holds `<!-- generated: NAME -->` and `<!-- end -->`; the lines between them come from the
 function of that name in `PARTS`. With `--check` nothing is written, and the exit code is 1 if a page
-is stale (tests/test_docs.py).
+is stale (tests/unit/test_docs.py).
 """
 
 from __future__ import annotations

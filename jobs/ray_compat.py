@@ -1,6 +1,6 @@
 """Every use of Ray that its documentation does not promise, as seen in Ray 2.60.
 
-Each names the upstream place; tests/test_ray_compat.py says which assumption broke.
+Each names the upstream place; tests/runs/test_ray_compat.py says which assumption broke.
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ from bad_audio import (
     sounds,
     tars,
 )
-from runs import Job
 from sounds import encode
 from test_poison import rows
 
@@ -186,26 +185,6 @@ def test_every_bad_clip_of_a_packaging_has_its_row(
 ) -> None:
     found = rows(Input(path=str(tmp_path), format=pack(tmp_path)))
     assert_outcomes([row for row in found if row["shard_end"] is None], "ok")
-
-
-@pytest.mark.parametrize(
-    "pack",
-    [pack_files, *(pytest.param(p, marks=pytest.mark.chaos) for p in (pack_tar, pack_parquet))],
-)
-def test_in_a_run_every_bad_clip_has_its_row_and_every_good_one_its_label(
-    tmp_path: Path, local_ray: None, classifier: Path, pack: Callable[[Path], str]
-) -> None:
-    job = Job(tmp_path, classifier, max_error_fraction=1)
-    job.write(input={"path": str(job.audio), "format": pack(job.audio)})
-    result = job.run()
-    assert result.code == 0, result.text
-    assert "\x1b" not in result.text and "\u202e" not in result.text
-    assert "\\x1b[2J\\n\\u202e" in result.text or pack is not pack_files
-    found = pq.read_table(job.table).to_pylist()
-    assert_outcomes(found, "too_short")  # for this model
-    for row in found:
-        assert row["status"] == ("error" if row["error_kind"] else "ok")
-        assert bool(row["kind_label"]) == (row["status"] == "ok"), row
 
 
 # --- mutants -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from faults import IN_USE, Signal
-from runs import ROOT, Job
+from runs import PATHS, Job
 from tables import existing
 from test_kill import Running, commits, start  # noqa: F401  # the fixture
 
@@ -66,7 +66,7 @@ def kill_workers(run: Running, job: Job, names: dict[str, int], moments: random.
 
 
 @pytest.mark.chaos
-def test_runs_outlive_thirty_kills_of_workers_and_actors(job: Job, start: Start) -> None:  # noqa: F811
+def test_runs_outlive_thirty_kills_of_workers_and_actors(job: Job, start: Start) -> None:
     """Ray names a process after what it does; a model's actor is a MapWorker."""
     moments, killed, round_ = random.Random(11), 0, 0
     while killed < 30:
@@ -106,7 +106,7 @@ IN_DRIVER = ("taking", "saying who", "commit", "compaction", "removal", "letting
 )
 def test_a_whole_run_that_was_killed_goes_on(
     job: Job,
-    start: Start,  # noqa: F811
+    start: Start,
     kill: Signal,
     local_ray: None,
     monkeypatch: pytest.MonkeyPatch,
@@ -115,7 +115,7 @@ def test_a_whole_run_that_was_killed_goes_on(
     if kill.point in ("changing settings", "rewriting"):
         assert job.run().code == 0
         options = ["--relabel", "--set", "tasks.kind.top_k=2"]
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(PATHS))
     run = start(
         job, *options, program=[sys.executable, "-c", RIGGED.format(send=f"Signal{kill[:3]}")]
     )
@@ -133,7 +133,7 @@ def test_a_whole_run_that_was_killed_goes_on(
 @pytest.mark.parametrize("count", [2, 8])
 def test_of_whole_runs_started_at_once_one_labels(
     job: Job,
-    start: Start,  # noqa: F811
+    start: Start,
     count: int,
     exists: bool,
     local_ray: None,
@@ -152,7 +152,7 @@ def test_of_whole_runs_started_at_once_one_labels(
 @pytest.mark.chaos
 def test_a_driver_that_slept_while_another_took_over_ends_with_75(
     job: Job,
-    start: Start,  # noqa: F811
+    start: Start,
     local_ray: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
+from runs import PATHS
 from sounds import encode, noise, tone
 
 from audio_ops.errors import ClipError
@@ -222,7 +222,7 @@ def test_speech_is_computed_at_16_khz_whatever_the_rates_are() -> None:
 
 LONG = """
 import io, resource, sys, struct
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {paths!r}
 from audio_ops.prepare import prepare_clip
 from sounds import encode, noise
 
@@ -251,9 +251,7 @@ print(found["duration_s"], len(found["sound_16000"]), peak() - before)
 
 def test_an_hour_of_stereo_takes_the_memory_of_its_result() -> None:
     seconds = 3600
-    code = LONG.format(
-        tests=str(Path(__file__).parent), seconds=seconds, size=seconds * 48000 * 2 * 2
-    )
+    code = LONG.format(paths=PATHS, seconds=seconds, size=seconds * 48000 * 2 * 2)
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     duration_s, samples, grown = map(float, found.stdout.split())
     assert (duration_s, samples) == (seconds, seconds * 16000)

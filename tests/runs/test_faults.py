@@ -27,7 +27,7 @@ from faults import (
     run,
     start,
 )
-from runs import ROOT, Job, command
+from runs import PATHS, ROOT
 from s3 import S3, s3  # noqa: F401  # the fixture
 from s3_proxy import Proxy, flaky
 from tables import existing
@@ -44,7 +44,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """Where a new table may lie."""
     if request.param == "local":
         return {"path": str(tmp_path / "table")}
-    s3: S3 = request.getfixturevalue("s3")  # noqa: F811
+    s3: S3 = request.getfixturevalue("s3")
     bucket = f"faults-{uuid.uuid4().hex[:8]}"
     s3.bucket(bucket)
     return {"path": f"s3://{bucket}/table", "storage_options": s3.resolved}
@@ -131,12 +131,6 @@ def test_runs_killed_at_random_lose_and_double_nothing(tmp_path: Path) -> None:
     killed_at_random(work, kills=8, span_s=0.7)
 
 
-@pytest.mark.chaos
-def test_a_hundred_runs_killed_at_random_lose_and_double_nothing(tmp_path: Path) -> None:
-    work = Work(str(tmp_path / "table"), clips=20_000, per_file=200)
-    killed_at_random(work, kills=100, span_s=3.0)
-
-
 @pytest.mark.parametrize("exists", [False, True])
 @pytest.mark.parametrize("count", [2, 8])
 def test_of_runs_with_different_settings_at_once_one_labels(
@@ -187,7 +181,7 @@ def wait_until_stopped(process: Any) -> None:
     assert process.is_alive(), process.exitcode
 
 
-def goes_on_over(flaky_s3: Proxy, s3: S3, bucket: str, requests: int) -> None:  # noqa: F811
+def goes_on_over(flaky_s3: Proxy, s3: S3, bucket: str, requests: int) -> None:
     """Runs over the flaky server, each labelling everything anew once the one before is through,
     until it has been asked that often."""
     s3.bucket(bucket)
@@ -205,12 +199,12 @@ def goes_on_over(flaky_s3: Proxy, s3: S3, bucket: str, requests: int) -> None:  
     assert set(codes) <= {0, 1} and codes.count(1) <= len(codes) // 10, codes
 
 
-def test_runs_over_a_flaky_server_end_and_go_on(s3: S3, tmp_path: Path) -> None:  # noqa: F811
+def test_runs_over_a_flaky_server_end_and_go_on(s3: S3, tmp_path: Path) -> None:
     with flaky(s3, tmp_path / "log", share=0.2, spoils="/part-") as proxy:
         goes_on_over(proxy, s3, "flaky", 200)
 
 
-def test_a_commit_whose_answer_is_lost_is_found_in_the_log(s3: S3, tmp_path: Path) -> None:  # noqa: F811
+def test_a_commit_whose_answer_is_lost_is_found_in_the_log(s3: S3, tmp_path: Path) -> None:
     """Of every commit of three runs: new clips, changed ones, other settings. Nor is any version
     read at the first try."""
     s3.bucket("lost")
@@ -224,46 +218,7 @@ def test_a_commit_whose_answer_is_lost_is_found_in_the_log(s3: S3, tmp_path: Pat
     assert min(faults[fault] for fault in ("lost", "lost-500", "cut")) > 2, faults
 
 
-@pytest.mark.chaos
-def test_five_thousand_requests_to_a_flaky_server(s3: S3, tmp_path: Path) -> None:  # noqa: F811
-    with flaky(s3, tmp_path / "log", share=0.2, spoils="/part-") as proxy:
-        goes_on_over(proxy, s3, "flakier", 5_000)
-
-
-# What root may do all the same is taken from it.
 WITHOUT_ROOTS_RIGHTS = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
-
-
-@pytest.mark.chaos
-def test_a_run_whose_workers_may_not_write_says_so_and_the_next_goes_on(
-    tmp_path: Path, classifier: Path, local_ray: None
-) -> None:
-    """Whole: the driver can write to the log, the workers can't write their data files."""
-    job = Job(tmp_path, classifier)
-    job.sounds(3)
-    assert job.run().code == 0
-    before = job.rows()
-    job.sounds(6)
-    job.table.chmod(0o555)
-    prefix = WITHOUT_ROOTS_RIGHTS if os.getuid() == 0 else []
-    done = subprocess.run(
-        [*prefix, *command("run", job.config)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    job.table.chmod(0o755)
-    assert done.returncode == 1, done.stdout
-    [line] = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
-    assert "Permission denied" in line and f"{job.table}/part-" in line, done.stdout
-    assert job.rows() == before
-    assert verify(existing(job.table)).is_intact
-    assert job.run().code == 0
-    assert len(job.rows()) == 6
-    assert verify(existing(job.table)).is_intact
-
-
 FULL_DISK = """
 import os, subprocess, sys
 from dataclasses import replace
@@ -304,7 +259,7 @@ A_DISK_OF_ONES_OWN = ["unshare", "--map-root-user", "--mount"]
 def test_a_full_disk_is_named_and_with_room_the_next_run_goes_on(tmp_path: Path) -> None:
     done = subprocess.run(
         [*A_DISK_OF_ONES_OWN, sys.executable, "-c", FULL_DISK, tmp_path],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *PATHS])},
         capture_output=True,
         text=True,
         timeout=600,
@@ -323,7 +278,7 @@ def test_a_folder_that_may_not_be_written_any_more_is_named(tmp_path: Path, part
     prefix = WITHOUT_ROOTS_RIGHTS if os.getuid() == 0 else []
     done = subprocess.run(
         [*prefix, sys.executable, "-c", f"import faults; faults.run(faults.{work})"],
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *PATHS])},
         capture_output=True,
         text=True,
         timeout=600,

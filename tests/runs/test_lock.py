@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from runs import ROOT, Job
+from runs import PATHS, ROOT, Job
 from tables import existing, held
 from test_table import KEPT, SETTINGS, TASKS, by_id, labelled, opened, written
 
@@ -26,7 +26,7 @@ from jobs.table.table import HeldTable, hold
 
 HOLD = f"""
 import sys
-sys.path.insert(0, {str(ROOT / "tests")!r})
+sys.path[:0] = {PATHS!r}
 from pathlib import Path
 from test_table import opened
 table = opened(Path(sys.argv[1]))
@@ -35,7 +35,7 @@ sys.stdin.read()
 """
 RACE = f"""
 import os, sys
-sys.path.insert(0, {str(ROOT / "tests")!r})
+sys.path[:0] = {PATHS!r}
 from pathlib import Path
 from test_table import opened
 from jobs.table.lease import TableInUse

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(1800)
 TARS, CLIPS = 8, 3
 
 
-def committed(s3: S3, table: str) -> pa.Table:  # noqa: F811
+def committed(s3: S3, table: str) -> pa.Table:
     """The rows as a plain Parquet reader of the bucket sees them; a Delta reader sees the same."""
     fs = s3.files()
     plain = pa.concat_tables(
@@ -45,7 +45,7 @@ def test_three_tasks_over_tars_on_s3_survive_a_kill_half_way(
     tmp_path: Path,
     local_ray: None,
     classifier: Path,
-    s3: S3,  # noqa: F811
+    s3: S3,
 ) -> None:
     s3.bucket("killed")
     table = "killed/labels"

@@ -310,7 +310,7 @@ def test_a_table_without_rows_has_an_empty_report(tmp_path: Path) -> None:
 
 def test_a_table_on_s3_is_evaluated_and_keeps_its_report_there(
     tmp_path: Path,
-    s3: S3,  # noqa: F811
+    s3: S3,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     s3.bucket("evaluated")

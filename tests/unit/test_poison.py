@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from poison import constant, poisoned, wav
-from runs import ROOT, Job, command
+from poison import poisoned, wav
+from runs import PATHS, ROOT
 from sounds import encode, tone
 
 from audio_ops.prepare import prepare_clip
@@ -229,103 +229,6 @@ def test_a_child_that_cannot_start_ends_the_run(
         rows(folder(tmp_path / "audio", [wav()]))
 
 
-def poisoned_job(folder: Path, model: Path, clips: int, **harms: int) -> tuple[Job, dict[str, str]]:
-    """A job over so many clips with two tasks, of which `kind` dies of what `other` survives.
-
-    Returns it with the harm in each clip that has one, evenly strewn.
-    """
-    job = Job(folder, model, max_error_fraction=0.5)
-    weak = job.sections["tasks"]["kind"]
-    job.write(tasks={"kind": weak, "other": {**weak, "top_k": 2}})
-    strewn = [harm.replace("_", " ") for harm, count in harms.items() for _ in range(count)]
-    at = {n * clips // len(strewn): harm for n, harm in enumerate(strewn)}
-    values = {"model segfault": 0.75, "model exit": 0.5, "model gpu": 0.25}
-    for n in range(clips):
-        harm = at.get(n, "")
-        constant_value = values.get(harm)
-        (job.audio / f"{n:05}.wav").write_bytes(
-            wav(0.05, 100 + n % 1000, harm) if constant_value is None else constant(constant_value)
-        )
-    return job, {f"{n:05}.wav": harm for n, harm in at.items()}
-
-
-def check_rows(job: Job, clips: int, harms: dict[str, str]) -> None:
-    """Every clip has its row, each harmed one its error, and all others both labels."""
-    rows = job.by_name()
-    assert len(rows) == clips
-    for name, row in rows.items():
-        harm = harms.get(name, "")
-        if not harm:
-            assert row["status"] == "ok" and row["kind_label"] and row["other_label"], row
-        elif harm.startswith("model"):
-            assert row["status"] == "partial" and row["other_label"], row
-            assert row["kind_error"].startswith("crashed: "), row
-        else:
-            kind = {"loop": "timeout", "memory": "memory"}.get(harm, "crashed")
-            assert (row["status"], row["error_kind"]) == ("error", kind), row
-
-
-def run_poisoned(job: Job, site: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    settings = [part for override in overrides for part in ("--set", override)]
-    return subprocess.run(
-        command("run", job.config, *settings),
-        env=os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=1500,
-    )
-
-
-@pytest.mark.timeout(1800)  # on two cores that others use as well
-def test_a_run_outlives_poison_for_its_decoder_and_for_its_model(
-    tmp_path: Path, site: Path, classifier: Path
-) -> None:
-    job, harms = poisoned_job(
-        tmp_path / "job", classifier, 40, segfault=1, loop=1, memory=1, model_gpu=1
-    )
-    done = run_poisoned(job, site, "audio.decode_timeout_s=10", "audio.decode_memory_mb=256")
-    assert done.returncode == 0, done.stdout + done.stderr
-    check_rows(job, 40, harms)
-    until(lambda: not left_over(site))
-
-
-@pytest.mark.chaos
-@pytest.mark.timeout(1800)
-def test_a_run_outlives_two_clips_of_one_block_that_kill_its_model(
-    tmp_path: Path, site: Path, classifier: Path
-) -> None:
-    job, harms = poisoned_job(tmp_path / "job", classifier, 100, segfault=1, model_exit=1)
-    (job.audio / "00051.wav").write_bytes(constant(0.25))  # beside the last one
-    harms["00051.wav"] = "model gpu"
-    done = run_poisoned(job, site)
-    assert done.returncode == 0, done.stdout + done.stderr
-    check_rows(job, 100, harms)
-
-
-@pytest.mark.chaos
-@pytest.mark.timeout(1800)
-def test_a_model_that_dies_of_everything_ends_the_run(
-    tmp_path: Path, site: Path, classifier: Path
-) -> None:
-    job, _ = poisoned_job(tmp_path / "job", classifier, 40, model_exit=1)
-    (site / "all").touch()
-    done = run_poisoned(job, site, "resources.tasks.kind.actors=1")
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "tasks.kind: the model's process died 10 times in a row" in done.stdout
-    until(lambda: not left_over(site))
-
-
-@pytest.mark.chaos
-@pytest.mark.timeout(7200)
-def test_ten_thousand_clips_and_one_poison(tmp_path: Path, site: Path, classifier: Path) -> None:
-    for harm in ("segfault", "exit", "loop", "memory", "model_segfault"):
-        job, harms = poisoned_job(tmp_path / harm, classifier, 10_000, **{harm: 1})
-        done = run_poisoned(job, site, "audio.decode_timeout_s=30", "audio.decode_memory_mb=256")
-        assert done.returncode == 0, done.stdout + done.stderr
-        check_rows(job, 10_000, harms)
-
-
 def left_over(site: Path) -> list[int]:
     """Processes that were started with the poison and still live."""
     mark = f"PYTHONPATH={site}".encode()
@@ -341,7 +244,7 @@ def left_over(site: Path) -> list[int]:
 
 PARENT = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {paths!r}
 from test_poison import AUDIO, Input, ReadSettings, planned, read
 from jobs.workers import sandbox
 input = Input(path=sys.argv[1], format="files")
@@ -356,7 +259,7 @@ list(read(planned(input), ReadSettings(input, AUDIO, (16_000,), "never")))
 
 def test_a_child_ends_with_its_parent(tmp_path: Path, site: Path) -> None:
     folder(tmp_path / "audio", [wav(harm="loop")])
-    script = PARENT.format(tests=str(ROOT / "tests"))
+    script = PARENT.format(paths=PATHS)
     with subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path / "audio")],
         cwd=ROOT,

@@ -57,7 +57,7 @@ def leaks(canaries: dict[str, str], *texts: str | bytes) -> list[str]:
 
 def test_a_run_leaves_no_credentials_behind(
     tmp_path: Path,
-    s3: S3,  # noqa: F811
+    s3: S3,
     canaries: dict[str, str],
     classifier: Path,
     local_ray: None,
@@ -145,7 +145,7 @@ def test_a_store_that_denies_all_is_told_without_the_credentials(
 
 def test_a_bucket_that_is_missing_is_told_without_the_credentials(
     tmp_path: Path,
-    s3: S3,  # noqa: F811
+    s3: S3,
     canaries: dict[str, str],
     classifier: Path,
 ) -> None:

@@ -29,24 +29,24 @@ counter = itertools.count()
 
 
 @pytest.fixture
-def bucket(s3: S3) -> str:  # noqa: F811
+def bucket(s3: S3) -> str:
     name = f"bucket-{next(counter)}"
     s3.bucket(name)
     return name
 
 
-def upload(s3: S3, folder: Path, target: str) -> None:  # noqa: F811
+def upload(s3: S3, folder: Path, target: str) -> None:
     fs = s3.files()
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             fs.pipe_file(f"{target}/{path.relative_to(folder)}", path.read_bytes())
 
 
-def stored(s3: S3, url: str, **options: Any) -> Input:  # noqa: F811
+def stored(s3: S3, url: str, **options: Any) -> Input:
     return Input(path=url, storage_options=s3.resolved, **options)
 
 
-def test_ten_thousand_keys_are_found_by_listing_alone(s3: S3) -> None:  # noqa: F811
+def test_ten_thousand_keys_are_found_by_listing_alone(s3: S3) -> None:
     found = load_source("files").find(stored(s3, f"s3://{MANY}/clips"), print).clips
     assert len(found) == 10_000 == len(set(found["source"].to_pylist()))
     assert found["source_version"].null_count == 0
@@ -59,7 +59,7 @@ def test_a_store_that_does_not_say_what_exists_ends_the_run_and_spares_the_label
     tmp_path: Path,
     local_ray: None,
     classifier: Path,
-    s3: S3,  # noqa: F811
+    s3: S3,
     bucket: str,
     denies: str,
 ) -> None:
@@ -86,7 +86,7 @@ def test_a_store_that_does_not_say_what_exists_ends_the_run_and_spares_the_label
 @pytest.mark.parametrize("name", source_names())
 def test_every_packaging_is_read_from_s3(
     tmp_path: Path,
-    s3: S3,  # noqa: F811
+    s3: S3,
     bucket: str,
     name: str,
 ) -> None:
@@ -109,7 +109,7 @@ def test_every_packaging_is_read_from_s3(
     assert changed == gone or any("has changed" in error for error in errors)
 
 
-def test_a_listed_file_that_is_not_there_is_an_error(tmp_path: Path, s3: S3, bucket: str) -> None:  # noqa: F811
+def test_a_listed_file_that_is_not_there_is_an_error(tmp_path: Path, s3: S3, bucket: str) -> None:
     fs = s3.files()
     fs.pipe_file(f"{bucket}/audio/0.wav", SOUNDS[0])
     entries = [
@@ -130,7 +130,7 @@ def test_a_listed_file_that_is_not_there_is_an_error(tmp_path: Path, s3: S3, buc
 
 
 def test_public_data_is_read_without_credentials(
-    s3: S3,  # noqa: F811
+    s3: S3,
     bucket: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -148,7 +148,7 @@ def test_public_data_is_read_without_credentials(
 @pytest.mark.parametrize("way", ["environment", "profile", "default profile"])
 def test_delta_and_s3fs_use_the_same_credentials(
     tmp_path: Path,
-    s3: S3,  # noqa: F811
+    s3: S3,
     bucket: str,
     way: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -193,7 +193,7 @@ def test_options_in_the_config_go_to_delta_as_they_are() -> None:
 
 def test_a_model_is_fetched_once_and_again_when_it_changes(
     tmp_path: Path,
-    s3: S3,  # noqa: F811
+    s3: S3,
     bucket: str,
     classifier: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -221,7 +221,7 @@ def test_a_model_is_fetched_once_and_again_when_it_changes(
 
 def test_a_model_goes_on_while_what_it_labelled_is_written(
     tmp_path: Path,
-    s3: S3,  # noqa: F811
+    s3: S3,
     bucket: str,
     classifier: Path,
     local_ray: None,
@@ -242,7 +242,7 @@ def test_a_model_goes_on_while_what_it_labelled_is_written(
 
 def test_a_whole_run_on_s3(
     tmp_path: Path,
-    s3: S3,  # noqa: F811
+    s3: S3,
     bucket: str,
     classifier: Path,
     local_ray: None,
@@ -288,7 +288,7 @@ def test_a_whole_run_on_s3(
 
 def test_finished_tars_on_s3_are_not_opened_again(
     tmp_path: Path,
-    s3: S3,  # noqa: F811
+    s3: S3,
     bucket: str,
     classifier: Path,
     local_ray: None,
@@ -317,7 +317,7 @@ def test_finished_tars_on_s3_are_not_opened_again(
     ]
 
 
-def table_rows(s3: S3, bucket: str) -> dict[str, dict[str, Any]]:  # noqa: F811
+def table_rows(s3: S3, bucket: str) -> dict[str, dict[str, Any]]:
     """The rows by source, the same ones to a plain and to a Delta reader, in one tidy file."""
     fs = s3.files()
     names = [name for name in fs.find(f"{bucket}/table") if name.endswith(".parquet")]

@@ -17,7 +17,8 @@ from sounds import encode, tone
 
 from jobs.label import run as run_job
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
+PATHS = [str(ROOT / "tests" / folder) for folder in ("helpers", "unit", "runs")]
 
 
 class Result(NamedTuple):

@@ -11,12 +11,10 @@ import pytest
 import torch
 from checkpoints import tiny_ctc, tiny_whisper, whisper_tokens
 from hearing import labeller, sound
-from runs import Job
 from safetensors.torch import load_file, save_file
-from sounds import encode
 from test_evaluate import clip as row
 from test_evaluate import make
-from test_families import ASR, FAMILIES, Family, recogniser
+from test_families import FAMILIES, Family, recogniser
 
 from audio_ops.errors import ClipError
 from audio_ops.inference.checkpoint import find_checkpoint
@@ -156,25 +154,6 @@ def test_numbers_that_are_not_finite_are_no_text(name: str, tmp_path: Path) -> N
     for failed in labeller(folder, **options).label(clips):
         assert isinstance(failed, ClipError) and failed.kind == "model", failed
         assert HELP in failed.message
-
-
-def test_a_run_goes_on_past_a_clip_that_overflows(tmp_path: Path, local_ray: None) -> None:
-    folder = tmp_path / "moonshine"
-    folder.mkdir()
-    change(FAMILIES["moonshine"].make(folder), ENTRANCES["moonshine"])
-    job = Job(
-        tmp_path, folder, tasks={"said": {"task": ASR, "model": str(folder), "dtype": "float16"}}
-    )
-    waves = {"tone.wav": sound(1.0, 300), "silence.wav": np.zeros(16_000, np.float32)}
-    for name, wave in waves.items():
-        (job.audio / name).write_bytes(encode(wave[None], 16_000, "wav"))
-    result = job.run("max_error_fraction=0.5")
-    assert result.code == 0, result.text
-    rows = job.by_name()
-    assert HELP in rows["tone.wav"]["said_error"]
-    assert (rows["tone.wav"]["said_text"], rows["tone.wav"]["said_score"]) == (None, None)
-    assert (rows["tone.wav"]["status"], rows["tone.wav"]["error_kind"]) == ("error", "model")
-    assert rows["silence.wav"]["status"] == "ok" and rows["silence.wav"]["said_score"] > 0
 
 
 def test_scores_that_are_not_finite_are_no_part_of_the_mean(tmp_path: Path) -> None:

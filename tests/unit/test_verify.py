@@ -322,7 +322,7 @@ def test_rows_of_older_settings_are_a_note(work: Work) -> None:
 
 
 def test_a_table_on_s3_is_checked_with_its_storage_options(
-    s3: S3,  # noqa: F811
+    s3: S3,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     s3.bucket("verified")

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
-from runs import ROOT, Job, Result, command
+from runs import PATHS, ROOT, Job, Result, command
 from test_table import by_id, opened
 
 pytestmark = pytest.mark.timeout(1800)  # on two cores that others use as well
@@ -122,28 +121,9 @@ def goes_on(job: Job, local_ray: None) -> None:
     assert "nothing to do" in job.run().text
 
 
-@pytest.mark.chaos
-def test_a_driver_killed_again_and_again_loses_nothing_and_leaves_no_process(
-    job: Job, start: Callable[..., Running], local_ray: None
-) -> None:
-    """While Ray starts, after some labels; at last the whole group."""
-    done: set[str] = set()
-    for more, kill in ((1, os.kill), (3, os.kill), (4, os.killpg)):
-        run = start(job)
-        run.wait_for(commits(job, job.committed() + more), f"{more} more commits")
-        kill(run.process.pid, signal.SIGKILL)
-        assert run.end().code == -signal.SIGKILL
-        run.leaves_nothing()
-        ids = DeltaTable(str(job.table)).to_pyarrow_table(columns=["clip_id"])["clip_id"]
-        assert done <= set(ids.to_pylist())  # what is committed stays
-        assert len(ids) == len(set(ids.to_pylist()))
-        done |= set(ids.to_pylist())
-    goes_on(job, local_ray)
-
-
 TIDY = f"""
 import sys
-sys.path.insert(0, {str(ROOT / "tests")!r})
+sys.path[:0] = {PATHS!r}
 from pathlib import Path
 from test_table import labelled, opened, written
 table = opened(Path(sys.argv[1]))

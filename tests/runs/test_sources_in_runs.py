@@ -1,0 +1,70 @@
+"""Packagings in whole runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from runs import Job
+from test_sources import GARBAGE, PACK, SOUNDS, SPEAKERS, every_packaging, rewrite, write_lines
+
+from jobs.sources import load_source
+
+
+@every_packaging
+def test_a_run_takes_up_in_the_middle_and_decodes_nothing_twice(
+    tmp_path: Path, local_ray: None, classifier: Path, name: str
+) -> None:
+    """The two middle clips fail. Then they are mended, and the finished ones spoilt, unnoticed (but
+    not those in tars, whose members are compared by their bytes)."""
+
+    def by_place() -> dict[Any, dict[str, Any]]:
+        rows = pq.read_table(job.table).to_pylist()
+        return {(row["source"], row["member"], row["offset_s"]): row for row in rows}
+
+    broken = [b"\xfe" * len(GARBAGE), b"\xfd" * len(GARBAGE)]
+    (tmp_path / "data").mkdir()
+    packed = PACK[name](tmp_path / "data", [SOUNDS[0], *broken, SOUNDS[3], SOUNDS[4]])
+    keep = [packed.speaker] if packed.speaker else []
+    job = Job(tmp_path, classifier, input=packed.input, max_error_fraction=1)
+    job.write(output={"path": str(job.table), "keep": keep})
+    result = job.run()
+    assert result.code == 0 and "3 labelled + 2 failed" in result.text
+    before = by_place()
+    spoilt = [(SOUNDS[n], bytes([0xE0 + n]) * len(GARBAGE)) for n in (0, 3, 4)]
+    if load_source(name).SHARDED:
+        spoilt = []
+    rewrite(packed.files, *spoilt, (broken[0], SOUNDS[1]), (broken[1], SOUNDS[2]))
+    again = job.run()
+    assert again.code == 0 and "nothing to do" in again.text
+    retried = job.run(retry_errors=True)
+    assert retried.code == 0 and "3 already done + 2 labelled + 0 failed" in retried.text
+    after = by_place()
+    assert before.keys() == after.keys()
+    assert all(row["status"] == "ok" and row["kind_label"] for row in after.values())
+    assert all(after[place] == row for place, row in before.items() if row["status"] == "ok")
+    if packed.speaker:
+        assert sorted(row[packed.speaker] for row in after.values()) == SPEAKERS
+
+
+def test_stretches_of_one_recording_are_clips(
+    tmp_path: Path, local_ray: None, classifier: Path
+) -> None:
+    job = Job(tmp_path, classifier)
+    job.sound("long.wav", 300, seconds=3.0)
+    entries = [
+        {"audio_filepath": "long.wav", "offset": at, "duration": 0.5, "text": f"from {at}"}
+        for at in (0.0, 1.0, 2.0, 2.9)
+    ]
+    path = write_lines(job.audio / "a.jsonl", [json.dumps(entry) for entry in entries])
+    output = {"path": str(job.table), "keep": ["text"]}
+    job.write(input={"path": str(path)}, output=output, max_error_fraction=1)
+    result = job.run()
+    assert result.code == 0 and "3 labelled + 1 failed" in result.text
+    rows = sorted(pq.read_table(job.table).to_pylist(), key=lambda row: row["offset_s"])
+    assert [row["text"] for row in rows] == ["from 0.0", "from 1.0", "from 2.0", "from 2.9"]
+    assert [row["duration_s"] for row in rows] == [0.5, 0.5, 0.5, None]
+    assert rows[-1]["error_kind"] == "truncated"
+    assert "nothing to do" in job.run().text
