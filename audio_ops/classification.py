@@ -180,9 +180,8 @@ class Classes:
         if not are_finite(by_window):
             raise not_finite("logits")
         pooled = by_window[0]
-        if (
-            len(logits) > 1
-        ):  # most clips have one window, and numpy's calls take most of the time here
+        # Most clips have one window, and numpy's calls take a large part of the time here.
+        if len(logits) > 1:
             pooled = by_window.mean(0) if self.options.pool == "mean" else by_window.max(0)
         scores = self.scores(pooled)
         best = np.argsort(-scores, kind="stable")[: self.options.top_k]

@@ -1,4 +1,4 @@
-"""Tiny synthetic sounds, and their encoded bytes in every format that is read."""
+"""Short synthetic sounds, and their encoded bytes in every format that is decoded."""
 
 from __future__ import annotations
 
