@@ -49,8 +49,8 @@ class ClassificationOptions(TaskOptions):
     """Column with the true label: a name, an id (`3`, `3.0`, also as text), or a list of them for
     multi-label models; a number (or one per output) for regression. Text may hold a list as JSON
     (`["dog", "rain"]`). A boolean is the label named true or false, in any case, and 1 or 0 for
-    regression; it is never an id, since which label `true` means is unknown. A reference that cannot
-    be compared is reported in `reference_error` of its row, which keeps its labels."""
+    regression; it is never an id, since which label `true` means is unknown. A reference that
+    cannot be compared is reported in `reference_error` of its row, which keeps its labels."""
 
 
 def classification_columns(options: ClassificationOptions) -> dict[str, pa.DataType]:
@@ -120,8 +120,8 @@ class Windowing:
         hop = window if options.hop_s is None else round(options.hop_s * sample_rate)
         if limited and window > default:
             raise ValueError(
-                f"window_s: expected at most {default / sample_rate:g} s, the length of this model's "
-                f"input, found {options.window_s:g}"
+                f"window_s: expected at most {default / sample_rate:g} s, the length of this "
+                f"model's input, found {options.window_s:g}"
             )
         if window < shortest:
             raise ValueError(
@@ -287,7 +287,7 @@ class Classes:
         }
 
     def _listed(self, reference: Any) -> list[Any]:
-        """The labels in a reference: a list, JSON of a list that is no label's name, or one label."""
+        """The labels in a reference: one, a list, or a list as JSON that is no label's name."""
         if isinstance(reference, list | tuple):
             return list(reference)
         if isinstance(reference, str) and reference.startswith("[") and reference not in self.names:
@@ -299,7 +299,7 @@ class Classes:
         return [reference]
 
     def _numbers(self, reference: Any) -> np.ndarray:
-        """A regression's target (outputs,). Raises ValueError unless it has a finite number for each."""
+        """A regression's target (outputs,). Raises ValueError unless all are finite numbers."""
         try:
             numbers = np.array([float(number) for number in self._listed(reference)])
         except (TypeError, ValueError, OverflowError):

@@ -1,7 +1,7 @@
 """Every class of bad sound, made from good sound, with its expected outcome.
 
-`sounds()` are files; `tars()`, `parquets()` and `manifests()` are packagings. An outcome is `ok` or a
-kind of `errors.KINDS`, with several separated by `|` where decoders may differ.
+`sounds()` are files; `tars()`, `parquets()` and `manifests()` are packagings. An outcome is `ok` or
+a kind of `errors.KINDS`, with several separated by `|` where decoders may differ.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def sounds() -> dict[str, Bad]:
 
 
 def _cut() -> Iterator[tuple[str, Bad]]:
-    """Files cut in the header, in the next chunk, in the middle of a frame, and before the last byte."""
+    """Files cut in the header, in the next chunk, within a frame, and before the last byte."""
     for format in CUT:
         data = good(0.5, format)
         for where, size in {
@@ -584,7 +584,7 @@ def parquets() -> list[Packed]:
 
 
 def _parquet(columns: Any) -> bytes:
-    """A Parquet file. A dictionary is stored as Parquet's own, which readers see as a plain column."""
+    """A Parquet file. Dictionaries are stored as Parquet's own: readers see plain columns."""
     table = columns if isinstance(columns, pa.Table) else pa.table(columns)
     has_dictionary = any(pa.types.is_dictionary(type) for type in table.schema.types)
     buffer = io.BytesIO()
@@ -749,7 +749,7 @@ def outcome(file: Any) -> str:
 
 
 def decode_mutants(seed: int, count: int) -> None:
-    """Print each mutant's number and then all outcomes, in a process with little memory, which may die."""
+    """Print each mutant's number, then all outcomes; for a process that may die."""
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
     found: Counter[str] = Counter()
     for number, data in mutants(seed, count):

@@ -39,9 +39,9 @@ def tiny_whisper(
 ) -> Path:
     """A random Whisper with a real tokenizer, feature extractor and generation config.
 
-    Its window is 30 s, and it generates up to 24 random tokens, different ones for different sounds, in
-    one of four languages. Unlike a trained one it generates timestamps unless they are suppressed.
-    `generation` overrides entries of its generation config.
+    Its window is 30 s, and it generates up to 24 random tokens, different ones for different
+    sounds, in one of four languages. Unlike a trained one it generates timestamps unless they are
+    suppressed. `generation` overrides entries of its generation config.
     """
     import torch
     from tokenizers import AddedToken
@@ -240,8 +240,8 @@ def tiny_ctc(
 ) -> Path:
     """A random CTC model of any architecture, with its feature extractor and tokenizer.
 
-    `config` overrides entries of its config. `languages` makes it an MMS: for each code an adapter and
-    a vocabulary of those letters; the first is the default.
+    `config` overrides entries of its config. `languages` makes it an MMS: for each code an adapter
+    and a vocabulary of those letters; the first is the default.
     """
 
     import torch
@@ -309,7 +309,7 @@ def tiny_ctc(
 
 
 def _stutter(head: object) -> None:
-    """Make the model emit blanks and word delimiters between letters, and no other special token."""
+    """Make a head emit blanks and word delimiters between letters, and no other special token."""
     import torch
 
     with torch.no_grad():

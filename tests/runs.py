@@ -1,4 +1,4 @@
-"""Shared by the tests of runs: a folder of sounds, a config and a table, a run, and both readers."""
+"""Shared by the tests of runs: a folder of sounds, a config and a table, runs, both readers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Job:
             return Result(code, printed.read())
 
     def files(self) -> dict[str, tuple[int, int]]:
-        """The table's data files by name, each with its inode and mtime, which change if it is rewritten."""
+        """The table's data files by name, with inode and mtime, which change when rewritten."""
         return {
             path.name: (path.stat().st_ino, path.stat().st_mtime_ns)
             for path in self.table.glob("*.parquet")

@@ -31,7 +31,8 @@ class TaskOptions(BaseModel):
     task: str
     """One of the tasks: a file in `audio_ops/tasks/`."""
     model: str
-    """A hub id, a local folder, or a folder on a store (`s3://...`), which is fetched once per node."""
+    """A hub id, a local folder, or a folder on a store (`s3://...`), which is fetched once per
+    node."""
     revision: str | None = None
     """Commit, tag or branch of a hub id; its main branch if left out."""
     dtype: Dtype = "auto"
@@ -75,8 +76,8 @@ class Reporting:
 
     kind: `recognition` is compared with a reference by word and character errors (`wer`, `cer` and
         their counts), `classification` by `loss` and `correct`.
-    label, text, score: the columns with the top label, the transcript, and the confidence from 0 to 1
-        (a regression's value).
+    label, text, score: the columns with the top label, the transcript, and the confidence from 0 to
+        1 (a regression's value).
     reference_is_text: whether the column named by `reference` must be text.
     """
 
@@ -98,7 +99,7 @@ class TaskModel(Protocol):
         """The model's inputs, at least one. Raises ClipError if the clip cannot be used."""
 
     def padded_s(self, samples: int) -> float:
-        """Seconds of sound that a window of that many samples takes in a batch, padding included."""
+        """Seconds of sound, padding included, that a window of that many samples takes."""
 
     def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Any]:
         """One output per float32 (samples,) waveform, independent of its neighbours in the batch.

@@ -129,8 +129,8 @@ class Model:
         self.equal_lengths = self.fixed_samples is None and not accepts_padding(
             self.model, config, device
         )
-        # The pipeline feeds single clips with the extractor's defaults. There a mask of ones changes
-        # nothing, and batches of unequal length need a mask.
+        # The pipeline feeds single clips with the extractor's defaults. There a mask of ones
+        # changes nothing, and batches of unequal length need a mask.
         self.padding: dict[str, Any] = {}
         if self.fixed_samples is None:
             self.padding = {"padding": True}
@@ -144,8 +144,8 @@ class Model:
         self.classes = Classes(names, function, kind, options, self.sample_rate)
 
     def windows(self, clip: Clip) -> list[Window]:
-        """Windows of `window_s`. Raises ClipError `too_short` below the model's receptive field, where
-        transformers' pipeline crashes or, with AST, labels mere padding.
+        """Windows of `window_s`. Raises ClipError `too_short` below the model's receptive field,
+        where transformers' pipeline crashes or, with AST, labels mere padding.
         """
         return self.windowing(len(clip.waveform))
 
@@ -192,7 +192,7 @@ def _function(options: Options, problem_type: str | None) -> Function:
 
 
 def _kind(function: Function, problem_type: str | None, outputs: int) -> Kind:
-    """The kind of the outputs. `function` counts because many multi-label checkpoints do not say so."""
+    """The kind of the outputs; also by `function`, as many multi-label checkpoints lack a type."""
     if problem_type == "regression" or (outputs == 1 and function == "none"):
         return "regression"
     if function == "none":
@@ -202,7 +202,7 @@ def _kind(function: Function, problem_type: str | None, outputs: int) -> Kind:
 
 
 def _fixed_samples(config: dict[str, Any], extractor: dict[str, Any]) -> int | None:
-    """The length of the model's input in samples, if its extractor pads and cuts to a fixed length."""
+    """Samples of the model's input, if its extractor pads and cuts to a fixed length."""
     model_type = config.get("model_type")
     if model_type == "whisper":
         return int(extractor.get("chunk_length", 30) * extractor.get("sampling_rate", 16_000))

@@ -33,8 +33,8 @@ class Options(ClassificationOptions):
 
     Scores of `multi_label` are not probabilities. A logit is the cosine similarity of sound and
     text times the model's learnt scale (some 14 to 100), trained with a softmax: 0.5 is where the
-    cosine is zero, so most labels that are at all related score above it. Rank with these scores, or
-    find a threshold for each label on your own sound.
+    cosine is zero, so most labels that are at all related score above it. Rank with these scores,
+    or find a threshold for each label on your own sound.
     """
 
     candidate_labels: tuple[str, ...] = Field(min_length=1)
@@ -158,8 +158,8 @@ class Model:
         """(batch, 1 or 4, frames, mels) -> float32 (batch, labels)."""
         import torch
 
-        # The extractor marks one clip of every batch as longer, so transformers' pipeline, which goes
-        # clip by clip, fuses each of them. Models without fusion ignore it.
+        # The extractor marks one clip of every batch as longer, so transformers' pipeline, which
+        # goes clip by clip, fuses each of them. Models without fusion ignore it.
         is_longer = torch.ones(len(features), 1, dtype=torch.bool, device=self.device)
         embeddings = self.model.get_audio_features(features, is_longer=is_longer).pooler_output
         return embeddings.float() @ self.text
@@ -174,9 +174,9 @@ class Model:
 class LogMel:
     """`ClapFeatureExtractor` for sound of at most its full length, in torch on `device`.
 
-    In float64 like the original (`transformers/models/clap/feature_extraction_clap.py`), whose numpy
-    loop over frames takes twice as long. float32 would be off by 0.05 dB in the bands that a pure
-    tone leaves empty.
+    In float64 like the original (`transformers/models/clap/feature_extraction_clap.py`), whose
+    numpy loop over frames takes twice as long. float32 would be off by 0.05 dB in the bands that a
+    pure tone leaves empty.
     """
 
     def __init__(self, extractor: Any, device: str):
@@ -193,8 +193,8 @@ class LogMel:
         """Float32 (batch, 1 or 4, frames, mels) in dB; 4 equal ones for fused models."""
         import torch
 
-        # One by one: on a CPU a batch of float64 spectra, which does not fit in the caches, takes twice
-        # the time.
+        # One by one: on a CPU a batch of float64 spectra, which does not fit in the caches, takes
+        # twice the time.
         decibels = torch.stack([self.decibels(waveform) for waveform in waveforms]).unsqueeze(1)
         return decibels.expand(-1, 4, -1, -1) if self.is_fused else decibels
 
