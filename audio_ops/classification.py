@@ -1,10 +1,10 @@
-"""What all classifiers share: cutting into windows, pooling, ranking labels, references.
+"""Shared by all classifiers: cutting into windows, pooling, ranking labels, references.
 
-A classifier gives logits per window. The windows' logits are pooled (not their probabilities), so
-that `score`, `loss` and a clip of one window all follow from one vector of logits:
+A classifier returns logits per window. The windows' logits are pooled, not their probabilities, so
+that `score` and `loss` follow from one vector of logits, as for a clip of one window:
 
 - `mean` of logits, then softmax: the normalised geometric mean of the windows' probabilities;
-- `max` of logits, then sigmoid: the highest probability that any window gave the label.
+- `max` of logits, then sigmoid: the label's highest probability in any window.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BOOLEANS = ("true", "false")
 
 
 class ClassificationOptions(TaskOptions):
-    """Settings that every classifier takes."""
+    """Settings of all classifiers."""
 
     top_k: int | None = Field(default=None, ge=1)
     """How many labels to keep; null for all."""
@@ -49,8 +49,8 @@ class ClassificationOptions(TaskOptions):
     """Column with the true label: a name, an id (`3`, `3.0`, also as text), or a list of them for
     multi-label models; a number (or one per output) for regression. Text may hold a list as JSON
     (`["dog", "rain"]`). A boolean is the label named true or false, in any case, and 1 or 0 for
-    regression; it is never an id, since which label `true` means is unknown. A reference that cannot
-    be compared is reported in `reference_error` of its row, which keeps its labels."""
+    regression; it is never an id, since which label `true` means is unknown. A reference that
+    cannot be compared is reported in `reference_error` of its row, which keeps its labels."""
 
 
 def classification_columns(options: ClassificationOptions) -> dict[str, pa.DataType]:
@@ -59,9 +59,9 @@ def classification_columns(options: ClassificationOptions) -> dict[str, pa.DataT
     - `label`, `score`: the top label (also of a multi-label model); a regression's value;
     - `labels`, `scores`: the `top_k` best, best first;
     - `segments`, if asked for: each window's times in seconds, top label and score;
-    - with `reference`: `loss` (see `Classes.loss`), `correct`, `reference_label` (the reference as
-      the model names it, null for multi-label and regression), and `reference_error`, which says
-      why a reference could not be used. A null reference gives nulls, and no error.
+    - with `reference`: `loss` (see `Classes.loss`), `correct`, `reference_label` (the model's name
+      for the reference, null for multi-label and regression), and `reference_error`, the reason if
+      the reference cannot be used. A null reference gives nulls, and no error.
     """
     segment = pa.struct(
         [
@@ -89,7 +89,10 @@ def classification_columns(options: ClassificationOptions) -> dict[str, pa.DataT
 
 @dataclass(frozen=True)
 class Windowing:
-    """How sound is cut, in samples: at least `shortest`, windows of `window` every `hop`."""
+    """How sound is cut, in samples: into windows of `window`, one every `hop`.
+
+    Sound shorter than `shortest` is an error. `sample_rate` is in Hz.
+    """
 
     sample_rate: int
     shortest: int
@@ -106,16 +109,19 @@ class Windowing:
         default: int,
         limited: bool,
     ) -> Windowing:
-        """From the options; `default` samples is the most the model hears at once if `limited`.
+        """From the options and the model.
 
-        Raises ValueError where the options contradict the model or each other.
+        default: window in samples if the options name none; if `limited`, also the model's maximum.
+        shortest: fewest samples that the model takes.
+
+        Raises ValueError if the options contradict the model or each other.
         """
         window = default if options.window_s is None else round(options.window_s * sample_rate)
         hop = window if options.hop_s is None else round(options.hop_s * sample_rate)
         if limited and window > default:
             raise ValueError(
-                f"window_s: expected at most {default / sample_rate:g} s, which is all that this "
-                f"model hears at once, found {options.window_s:g}"
+                f"window_s: expected at most {default / sample_rate:g} s, the length of this "
+                f"model's input, found {options.window_s:g}"
             )
         if window < shortest:
             raise ValueError(
@@ -130,10 +136,10 @@ class Windowing:
         return cls(sample_rate, shortest, window, hop)
 
     def __call__(self, samples: int) -> list[Window]:
-        """The windows of a clip of that many samples; ClipError `too_short` if it has too few.
+        """The windows of a clip of that many samples. Raises ClipError `too_short` for too few.
 
-        The last window is as long as the others and ends with the sound: a model hears no tiny
-        rest, at the price of overlapping the window before.
+        The last window is as long as the others and ends with the sound: it overlaps with the one
+        before rather than be a tiny rest.
         """
         if samples < self.shortest:
             raise ClipError(
@@ -151,7 +157,10 @@ class Windowing:
 class Classes:
     """Turns windows' logits into a clip's columns.
 
-    `names` are the labels by id; `function` makes scores of logits; `kind` says what the loss is.
+    names: the labels by id.
+    function: makes scores of logits.
+    kind: decides the loss, and what a reference may be.
+    sample_rate: of the windows, in Hz.
     """
 
     names: Sequence[str]
@@ -171,7 +180,8 @@ class Classes:
         if not are_finite(by_window):
             raise not_finite("logits")
         pooled = by_window[0]
-        if len(logits) > 1:  # numpy's calls are most of what is done here, for most clips in vain
+        # Most clips have one window, and numpy's calls take a large part of the time here.
+        if len(logits) > 1:
             pooled = by_window.mean(0) if self.options.pool == "mean" else by_window.max(0)
         scores = self.scores(pooled)
         best = np.argsort(-scores, kind="stable")[: self.options.top_k]
@@ -187,7 +197,7 @@ class Classes:
                 for window, own in zip(windows, by_window, strict=True)
             ]
         if self.options.reference is not None:
-            columns |= self._judged(clip, pooled)
+            columns |= self._compared(clip, pooled)
         return columns
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
@@ -200,13 +210,13 @@ class Classes:
         return logits
 
     def loss(self, logits: np.ndarray, target: np.ndarray) -> float:
-        """How far `(labels,)` logits are from a target of that shape; 0 is perfect.
+        """The loss of (labels,) logits against a target of that shape; 0 is perfect.
 
         - single label, one-hot target: cross-entropy, -log of the softmax;
         - multi-label, 0/1 target: binary cross-entropy of each label's sigmoid, mean over labels;
         - regression, numbers: squared error, mean over outputs.
 
-        What torch's losses of these names give, in nats. `function` has no part in it.
+        As torch's losses of these names, in nats. Does not depend on `function`.
         """
         logits = logits.astype(np.float64)
         if self.kind == "single_label":
@@ -218,8 +228,8 @@ class Classes:
     def label_id(self, reference: Any) -> int:
         """The id of a label given by name, by id (`3`, `3.0`, `"3"`, `"3.0"`) or as a boolean.
 
-        Text is a name first, a number never is. A boolean, or `true` and `false` as text, is the
-        one label of that name in any case. Raises ValueError for an unknown label.
+        Text is a name if there is such a label; a number never is. A boolean, or `true` and `false`
+        as text, is the only label of that name in any case. Raises ValueError for an unknown label.
         """
         if isinstance(reference, str) and reference in self.names:
             return self.names.index(reference)
@@ -246,9 +256,11 @@ class Classes:
             "score": float(scores[best]),
         }
 
-    def _judged(self, clip: Clip, logits: np.ndarray) -> dict[str, Any]:
-        """The reference columns. Right is: the top label is the reference, or one of them, or
-        scores under a half by its sigmoid if there is none. A regression is never right or wrong.
+    def _compared(self, clip: Clip, logits: np.ndarray) -> dict[str, Any]:
+        """The columns with the clip's reference.
+
+        `correct` means that the top label is the reference, or one of several; for an empty list of
+        references, that its sigmoid is below a half. It is null for regression.
         """
         column = self.options.reference
         try:
@@ -275,7 +287,7 @@ class Classes:
         }
 
     def _listed(self, reference: Any) -> list[Any]:
-        """A reference's members: of a list, of a list as JSON that is no label's name, or itself."""
+        """The labels in a reference: one, a list, or a list as JSON that is no label's name."""
         if isinstance(reference, list | tuple):
             return list(reference)
         if isinstance(reference, str) and reference.startswith("[") and reference not in self.names:
@@ -287,7 +299,7 @@ class Classes:
         return [reference]
 
     def _numbers(self, reference: Any) -> np.ndarray:
-        """A regression's target `(outputs,)`; ValueError if it isn't one finite number for each."""
+        """A regression's target (outputs,). Raises ValueError unless all are finite numbers."""
         try:
             numbers = np.array([float(number) for number in self._listed(reference)])
         except (TypeError, ValueError, OverflowError):
@@ -298,7 +310,7 @@ class Classes:
 
 
 def _whole_number(reference: Any) -> int | None:
-    """`3` of 3, 3.0, `"3"` and `"3.0"`; None of anything else."""
+    """3 for 3, 3.0, `"3"` and `"3.0"`; None for anything else."""
     if isinstance(reference, str):
         return int(float(reference)) if re.fullmatch(r"\d{1,9}(\.0{1,9})?", reference) else None
     if isinstance(reference, Number) and float(reference).is_integer():  # type: ignore[arg-type]

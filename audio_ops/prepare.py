@@ -45,9 +45,9 @@ def prepare(
 ) -> Iterator[pa.Table]:
     """Decode clips and close their files; yield tables of `prepared_schema(schema, rates)`.
 
-    clips: each clip's identity (the columns of `schema`) and its file, or the ClipError that reading
-        raised, or None for a row that is no clip. A `duration_s` in the identity, which may be Inf, selects that many seconds of the
-        file from its `offset_s` on.
+    clips: each clip's identity (the columns of `schema`) and its file, or the ClipError that
+        reading raised, or None for a row that is no clip. A `duration_s` in the identity, which may
+        be Inf, selects that many seconds of the file from its `offset_s` on.
     rates: sample rates of the waveforms in each row, in Hz.
     want_speech: for which clips `speech` is computed (uint8 per 32 ms, see signal/voice.py): all,
         those longer than `long_s` seconds, or none.
@@ -195,7 +195,7 @@ def _up_to(sound: Sound, length_s: float) -> Iterator[np.ndarray]:
 
 
 def _as_float32(blocks: Iterator[np.ndarray], channels: int) -> Iterator[np.ndarray]:
-    """The blocks as float32, each valid until the next: in one buffer, for new pages take longer."""
+    """The blocks as float32, each valid until the next: one buffer, as new pages take longer."""
     buffer = np.empty((channels, 0), np.float32)
     for block in blocks:
         if buffer.shape[1] < block.shape[1]:
@@ -214,7 +214,7 @@ def _not_finite(block: np.ndarray, before: int, sample_rate: int, start_s: float
 
 
 def _check_length(found_s: float, start_s: float, length_s: float) -> None:
-    """Raise ClipError `truncated` for no sound at all, or less than a stretch of `length_s` needs."""
+    """Raise ClipError `truncated` for no sound at all, or less than a stretch needs."""
     missing_s = length_s - found_s
     if not found_s:
         raise ClipError("truncated", f"the sound ends before {start_s:g} s")

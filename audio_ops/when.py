@@ -1,4 +1,4 @@
-"""`when`: an SQL expression (DuckDB's) over a clip's columns that decides whether a task is run on it.
+"""`when`: an SQL expression over a clip's columns, in DuckDB, that decides if a task is run on it.
 
 Its value must depend on the clip alone, not on other clips, the time or the machine: no subquery,
 aggregate or window, and no function whose result changes. The database is empty, reaches no file,
@@ -75,8 +75,8 @@ class When:
     def __call__(self, clips: pa.Table) -> list[bool | ClipError]:
         """Whether it is true, for each clip; null is not.
 
-        A ClipError `when` stands for a clip for which it has no value, such as a cast of text that is
-        no number. Reads only the columns that it names.
+        A ClipError `when` stands for a clip for which it has no value, such as a cast of text that
+        is no number. Reads only the columns that it names.
         """
         try:
             return [qualifies is True for (qualifies,) in self._rows(clips)]

@@ -15,5 +15,5 @@ formats.py imports no decoder, so that configs can name file extensions without 
 same reason this file imports nothing.
 
 To add a codec, add its name to `formats.CODECS`; to add a container, add its record to
-`formats.CONTAINERS`. Then add both to `tests/helpers/sounds.py`, whose formats tests/unit/test_decode.py decodes.
+`formats.CONTAINERS`. Then add both to `tests/helpers/sounds.py`, from which tests/unit/test_decode.py runs.
 """

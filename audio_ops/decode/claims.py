@@ -61,8 +61,8 @@ class SoundChunk:
 
 
 def find_sound_chunk(source: Source, chunks: Chunks) -> SoundChunk:
-    """The chunk with the samples, and the size that it claims, which libsndfile would silently cut to
-    the file's.
+    """The chunk with the samples, and the size that it claims, which libsndfile would silently cut
+    to the file's.
 
     Raises ClipError `truncated` if there is none, `damaged` for a chunk of negative size.
     """
@@ -230,7 +230,7 @@ def flv_claim(source: Source, opened: av.container.InputContainer, stream: av.Au
 
 
 def ogg_claim(source: Source, opened: av.container.InputContainer, stream: av.AudioStream) -> Claim:
-    """Ogg: the position of the last page. None for chained streams: FFmpeg reports only one's duration.
+    """Ogg: by the last page. None for chained streams: FFmpeg reports the duration of one only.
 
     Raises ClipError `damaged` if the first page with sound is broken: FFmpeg skips broken pages and
     counts from the next one.
@@ -261,8 +261,8 @@ def mp3_claim(source: Source, opened: av.container.InputContainer, stream: av.Au
 
 
 def mp3_lengths(source: Source) -> tuple[int | None, int, int]:
-    """(frames, delay, padding) of a Xing, Info or VBRI header: the number of frames if it has one, the
-    encoder's delay and padding in samples."""
+    """(frames, delay, padding) of a Xing, Info or VBRI header: the number of frames if it has one,
+    the encoder's delay and padding in samples."""
     head = source.at(0, 512)
     at = max(head.find(b"Xing", 0, 64), head.find(b"Info", 0, 64))
     if head[36:40] == b"VBRI":

@@ -18,8 +18,8 @@ av.logging.set_level(None)  # no log lines: FFmpeg's errors are raised as except
 def clip_errors(source: Source, opened: bool = False) -> Iterator[None]:
     """Raise a ClipError in place of exceptions that decoders raise on bad data.
 
-    An exception from reading `source` takes precedence. opened: whether the decoder was opened, so that
-    its format and codec are supported.
+    An exception from reading `source` takes precedence. opened: whether the decoder was opened, so
+    that its format and codec are supported.
     """
     try:
         yield

@@ -146,7 +146,7 @@ def _first_samples(frame: av.AudioFrame, samples: int) -> list[av.AudioFrame]:
 def _join(decoded: Iterable[list[av.AudioFrame]], container: Container) -> Iterator[np.ndarray]:
     """Join frames into blocks (channels, samples), of BLOCK_SAMPLES in all or somewhat more.
 
-    Raises ClipError `damaged` if the rate or the channels change, or samples are missing in between.
+    Raises ClipError `damaged` if the rate or the channels change, or samples are missing.
     """
     joined = av.AudioFifo()  # an array per frame would take as long as decoding
     rate = channels = 0
@@ -178,8 +178,8 @@ _SCALE = {"s32": 2.0**-31, "s64": 2.0**-63}
 
 
 def frame_samples(frame: av.AudioFrame) -> np.ndarray:
-    """A frame's samples (channels, samples): int16 for formats of up to 16 bits, else float32 with a
-    full scale of 1, scaled by an exact power of two."""
+    """A frame's samples (channels, samples): int16 for formats of up to 16 bits, else float32 with
+    a full scale of 1, scaled by an exact power of two."""
     name = frame.format.name.removesuffix("p")
     if len(frame.planes) == 1:  # packed or mono, which to_ndarray would copy
         plane: Any = frame.planes[0]

@@ -1,5 +1,5 @@
-"""The containers and codecs that are decoded, and how a file's container is recognised: by its first
-bytes, never by its name. Imports no decoder.
+"""The containers and codecs that are decoded, and how a file's container is recognised: by its
+first bytes, never by its name. Imports no decoder.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Container:
     demuxer: FFmpeg's demuxer for it.
     extensions: of its files, without the dot.
     magic: regular expression for the first bytes; None for bare `frames`.
-    sound_chunk: finds the samples in a container that libsndfile decodes and seeks in; FFmpeg decodes
-        what libsndfile cannot read. None if FFmpeg decodes the container, always from its beginning.
+    sound_chunk: finds the samples in a container that libsndfile decodes and seeks in; FFmpeg
+        decodes what libsndfile cannot read. None if FFmpeg decodes all, from the beginning.
     bytes_claimed: the file's length in bytes by its own structure, 0 if unknown.
     duration: the audio stream's duration by its header or FFmpeg's demuxer.
     frames: the syntax of frames that follow each other without a container.

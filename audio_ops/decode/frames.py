@@ -1,4 +1,4 @@
-"""Frame headers of streams that have no container: MPEG audio (MP1, MP2, MP3) and ADTS (raw AAC)."""
+"""Frame headers of streams without a container: MPEG audio (MP1, MP2, MP3), ADTS (raw AAC)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Frame:
 
 @dataclass(frozen=True)
 class FrameSyntax:
-    """How to read frame headers: `parse` takes at least the first `header_bytes` of a frame, and returns
-    None if they are no header."""
+    """How to read frame headers: `parse` takes at least the first `header_bytes` of a frame, and
+    returns None if they are no header."""
 
     header_bytes: int
     parse: Callable[[bytes], Frame | None]

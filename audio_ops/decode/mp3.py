@@ -1,7 +1,7 @@
 """MP3 packets of many frames each.
 
-FFmpeg's demuxer makes a packet of each frame, which takes over a third as long as decoding it. Frames
-that directly follow each other are joined here into packets of up to `PACKET_BYTES`.
+FFmpeg's demuxer makes a packet of each frame, which takes over a third as long as decoding it.
+Frames that directly follow each other are joined here into packets of up to `PACKET_BYTES`.
 """
 
 from __future__ import annotations

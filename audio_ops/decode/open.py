@@ -1,8 +1,8 @@
 """Open a file of any format and decode its first audio stream.
 
-libsndfile decodes WAV (16-bit PCM needs no decoder), W64, AIFF, AU and CAF; FFmpeg (PyAV) decodes the
-rest, MP3 included, in which libsndfile hides damage. Files are read block by block, and truncated or
-damaged ones are reported as far as headers and decoders tell.
+libsndfile decodes WAV (16-bit PCM needs no decoder), W64, AIFF, AU and CAF; FFmpeg (PyAV) decodes
+the rest, MP3 included, in which libsndfile hides damage. Files are read block by block, and
+truncated or damaged ones are reported as far as headers and decoders tell.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def decode(file: BinaryIO) -> tuple[np.ndarray, int, str]:
 def open_sound(file: BinaryIO, start_s: float = 0.0) -> Sound:
     """Recognise a seekable binary file and decode its first audio stream. Raises ClipError.
 
-    The blocks begin `start_s` seconds into the sound; earlier sound is decoded only in formats without
-    seeking. The file must stay open while the blocks are consumed, and is not closed.
+    The blocks begin `start_s` seconds into the sound; earlier sound is decoded only in formats
+    without seeking. The file must stay open while the blocks are consumed, and is not closed.
     """
     source = Source(file)
     source.check()

@@ -83,7 +83,7 @@ def _blocks(file: Any, frames: int) -> Iterator[np.ndarray]:
 
 @dataclass
 class _Pcm16:
-    """16-bit WAV, the most common format, with the part of `soundfile.SoundFile`'s interface used here.
+    """16-bit WAV, the most common format, with the used part of `soundfile.SoundFile`'s interface.
 
     Opening a short clip with libsndfile takes many times as long as reading it.
     """

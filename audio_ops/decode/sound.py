@@ -16,8 +16,8 @@ from audio_ops.errors import ClipError
 MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz
 MAX_CHANNELS = 64
 MAX_SAMPLES = 6_000_000_000  # in all channels together: 4 h at 48 kHz, 8 channels
-# In one block, all channels together. The decoder and the resampler each fill a core's cache, so they
-# should alternate rarely, but glibc reuses freed memory for the next block only below a threshold.
+# In one block, all channels together. The decoder and the resampler each fill a core's cache, so
+# they should alternate rarely, but glibc reuses freed memory only below a threshold.
 BLOCK_SAMPLES = 1 << 18
 
 
@@ -29,9 +29,9 @@ class Sound:
     channels: 1 to 64.
     format: `wav/pcm_16`, `flac`, `mp3`, `ogg/opus`, `mp4/aac`, ...
     duration_s: seconds that the header claims, None if it claims nothing.
-    blocks: (channels, samples), of BLOCK_SAMPLES in all or somewhat more. int16 for formats of up to 16
-        bits, else float32 with a full scale of [-1, 1], NaN and Inf included. The iterator may
-        raise ClipError.
+    blocks: (channels, samples), of BLOCK_SAMPLES in all or somewhat more. int16 for formats of up
+        to 16 bits, else float32 with a full scale of [-1, 1], NaN and Inf included. The iterator
+        may raise ClipError.
     """
 
     sample_rate: int
@@ -42,7 +42,7 @@ class Sound:
 
 
 def check_supported(sample_rate: int, channels: int) -> None:
-    """Raise ClipError `unsupported` for a rate in Hz, or a number of channels, outside the limits."""
+    """Raise ClipError `unsupported` for a rate (Hz) or number of channels outside the limits."""
     if not MIN_RATE <= sample_rate <= MAX_RATE:
         expected = f"{MIN_RATE} to {MAX_RATE} Hz"
         raise ClipError("unsupported", f"sample rate: expected {expected}, found {sample_rate}")
@@ -61,8 +61,8 @@ def checked_blocks(
     sample_rate: int,
     claim: Claim,
 ) -> Iterator[np.ndarray]:
-    """Yield `blocks`. Raises ClipError for the decoder's exceptions, for more than MAX_SAMPLES and, after
-    the last block, for less sound than claimed."""
+    """Yield `blocks`. Raises ClipError for the decoder's exceptions, for more than MAX_SAMPLES and,
+    after the last block, for less sound than claimed."""
     count = 0
     with clip_errors(source, opened=True):
         for block in blocks:

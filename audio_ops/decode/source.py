@@ -12,7 +12,7 @@ class Source:
     """A seekable file from byte `start` on, with `read`, `seek` and `tell` for a decoder.
 
     It has no `name` from which a decoder could find another file or guess a format. The first
-    exception of a read or seek is kept for `check`: libsndfile would print it, FFmpeg would wrap it.
+    exception of a read or seek is kept for `check`: libsndfile would print it, FFmpeg wrap it.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""Finding, loading and feeding models. Importing these files imports neither torch nor transformers.
+"""Finding, loading and feeding models. No file here imports torch or transformers when imported.
 
 checkpoint.py        a checkpoint, identified without torch; `load` and `load_model` in the actor
 checkpoint_files.py  the files that a checkpoint must have

@@ -10,7 +10,7 @@ def micro_batches(
     budget_s: float,
     groups: Sequence[Hashable] | None = None,
 ) -> list[list[int]]:
-    """Batches of indices, longest items first, each of one group and at most `budget_s` padded seconds.
+    """Batches of indices, longest items first, of one group and at most `budget_s` padded seconds.
 
     A batch costs its longest item times its size, because all others are padded to that length. An
     item over the budget gets a batch of its own. Items of equal length keep their order, so the

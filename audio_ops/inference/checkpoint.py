@@ -42,7 +42,7 @@ class Checkpoint:
         return json.loads(path.read_text(encoding="utf-8")) if path else {}
 
     def path(self, file: str) -> Path | None:
-        """The local path of one of the checkpoint's files, fetched from the hub if needed; None if absent."""
+        """The local path of a file, fetched from the hub if needed; None if it does not exist."""
         if self.revision is None:
             path = Path(self.name) / file
             return path if path.is_file() else None
@@ -171,7 +171,7 @@ def load(auto: Any, checkpoint: Checkpoint, options: LoadOptions, **settings: An
 def load_model(
     auto: Any, checkpoint: Checkpoint, options: LoadOptions, device: str, **settings: Any
 ) -> Any:
-    """Load the checkpoint's model with the class `auto`: on `device`, in `options.dtype`, in eval mode.
+    """Load the model with the class `auto`, on `device`, in `options.dtype`, in eval mode.
 
     Raises ValueError if weights are missing, which transformers would replace by random ones.
     """

@@ -1,4 +1,4 @@
-"""The files that a checkpoint must have, checked before a run starts, without torch and transformers.
+"""The files that a checkpoint must have, checked before a run starts, without importing torch.
 
 transformers makes an empty tokenizer if its files are missing, and then all texts are ''.
 """
@@ -54,8 +54,8 @@ PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def check_files(options: LoadOptions, checkpoint: Checkpoint, tokenizer: bool) -> None:
-    """Raise ValueError if the checkpoint lacks its feature extractor, its weights or, if the task needs
-    one, its `tokenizer`. The message says what is missing and where to get it."""
+    """Raise ValueError if the checkpoint lacks its feature extractor, its weights or, if the task
+    needs one, its `tokenizer`. The message says what is missing and where to get it."""
     checkpoint.extractor_settings()
     if tokenizer:
         _check_tokenizer(options, checkpoint)
@@ -85,7 +85,7 @@ def _check_weights(checkpoint: Checkpoint) -> None:
 
 
 def _conversion(checkpoint: Checkpoint) -> str:
-    """The shell command that converts a pickle to safetensors, in the checkpoint's folder or a copy."""
+    """The command that converts a pickle to safetensors, in the checkpoint's folder or a copy."""
     architecture = (checkpoint.json("config.json").get("architectures") or ["AutoModel"])[0]
     folder, fetch = checkpoint.source, ""
     if checkpoint.revision is not None:

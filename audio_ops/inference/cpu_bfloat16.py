@@ -1,13 +1,13 @@
-"""Faster attention and linear layers in bfloat16 on CPUs with AVX512-BF16 but without AMX: AMD from Zen 4
-on, Intel's Cooper Lake.
+"""Faster attention and linear layers in bfloat16 on CPUs with AVX512-BF16 but without AMX: AMD from
+Zen 4 on, Intel's Cooper Lake.
 
-Used beyond the docs of torch 2.13 and transformers 5.23, each with a test in tests/unit/test_bfloat16.py:
+Used beyond the docs of torch 2.13 and transformers 5.23, tested in tests/unit/test_bfloat16.py:
 
-- `torch.ops.mkldnn._reorder_linear_weight` and `_linear_pointwise`, as torch's inductor calls them when
-  it freezes a model (`pack_linear_weight` and `pack_linear` in torch/_inductor/fx_passes/mkldnn_fusion.py).
-  Without them linear layers stay as they are.
-- `_attn_implementation` of a model's config (transformers/configuration_utils.py). Without it attention
-  stays transformers' own.
+- `torch.ops.mkldnn._reorder_linear_weight` and `_linear_pointwise`, as torch's inductor calls them
+  when it freezes a model (`pack_linear_weight` and `pack_linear` in
+  torch/_inductor/fx_passes/mkldnn_fusion.py). Without them linear layers stay as they are.
+- `_attn_implementation` of a model's config (transformers/configuration_utils.py). Without it
+  attention stays transformers' own.
 - the arguments of `sdpa_attention_forward` (transformers/integrations/sdpa_attention.py), which
   `_attention_forward` has to know.
 """
@@ -53,11 +53,11 @@ def speed_up(model: Any) -> None:
 def padded_count(count: int) -> int:
     """The number of rows to which `count` rows are padded, at most a sixteenth more.
 
-    Up to 32 it is `count`; then one of 16 steps between powers of two; from 512 on a multiple of 32.
+    Up to 32 it is `count`; then one of 16 steps between powers of two; from 512 on in steps of 32.
 
-    oneDNN compiles a product for each shape and keeps the code, about a quarter of a megabyte, until
-    the process ends, whatever the size of its primitive cache. Clips have any length, so products get
-    a few rows of padding, which are cut off the result.
+    oneDNN compiles a product for each shape and keeps the code, about a quarter of a megabyte,
+    until the process ends, whatever the size of its primitive cache. Clips have any length, so
+    products get a few rows of padding, which are cut off the result.
     """
     step = 1 << min(max(0, count.bit_length() - 5), 5)
     return -(-count // step) * step
@@ -117,8 +117,8 @@ def blocked_attention(
 
     query: (batch, heads, queries, width).
     key, value: (batch, heads, keys, width).
-    mask: broadcastable to (batch, heads, queries, keys); true for a key to attend to, or a number that
-        is added to its score.
+    mask: broadcastable to (batch, heads, queries, keys); true for a key to attend to, or a number
+        that is added to its score.
 
     Returns (batch, heads, queries, width) in the dtype of `query`.
 
@@ -188,8 +188,8 @@ def _attention_forward(
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """`blocked_attention` with the signature of transformers' `sdpa_attention_forward`, which it calls
-    for causal masks that are not in `attention_mask`, grouped queries, and biases."""
+    """`blocked_attention` with the signature of transformers' `sdpa_attention_forward`, which it
+    calls for causal masks that are not in `attention_mask`, grouped queries, and biases."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal

@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 def torch_dtype(name: str, device: str) -> torch.dtype:
-    """The torch dtype called `float32`, `bfloat16` or `float16`, or for `auto` the device's fastest.
+    """The torch dtype of that name (`float32`, `bfloat16`, `float16`); for `auto` the fastest.
 
     `auto` on CUDA is bfloat16 if the GPU computes in it (compute capability 8.0 and above), else
-    float16. On CPUs it is bfloat16 with AMX or AVX512_BF16, else float32: without these instructions
-    torch emulates bfloat16, several times slower than float32.
+    float16. On CPUs it is bfloat16 with AMX or AVX512_BF16, else float32: without these
+    instructions torch emulates bfloat16, several times slower than float32.
 
     Raises ValueError for any other name.
     """

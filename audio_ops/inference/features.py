@@ -11,17 +11,17 @@ from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP
 
 FLOOR = 1.192092955078125e-07  # of a band's power, as in Kaldi
 PREEMPHASIS = 0.97
-# What `FilterBank` reads of an extractor, and replaces: see AST's, SeamlessM4T's and Speech2Text's in
-# transformers/models/*/feature_extraction_*.py. Without them transformers' own numpy code is used.
+# What `FilterBank` reads of an extractor, and replaces: see AST's, SeamlessM4T's and Speech2Text's
+# in transformers/models/*/feature_extraction_*.py. Without them transformers' numpy code is used.
 FILTER_BANK = ("mel_filters", "window", "_extract_fbank_features")
 
 
 def compute_on(device: str, extractor: Any) -> Any:
     """The extractor, or one that computes the same features faster on that device.
 
-    AST, SeamlessM4T, wav2vec2-bert and Speech2Text use Kaldi's filter bank. transformers computes it
-    frame by frame (`spectrogram` in audio_utils.py): 15 ms for 10 s of sound, which a GPU labels in 1 ms.
-    With torchaudio installed transformers has other filters, which are kept.
+    AST, SeamlessM4T, wav2vec2-bert and Speech2Text use Kaldi's filter bank. transformers computes
+    it frame by frame (`spectrogram` in audio_utils.py): 15 ms for 10 s of sound, which a GPU labels
+    in 1 ms. With torchaudio installed transformers has other filters, which are kept.
     """
     if type(extractor).__name__ == "Wav2Vec2FeatureExtractor" and (
         extractor.padding_side,
@@ -53,7 +53,7 @@ class Normed:
     ) -> Any:
         """transformers' BatchFeature, on the device, from float32 (samples,) waveforms.
 
-        It has `input_values`, float32 (clips, samples), and if wanted their `attention_mask`, int32.
+        It has `input_values`, float32 (clips, samples), and if wanted `attention_mask`, int32.
         """
         import torch
         from transformers import BatchFeature
@@ -88,8 +88,8 @@ class FilterBank:
     def __call__(self, waveform: np.ndarray, max_length: int | None = None) -> np.ndarray:
         """Float32 (frames, mels) of one float32 (samples,) waveform.
 
-        AST gives `max_length`, the number of frames. Extractors that do not give it scale samples to
-        16-bit integers, as Kaldi does.
+        AST gives `max_length`, the number of frames. Extractors that do not give it scale samples
+        to 16-bit integers, as Kaldi does.
         """
         import torch
         from torch.nn.functional import pad

@@ -19,7 +19,7 @@ def are_finite(numbers: Sequence[float] | np.ndarray) -> bool:
 
 
 def finite_rows(states: torch.Tensor) -> list[bool]:
-    """For each row of (rows, ...), whether all its numbers are finite. Synchronises with the device once."""
+    """For each row of (rows, ...), whether it is finite. Synchronises with the device once."""
     finite: list[bool] = states.isfinite().flatten(1).all(1).tolist()
     return finite
 

@@ -1,4 +1,5 @@
-"""wav2vec2 and its relatives: the shortest sound they take, and whether padding changes their output."""
+"""wav2vec2 and its relatives: the shortest sound they take, and whether padding changes their
+output."""
 
 from __future__ import annotations
 
@@ -9,14 +10,14 @@ if TYPE_CHECKING:
     import torch
 
 # Model types for which an attention mask undoes padding exactly. The others convolve or pool over
-# time after padding has turned non-zero: data2vec's stacked positional convolutions, the conformer's,
-# SEW's squeezing of two frames into one.
+# time after padding has turned non-zero: data2vec's stacked positional convolutions, the
+# conformer's, SEW's squeezing of two frames into one.
 MASKED = {"hubert", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-bert", "wavlm"}
 FBANK_FRAME, FBANK_HOP = 400, 160  # samples of a Kaldi filter bank at 16 kHz
 
 
 def is_masked(config: dict[str, Any], group_norm_masked: bool = False) -> bool:
-    """True if each clip of a padded batch with an attention mask gets the output it would get alone.
+    """True if clips in a padded batch with an attention mask get the same output as alone.
 
     config: the checkpoint's whole config.json.
     group_norm_masked: `mask_group_norm` has been applied to the model.
@@ -37,8 +38,8 @@ def is_masked(config: dict[str, Any], group_norm_masked: bool = False) -> bool:
 def accepts_padding(model: Any, config: dict[str, Any], device: str) -> bool:
     """True if padded batches with an attention mask are safe for the loaded model.
 
-    Batches of equal length cost little on a CPU. On a GPU they are a hundred times slower than padded
-    ones, so there `mask_group_norm` is applied if that makes padding safe.
+    Batches of equal length cost little on a CPU. On a GPU they are a hundred times slower than
+    padded ones, so there `mask_group_norm` is applied if that makes padding safe.
     """
     if device != "cpu" and not is_masked(config) and is_masked(config, group_norm_masked=True):
         return mask_group_norm(model)
@@ -48,10 +49,10 @@ def accepts_padding(model: Any, config: dict[str, Any], device: str) -> bool:
 def mask_group_norm(model: Any) -> bool:
     """Make the group norm of a model's first convolution ignore padding, clip by clip.
 
-    The layer and its convolution are found by names that transformers does not document: `conv_layers`
-    of `Wav2Vec2FeatureEncoder`, `conv` and `layer_norm` of `Wav2Vec2GroupNormConvLayer`
-    (transformers/models/wav2vec2/modeling_wav2vec2.py, and its copies for the other model types).
-    Returns False, and changes nothing, if they are not there.
+    The layer and its convolution are found by names that transformers does not document:
+    `conv_layers` of `Wav2Vec2FeatureEncoder`, `conv` and `layer_norm` of
+    `Wav2Vec2GroupNormConvLayer` (transformers/models/wav2vec2/modeling_wav2vec2.py, and its copies
+    for the other model types). Returns False, and changes nothing, if they are not there.
     """
     import torch
 

@@ -19,20 +19,21 @@ def cut_at_quiet(
     speech: np.ndarray | None = None,
     waveform: Waveform | None = None,
 ) -> list[tuple[int, int]]:
-    """Windows `[start, stop)` in samples, at most `max_s` seconds long, that cover the sound in order.
+    """Windows `[start, stop)` in samples, of at most `max_s` seconds, that cover the sound.
 
     speech: Silero's speech probability per 32 ms, uint8 (frames,), 255 = certain.
     waveform: float32 or Pcm16 (samples,), at `sample_rate` Hz.
 
-    Sound of up to `max_s` is one window. Otherwise each cut lies between half of `max_s` and `max_s`
-    after the window's start, but at least a third of `max_s` before the end of the sound. So no window
-    is shorter than a third of `max_s`, the last words keep some context, and there are always several
-    seconds in which to find a pause. (31 s and a `max_s` of 30: the cut lies between 15 and 21 s.)
+    Sound of up to `max_s` is one window. Otherwise each cut lies between half of `max_s` and
+    `max_s` after the window's start, but at least a third of `max_s` before the end of the sound.
+    So no window is shorter than a third of `max_s`, the last words keep some context, and there are
+    always several seconds in which to find a pause. (31 s and a `max_s` of 30: the cut lies between
+    15 and 21 s.)
 
-    The cut is in the middle of a pause, a run of frames with a speech probability below 0.1: the last
-    pause of at least half a second, since later cuts make fewer windows, or else the longest. Without
-    any pause it is where the sound (without a waveform, the speech probability) is lowest over 0.2 s;
-    with neither, at the end of the span.
+    The cut is in the middle of a pause, a run of frames with a speech probability below 0.1: the
+    last pause of at least half a second, since later cuts make fewer windows, or else the longest.
+    Without any pause it is where the sound (without a waveform, the speech probability) is lowest
+    over 0.2 s; with neither, at the end of the span.
 
     Raises ValueError if `max_s` is shorter than 3 samples.
     """
@@ -86,8 +87,8 @@ def _energy(waveform: Waveform, edges: np.ndarray) -> np.ndarray:
 def _quietest(loudness: np.ndarray) -> float:
     """The middle, in frames, of the quietest run of SMOOTHING frames."""
     smooth = np.convolve(loudness, np.ones(SMOOTHING), "valid")
-    # A plateau (digital silence) is cut in its middle. Values count as equal if they differ by no more
-    # than the rounding of the cumulative sum.
+    # A plateau (digital silence) is cut in its middle. Values count as equal if they differ by no
+    # more than the rounding of the cumulative sum.
     equal = np.flatnonzero(smooth <= smooth.min() + 1e-9 * (1 + smooth.max()))
     middle = (equal[0] + equal[-1]) / 2 if np.ptp(equal) == equal.size - 1 else equal[0]
     return float(middle + SMOOTHING / 2)

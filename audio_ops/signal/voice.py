@@ -1,9 +1,10 @@
 """Voice activity: Silero VAD on onnxruntime, without importing torch.
 
-silero-vad documents its model behind `import silero_vad`, which imports torch. Used here without that
-import are the model's file, the names and shapes of its inputs and outputs, and the context ahead of
-each frame: see `SileroVADSequence` and `RATE_CONFIG` in silero_vad/sequence_vad.py of silero-vad 6.2.3.
-If they change, silero-vad's documented class takes over: the same probabilities, and torch in memory.
+silero-vad documents its model behind `import silero_vad`, which imports torch. Used here without
+that import are the model's file, the names and shapes of its inputs and outputs, and the context
+ahead of each frame: see `SileroVADSequence` and `RATE_CONFIG` in silero_vad/sequence_vad.py of
+silero-vad 6.2.3. If they change, silero-vad's documented class takes over: the same probabilities,
+and torch in memory.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Downmix, resample and measure sound, whole or block by block.
 
-Shapes are (channels, samples) or (samples,), rates are in Hz. Full scale is 1 in float32 and 2^15 in
-int16; 16-bit sound stays int16 until something is computed with it.
+Shapes are (channels, samples) or (samples,), rates are in Hz. Full scale is 1 in float32 and 2^15
+in int16; 16-bit sound stays int16 until something is computed with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PIECE_SAMPLES = 1 << 14  # per call of soxr, which copies them: they fit in a co
 
 
 def downmix(block: np.ndarray) -> np.ndarray:
-    """The mean of the channels, (channels, samples) -> (samples,): float32, or int16 of one channel.
+    """Mean of the channels, (channels, samples) -> (samples,): float32, or int16 of one channel.
 
     Raises ValueError for another shape.
     """
@@ -47,10 +47,10 @@ class Resampler:
             self._stream = soxr.ResampleStream(source_rate, target_rate, 1, "float32", "HQ")
 
     def __call__(self, block: np.ndarray, last: bool = False) -> Iterator[np.ndarray]:
-        """Consume (samples,), int16 or float32; yield the float32 (samples,) that are ready, in parts.
+        """Consume (samples,), int16 or float32; yield float32 (samples,) as far as they are ready.
 
-        last: marks the last block, which may be empty: yields the samples held back as well. If both
-        rates are equal, yields the block unchanged.
+        last: marks the last block, which may be empty: yields the samples held back as well. If
+        both rates are equal, yields the block unchanged.
         """
         if self._stream is None:
             yield block
@@ -76,8 +76,8 @@ def resample(waveform: np.ndarray, source_rate: int, target_rate: int) -> np.nda
 
 
 def _sum_of_squares(samples: np.ndarray) -> float:
-    """Sum of squares of float32 (samples,): in float32 for rows of 1024, which is precise enough, and in
-    float64 over the rows. Not one dot product, for which BLAS would start a thread per core."""
+    """Sum of squares of float32 (samples,): in float32 for rows of 1024, which is precise enough,
+    and in float64 over the rows. Not one dot product: BLAS would use all cores."""
     whole = len(samples) - len(samples) % 1024
     rows, rest = samples[:whole].reshape(-1, 1024), samples[whole:]
     return float(np.vecdot(rows, rows).sum(dtype=np.float64) + np.vecdot(rest, rest))
@@ -92,7 +92,7 @@ class Level:
         self._count = 0
 
     def add(self, block: np.ndarray) -> float:
-        """Include (channels, samples), int16 or float32; returns the block's peak, NaN if it has NaN."""
+        """Include (channels, samples), int16 or float32; returns the block's peak, perhaps NaN."""
         if not block.size:
             return 0.0
         unit = 2.0**-15 if block.dtype == np.int16 else 1.0

@@ -1,6 +1,6 @@
-"""Waveforms in Arrow, as they travel between processes: with 16 bits per sample if stored like that.
+"""Waveforms in Arrow, as they travel between processes: 16-bit where they are stored like that.
 
-A `sound_{rate}` column is a struct with a field for each sample type, of which a row uses one or none.
+A `sound_{rate}` column is a struct with a field per sample type, of which a row uses one or none.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Waveform = np.ndarray | Pcm16
 
 
 def as_float32(samples: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """int16 with full scale 2^15 as float32 with full scale 1, exactly. float32 is returned unchanged.
+    """int16 (full scale 2^15) as float32 (full scale 1), exactly; float32 is returned unchanged.
 
     out: float32 of the same shape, into which the result may be written.
     """
@@ -50,8 +50,8 @@ def as_float32(samples: np.ndarray, out: np.ndarray | None = None) -> np.ndarray
 
 
 def waveform_column(sounds: Sequence[Waveform | None]) -> pa.StructArray:
-    """A `WAVEFORM` column of (samples,) waveforms, None as null. A single one is not copied, several are
-    copied once."""
+    """A `WAVEFORM` column of (samples,) waveforms, None as null. A single one is not copied,
+    several are copied once."""
     ints = [sound.samples if isinstance(sound, Pcm16) else None for sound in sounds]
     floats = [None if isinstance(sound, Pcm16) else sound for sound in sounds]
     return pa.StructArray.from_arrays(map(_cells, (ints, floats), FIELDS), FIELDS)
@@ -72,8 +72,7 @@ def _cells(sounds: Sequence[np.ndarray | None], dtype: str) -> pa.LargeBinaryArr
 
 
 def waveforms_of(column: pa.ChunkedArray) -> list[Waveform | None]:
-    """The waveforms in a `sound_{rate}` column: (samples,), read-only views without a copy, None for
-    null."""
+    """The waveforms in a `sound_{rate}` column: (samples,), read-only views, None for null."""
     sounds: list[Waveform | None] = []
     for chunk in column.chunks:
         here: list[Waveform | None] = [None] * len(chunk)

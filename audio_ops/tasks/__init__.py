@@ -24,14 +24,15 @@ WantsSpeech = Literal["never", "long", "always"]
 
 
 class TaskOptions(BaseModel):
-    """Settings that every task takes."""
+    """Settings of all tasks."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     task: str
     """One of the tasks: a file in `audio_ops/tasks/`."""
     model: str
-    """A hub id, a local folder, or a folder on a store (`s3://...`), which is fetched once per node."""
+    """A hub id, a local folder, or a folder on a store (`s3://...`), which is fetched once per
+    node."""
     revision: str | None = None
     """Commit, tag or branch of a hub id; its main branch if left out."""
     dtype: Dtype = "auto"
@@ -47,12 +48,11 @@ class TaskOptions(BaseModel):
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip as a model gets it.
+    """One clip, as a model gets it.
 
-    `waveform` is float32 `(samples,)` in [-1, 1] at the task's sample rate, or becomes that where
-    it is sliced. `speech` is the voice detector's probability per 32 ms as uint8 (255 = certain),
-    or None if it was not asked for.
-    `row` holds the clip's other columns so far (carried ones, earlier tasks' labels).
+    waveform: (samples,) at the task's sample rate; it or a slice of it is float32 in [-1, 1].
+    speech: probability of speech per 32 ms, uint8 (255 = certain), None unless `wants_speech`.
+    row: the clip's other columns so far: carried ones and earlier tasks' labels.
     """
 
     waveform: Waveform
@@ -63,7 +63,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch `[start, stop)` of a clip's samples. Only windows of one `group` share a batch."""
+    """The samples `[start, stop)` of a clip. A batch has windows of one `group` only."""
 
     start: int
     stop: int
@@ -74,39 +74,42 @@ class Window:
 class Reporting:
     """How reports read a task's columns, which are named without the task's prefix.
 
-    `recognition` is compared with a reference by its word and character errors (`wer`, `cer` and
-    the counts behind them), `classification` by its `loss` and `correct`.
+    kind: `recognition` is compared with a reference by word and character errors (`wer`, `cer` and
+        their counts), `classification` by `loss` and `correct`.
+    label, text, score: the columns with the top label, the transcript, and the confidence from 0 to
+        1 (a regression's value).
+    reference_is_text: whether the column named by `reference` must be text.
     """
 
     kind: Literal["recognition", "classification"]
-    label: str | None  # the column with the top label
-    text: str | None  # the column with the transcript
-    score: str | None  # the column with the confidence, 0 to 1 (of a regression its value)
-    suspect: str | None  # the column with the reasons to distrust the text
-    reference_is_text: bool  # the column that `reference` names has to be text
+    label: str | None
+    text: str | None
+    score: str | None
+    suspect: str | None
+    reference_is_text: bool
 
 
 class TaskModel(Protocol):
     """A loaded model: cuts a clip into windows, labels batches of windows, joins their outputs."""
 
-    sample_rate: int
-    is_generative: bool  # writes text step by step: then large batches pay on CPUs as well
-    equal_lengths: bool  # batches may hold windows of one length only (padding would change labels)
+    sample_rate: int  # Hz, of its input
+    is_generative: bool  # generates text step by step, so that large batches are faster on CPUs too
+    equal_lengths: bool  # a batch's windows must have one length: padding would change labels
 
     def windows(self, clip: Clip) -> list[Window]:
-        """What is fed to the model; at least one window. ClipError if the clip can't be used."""
+        """The model's inputs, at least one. Raises ClipError if the clip cannot be used."""
 
     def padded_s(self, samples: int) -> float:
-        """Seconds of sound that a window of that many samples costs in a batch, padding included."""
+        """Seconds of sound, padding included, that a window of that many samples takes."""
 
     def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Any]:
-        """One output per waveform, each independent of its neighbours in the batch.
+        """One output per float32 (samples,) waveform, independent of its neighbours in the batch.
 
         A ClipError takes the place of an output that is not finite.
         """
 
     def join(self, clip: Clip, windows: Sequence[Window], outputs: Sequence[Any]) -> dict[str, Any]:
-        """The clip's columns, named as in `columns`, from its windows' outputs in order."""
+        """The clip's columns, named as in `columns`, from the outputs of its windows in order."""
 
 
 OptionsT = TypeVar("OptionsT", bound=TaskOptions)

@@ -28,8 +28,8 @@ from audio_ops.inference.features import compute_on
 from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP, accepts_padding, shortest
 from audio_ops.tasks import Clip, Reporting, WantsSpeech, Window
 
-# transformers' MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES, which takes a second to import;
-# tests/unit/test_audio_classification.py holds the two equal.
+# transformers' MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES, which takes a second to import.
+# tests/unit/test_audio_classification.py compares the two.
 ARCHITECTURES = {
     "audio-spectrogram-transformer": "ASTForAudioClassification",
     "data2vec-audio": "Data2VecAudioForSequenceClassification",
@@ -45,7 +45,7 @@ ARCHITECTURES = {
     "whisper": "WhisperForAudioClassification",
 }
 
-# Attention over time costs its square: an hour at once runs out of memory.
+# Attention takes memory by the square of the length: an hour at once does not fit.
 DEFAULT_WINDOW_S = 30.0
 
 
@@ -134,8 +134,8 @@ class Model:
         self.equal_lengths = self.fixed_samples is None and not accepts_padding(
             self.model, config, device
         )
-        # The extractor's own default is what the pipeline feeds to one clip; a mask of ones
-        # changes nothing there, and batches of unequal length need it.
+        # The pipeline feeds single clips with the extractor's defaults. There a mask of ones
+        # changes nothing, and batches of unequal length need a mask.
         self.padding: dict[str, Any] = {}
         if self.fixed_samples is None:
             self.padding = {"padding": True}
@@ -149,18 +149,17 @@ class Model:
         self.classes = Classes(names, function, kind, options, self.sample_rate)
 
     def windows(self, clip: Clip) -> list[Window]:
-        """Windows of `window_s`; ClipError `too_short` under the model's receptive field.
-
-        transformers' pipeline crashes there or, with AST, labels nothing but padding.
+        """Windows of `window_s`. Raises ClipError `too_short` below the model's receptive field,
+        where transformers' pipeline crashes or, with AST, labels mere padding.
         """
         return self.windowing(len(clip.waveform))
 
     def padded_s(self, samples: int) -> float:
-        """Seconds that a window costs: the whole input for a model whose input is fixed."""
+        """Seconds that a window takes: the whole input if its length is fixed."""
         return (self.fixed_samples or samples) / self.sample_rate
 
     def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[np.ndarray]:
-        """Float32 logits `(labels,)` for each window."""
+        """Float32 logits (labels,) for each window."""
         import torch
 
         inputs = self.extractor(
@@ -198,7 +197,7 @@ def _function(options: Options, problem_type: str | None) -> Function:
 
 
 def _kind(function: Function, problem_type: str | None, outputs: int) -> Kind:
-    """What the outputs are: many multi-label checkpoints don't say so, hence `function` counts."""
+    """The kind of the outputs; also by `function`, as many multi-label checkpoints lack a type."""
     if problem_type == "regression" or (outputs == 1 and function == "none"):
         return "regression"
     if function == "none":
@@ -208,7 +207,7 @@ def _kind(function: Function, problem_type: str | None, outputs: int) -> Kind:
 
 
 def _fixed_samples(config: dict[str, Any], extractor: dict[str, Any]) -> int | None:
-    """Samples that the model hears at once, where its extractor pads and cuts to that length."""
+    """Samples of the model's input, if its extractor pads and cuts to a fixed length."""
     model_type = config.get("model_type")
     if model_type == "whisper":
         return int(extractor.get("chunk_length", 30) * extractor.get("sampling_rate", 16_000))
@@ -218,7 +217,7 @@ def _fixed_samples(config: dict[str, Any], extractor: dict[str, Any]) -> int | N
 
 
 def _shortest(config: dict[str, Any]) -> int:
-    """The fewest samples that give the model one frame."""
+    """The fewest samples from which the model makes one frame."""
     if config.get("model_type") == "whisper":
         return 1
     if config.get("model_type") == "audio-spectrogram-transformer":
@@ -227,7 +226,7 @@ def _shortest(config: dict[str, Any]) -> int:
 
 
 def _windowing(options: Options, checkpoint: Checkpoint) -> Windowing:
-    """Raises ValueError where the options ask for what the model can't do."""
+    """Raises ValueError if the options contradict the model."""
     config = checkpoint.json("config.json")
     rate = sample_rate(options, checkpoint)
     fixed = _fixed_samples(config, checkpoint.extractor_settings())

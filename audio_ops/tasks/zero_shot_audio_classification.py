@@ -1,8 +1,8 @@
-"""Labels for sound from words of your own: CLAP, which puts sound and text into one space.
+"""Labels for sound in your own words, with CLAP, which embeds sound and text in one space.
 
 The labels and scores of a clip that fits one window are those of transformers' pipeline of the
-same name (`transformers/pipelines/zero_shot_audio_classification.py`). Longer sound is where they
-part: transformers crops 10 s of it at random, here it is cut into windows whose logits are pooled.
+same name (`transformers/pipelines/zero_shot_audio_classification.py`). Of longer sound transformers
+crops 10 s at random; here it is cut into windows whose logits are pooled.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Options(ClassificationOptions):
 
     Scores of `multi_label` are not probabilities. A logit is the cosine similarity of sound and
     text times the model's learnt scale (some 14 to 100), trained with a softmax: 0.5 is where the
-    cosine is zero, so most labels that are at all related score above it. Rank with these scores, or
-    find a threshold for each label on your own sound.
+    cosine is zero, so most labels that are at all related score above it. Rank with these scores,
+    or find a threshold for each label on your own sound.
     """
 
     candidate_labels: tuple[str, ...] = Field(min_length=1)
@@ -64,7 +64,7 @@ class Options(ClassificationOptions):
 
 
 def check(options: Options, checkpoint: Checkpoint) -> None:
-    """Raise ValueError if the checkpoint is no CLAP or the options contradict it."""
+    """Raise ValueError if the checkpoint is not CLAP or the options contradict it."""
     config = checkpoint.json("config.json")
     model_type, found = config.get("model_type"), config.get("architectures") or []
     if model_type != "clap" or "ClapModel" not in found:
@@ -141,30 +141,30 @@ class Model:
         )
 
     def windows(self, clip: Clip) -> list[Window]:
-        """Windows of `window_s`; ClipError `too_short` if there is no sample."""
+        """Windows of `window_s`. Raises ClipError `too_short` if there is no sample."""
         return self.windowing(len(clip.waveform))
 
     def padded_s(self, samples: int) -> float:
-        """Seconds that a window costs: always the model's full input."""
+        """Seconds that a window takes: always the model's full input."""
         return float(self.extractor.max_length_s)
 
     def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[np.ndarray]:
-        """Float32 logits `(labels,)` for each window: scaled cosine similarities."""
+        """Float32 logits (labels,) for each window: scaled cosine similarities."""
         import torch
 
         features = self.log_mel(waveforms).to(self.dtype)
-        # On a CPU by twos, for the activations of more fall out of the caches (a sixth of the time).
+        # On a CPU two at a time, whose activations fit in the caches: saves a sixth of the time.
         at_once = len(features) if features.is_cuda else 2
         with torch.inference_mode():
             logits = torch.cat([self._logits(part) for part in features.split(at_once)])
         return list(logits.cpu().numpy())
 
     def _logits(self, features: torch.Tensor) -> torch.Tensor:
-        """`(batch, 1 or 4, frames, mels)` -> float32 `(batch, labels)`."""
+        """(batch, 1 or 4, frames, mels) -> float32 (batch, labels)."""
         import torch
 
-        # The extractor calls one clip of every batch "longer", so that a fused model's pipeline,
-        # clip by clip, fuses each. Models without fusion ignore it.
+        # The extractor marks one clip of every batch as longer, so transformers' pipeline, which
+        # goes clip by clip, fuses each of them. Models without fusion ignore it.
         is_longer = torch.ones(len(features), 1, dtype=torch.bool, device=self.device)
         embeddings = self.model.get_audio_features(features, is_longer=is_longer).pooler_output
         return embeddings.float() @ self.text
@@ -180,8 +180,8 @@ class LogMel:
     """`ClapFeatureExtractor` for sound of at most its full length, in torch on `device`.
 
     In float64 like the original (`transformers/models/clap/feature_extraction_clap.py`), whose
-    numpy loop over frames takes twice as long: float32 is off by 0.05 dB where a pure tone leaves
-    the other bands empty.
+    numpy loop over frames takes twice as long. float32 would be off by 0.05 dB in the bands that a
+    pure tone leaves empty.
     """
 
     def __init__(self, extractor: Any, device: str):
@@ -195,15 +195,16 @@ class LogMel:
         self.window = torch.hann_window(extractor.fft_window_size, dtype=torch.float64).to(device)
 
     def __call__(self, waveforms: Sequence[np.ndarray]) -> torch.Tensor:
-        """Float32 `(batch, 1 or 4, frames, mels)` in dB; 4 equal ones for fused models."""
+        """Float32 (batch, 1 or 4, frames, mels) in dB; 4 equal ones for fused models."""
         import torch
 
-        # One by one: on CPU a batch of float64 spectra takes twice the time, being out of cache.
+        # One by one: on a CPU a batch of float64 spectra, which does not fit in the caches, takes
+        # twice the time.
         decibels = torch.stack([self.decibels(waveform) for waveform in waveforms]).unsqueeze(1)
         return decibels.expand(-1, 4, -1, -1) if self.is_fused else decibels
 
     def decibels(self, waveform: np.ndarray) -> torch.Tensor:
-        """Float32 `(frames, mels)` in dB of one waveform, padded to the full length."""
+        """Float32 (frames, mels) in dB of one waveform, padded to the full length."""
         import torch
 
         padded = self.padded(waveform, self.extractor.nb_max_samples)
@@ -228,7 +229,7 @@ class LogMel:
 
 
 def _windowing(options: Options, checkpoint: Checkpoint) -> Windowing:
-    """Raises ValueError where the options ask for what the model can't do."""
+    """Raises ValueError if the options contradict the model."""
     extractor = checkpoint.extractor_settings()
     rate = sample_rate(options, checkpoint)
     longest = int(extractor.get("max_length_s", 10) * rate)

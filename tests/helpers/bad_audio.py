@@ -1,7 +1,7 @@
-"""Bad sound of every class, made of good sound: what each is, and what has to become of it.
+"""Every class of bad sound, made from good sound, with its expected outcome.
 
-`sounds()` are files, `tars()`, `parquets()` and `manifests()` what may hold them. An outcome is a
-kind of `errors.KINDS`, several with `|` between them where decoders may differ, or `ok`.
+`sounds()` are files; `tars()`, `parquets()` and `manifests()` are packagings. An outcome is `ok` or
+a kind of `errors.KINDS`, with several separated by `|` where decoders may differ.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from audio_ops.errors import KINDS, ClipError
 from audio_ops.prepare import prepare_clip
 
 RATE = 16_000
-MOST_BYTES = 512 << 20  # that a bad clip may take
+MAX_BYTES = 512 << 20  # memory that a bad clip may take
 MAX_CLIP_S = 600.0
-CUT = (  # a format of each container
+CUT = (  # one format of each container
     *("wav", "rf64", "w64", "aiff", "au", "caf", "flac", "mp3", "ogg", "opus", "aac"),
     *("m4a", "mov", "wma", "webm", "mkv", "amr", "ts", "mpg", "avi"),
 )
@@ -50,7 +50,7 @@ class Bad(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A file that holds clips, and what has to become of each."""
+    """A file that holds clips, with the expected outcome of each."""
 
     name: str
     data: bytes
@@ -65,7 +65,7 @@ def good(seconds: float = 0.5, format: str = "wav") -> bytes:
 
 @cache
 def sounds() -> dict[str, Bad]:
-    """Every class of a bad file, and those that look bad and are not."""
+    """Every class of bad file, and good files that look bad."""
     found = dict(_cut())
     found |= {f"encoded as {name}": Bad(good(0.5, name), "ok") for name in ENCODINGS}
     for group in (_wav, _other_pcm, _mpeg, _flac, _ogg, _containers, _samples, _no_sound):
@@ -74,7 +74,7 @@ def sounds() -> dict[str, Bad]:
 
 
 def _cut() -> Iterator[tuple[str, Bad]]:
-    """Cut in the header, in the next chunk, in the middle of a frame, and before the last byte."""
+    """Files cut in the header, in the next chunk, within a frame, and before the last byte."""
     for format in CUT:
         data = good(0.5, format)
         for where, size in {
@@ -235,7 +235,7 @@ def _ogg() -> dict[str, Bad]:
 
 
 def _paged(ogg: bytes) -> bytes:
-    """With a first page whose checksum is right again."""
+    """The Ogg with the checksum of its first page corrected."""
     size = 27 + ogg[26] + sum(ogg[27 : 27 + ogg[26]])
     page = bytearray(ogg[:size])
     page[22:26] = bytes(4)
@@ -500,7 +500,7 @@ def tars() -> list[Packed]:
 
 
 def _tar(members: list[Any], end: bool = True) -> bytes:
-    """Of (name, bytes or a type of member, pax headers or nothing)."""
+    """A tar of members (name, content or a member type, and optionally pax headers)."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, content, *headers in members:
@@ -547,7 +547,7 @@ def _broken_gzip(plain: bytes) -> bytes:
 
 @cache
 def parquets() -> list[Packed]:
-    """Beside each lies a good one, which says what columns there are."""
+    """Parquet files, each to be read beside a good one, which has the expected columns."""
     wav = good()
     whole = _parquet({"audio": [wav, wav]})
     one = pa.array([0, 0], pa.int32())
@@ -584,7 +584,7 @@ def parquets() -> list[Packed]:
 
 
 def _parquet(columns: Any) -> bytes:
-    """As it is stored: a dictionary is one of Parquet's, and a plain column to its readers."""
+    """A Parquet file. Dictionaries are stored as Parquet's own: readers see plain columns."""
     table = columns if isinstance(columns, pa.Table) else pa.table(columns)
     has_dictionary = any(pa.types.is_dictionary(type) for type in table.schema.types)
     buffer = io.BytesIO()
@@ -599,7 +599,7 @@ def _parquet(columns: Any) -> bytes:
 
 
 def pickled(column: str, data: bytes) -> bytes:
-    """A Parquet file with a column as Ray marks those that it unpickles."""
+    """A Parquet file with a column marked as one that Ray unpickles."""
     kind = {"ARROW:extension:name": "ray.data.arrow_pickled_object", "ARROW:extension:metadata": ""}
     fields = [pa.field("audio", pa.binary()), pa.field("x", pa.large_binary())]
     fields = [field.with_metadata(kind if field.name == column else None) for field in fields]
@@ -619,7 +619,7 @@ def _twice(wav: bytes) -> bytes:
 
 @cache
 def manifests() -> list[Packed]:
-    """Beside each lies `good.wav`."""
+    """Manifests, each to be read beside `good.wav`."""
     wild = ["NaN", "Infinity", "-1", "1e300", "1" * 400, '"x"', "[]", "true", "1e-300"]
     lines = [f'{{"audio_filepath": "good.wav", "offset": {value}}}' for value in wild]
     lengths = [f'{{"audio_filepath": "good.wav", "duration": {value}}}' for value in [*wild, "0"]]
@@ -673,7 +673,7 @@ def manifests() -> list[Packed]:
 
 
 def mutants(seed: int, count: int) -> Iterator[tuple[int, bytes]]:
-    """Numbered files of every container, each with something done to it; the same for a seed."""
+    """Numbered files of every container, each damaged in some way that the seed decides."""
     originals = [good(0.3, format) for format in CUT]
     for number in range(seed, seed + count):
         chance = random.Random(number)
@@ -685,7 +685,7 @@ def mutants(seed: int, count: int) -> Iterator[tuple[int, bytes]]:
 
 def _mutate(data: bytearray, chance: random.Random, originals: list[bytes]) -> None:
     size = len(data)
-    # As often in the header as in all the rest: that is where the decisions are.
+    # In the header as often as in all the rest, because decoders decide by the header.
     at = chance.randrange(min(size, chance.choice((64, 512, size))) or 1)
     what = chance.choice(("bits", "bits", "field", "field", "cut", "splice", "remove", "repeat"))
     if what == "bits":
@@ -710,11 +710,11 @@ def _mutate(data: bytearray, chance: random.Random, originals: list[bytes]) -> N
         data += b"x"
 
 
-# --- what becomes of them ------------------------------------------------------------------------
+# --- outcomes ------------------------------------------------------------------------------------
 
 
 def memory(name: str) -> int:
-    """This process's VmRSS, or VmHWM (the peak of that), in bytes."""
+    """This process's memory in bytes: VmRSS, or its peak VmHWM."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name):
             return int(line.split()[1]) << 10
@@ -723,18 +723,18 @@ def memory(name: str) -> int:
 
 @contextmanager
 def bounded_memory() -> Iterator[None]:
-    """Assert that the peak is no more than MOST_BYTES above what was there before (Linux)."""
+    """Assert that the memory's peak is less than MAX_BYTES above the start (Linux)."""
     if sys.platform != "linux":
         yield
         return
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = memory("VmRSS")
     yield
-    assert memory("VmHWM") - before < MOST_BYTES
+    assert memory("VmHWM") - before < MAX_BYTES
 
 
 def outcome(file: Any) -> str:
-    """`ok`, or the kind of the error; anything else that is raised is a bug."""
+    """`ok`, or the kind of the ClipError. Any other exception is a bug."""
     try:
         row = prepare_clip(file, [16_000, 48_000], MAX_CLIP_S)
     except ClipError as caught:
@@ -749,7 +749,7 @@ def outcome(file: Any) -> str:
 
 
 def decode_mutants(seed: int, count: int) -> None:
-    """In a process that may die, of little memory: say which mutant it was, or what became of all."""
+    """Print each mutant's number, then all outcomes; for a process that may die."""
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
     found: Counter[str] = Counter()
     for number, data in mutants(seed, count):

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of real architectures, made on the spot: the right files, no knowledge."""
+"""Tiny checkpoints of real architectures with random weights, made when they are needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LANGUAGES = ("en", "de", "fr", "ar")
 
 
 def whisper_tokens() -> list[str]:
-    """What follows the 256 bytes in a tiny Whisper vocabulary, in OpenAI's order."""
+    """The tokens after the 256 bytes in a tiny Whisper vocabulary, in OpenAI's order."""
     return [
         "<|endoftext|>",
         "<|startoftranscript|>",
@@ -39,9 +39,9 @@ def tiny_whisper(
 ) -> Path:
     """A random Whisper with a real tokenizer, feature extractor and generation config.
 
-    It hears 30 s like any other and says up to 24 tokens of noise, different ones for different
-    sounds, in one of four languages. Unlike a trained one it has to be kept from timestamps where
-    nobody asked for them. `generation` overrides entries of its generation config.
+    Its window is 30 s, and it generates up to 24 random tokens, different ones for different
+    sounds, in one of four languages. Unlike a trained one it generates timestamps unless they are
+    suppressed. `generation` overrides entries of its generation config.
     """
     import torch
     from tokenizers import AddedToken
@@ -152,7 +152,7 @@ def tiny_classifier(
             **{**shape, **config},
         )
     )
-    with torch.no_grad():  # fresh weights are so small that all sounds would score the same
+    with torch.no_grad():  # initial weights are so small that all sounds would score the same
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and "embed" not in name:
                 parameter.normal_(std=1.5 * (parameter[0].numel() ** -0.5))
@@ -206,7 +206,7 @@ def tiny_clap(folder: Path, fused: bool = False, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = ClapConfig(text_config=text, audio_config=audio, projection_dim=16)  # type: ignore[arg-type]
     model = ClapModel(config)
-    with torch.no_grad():  # fresh weights are so small that all sounds would score the same
+    with torch.no_grad():  # initial weights are so small that all sounds would score the same
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and "embedding" not in name:
                 parameter.normal_(std=1.5 * (parameter[0].numel() ** -0.5))
@@ -217,7 +217,7 @@ def tiny_clap(folder: Path, fused: bool = False, seed: int = 0) -> Path:
 
 
 def enlarge(model: object) -> None:
-    """Make fresh weights, under which all sounds would look the same, large enough to differ."""
+    """Enlarge initial weights, with which all sounds would have the same output."""
     import torch
 
     with torch.no_grad():
@@ -240,8 +240,8 @@ def tiny_ctc(
 ) -> Path:
     """A random CTC model of any architecture, with its feature extractor and tokenizer.
 
-    `config` overrides entries of its config. `languages` makes it an MMS: an adapter and a
-    vocabulary for each code, of the letters given; the first is the default.
+    `config` overrides entries of its config. `languages` makes it an MMS: for each code an adapter
+    and a vocabulary of those letters; the first is the default.
     """
 
     import torch
@@ -295,7 +295,7 @@ def tiny_ctc(
             weights = {name: weight.clone() for name, weight in model._get_adapters().items()}
         enlarge(model)
         _stutter(model.lm_head)
-    if languages:  # as in MMS, the model itself speaks the default
+    if languages:  # as in MMS, the model's own weights are those of the default
         for name, parameter in model._get_adapters().items():
             parameter.data.copy_(weights[name])
     model.save_pretrained(folder)
@@ -309,7 +309,7 @@ def tiny_ctc(
 
 
 def _stutter(head: object) -> None:
-    """Blanks and word delimiters between the letters, and nothing special but them."""
+    """Make a head emit blanks and word delimiters between letters, and no other special token."""
     import torch
 
     with torch.no_grad():
@@ -358,7 +358,7 @@ def _tiny_parakeet(folder: Path, seed: int) -> Path:
 
 
 def letter_tokenizer(folder: Path) -> int:
-    """Save a tokenizer of <pad> 0, <s> 1, </s> 2, <unk> 3, space and letters; its size."""
+    """Save a tokenizer of <pad> 0, <s> 1, </s> 2, <unk> 3, space and letters; return its size."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
@@ -378,7 +378,7 @@ def letter_tokenizer(folder: Path) -> int:
 
 
 def tiny_moonshine(folder: Path, seed: int = 0) -> Path:
-    """A random Moonshine: real feature extractor, a tokenizer of letters."""
+    """A random Moonshine with a real feature extractor and a tokenizer of letters."""
     import torch
     from transformers import (
         MoonshineConfig,
@@ -407,7 +407,7 @@ def tiny_moonshine(folder: Path, seed: int = 0) -> Path:
 
 
 def tiny_speech2text(folder: Path, seed: int = 0) -> Path:
-    """A random Speech2Text: real feature extractor, its own tokenizer over SentencePiece."""
+    """A random Speech2Text with a real feature extractor and a SentencePiece tokenizer."""
     import sentencepiece
     import torch
     from transformers import (
@@ -457,7 +457,7 @@ def tiny_speech2text(folder: Path, seed: int = 0) -> Path:
 
 
 def tiny_speech_encoder_decoder(folder: Path, norm: str = "layer", seed: int = 0) -> Path:
-    """A random wav2vec2 with the feature norm given, heard by a random BART decoder."""
+    """A random wav2vec2 encoder with that feature norm, and a random BART decoder."""
     import torch
     from transformers import (
         BartConfig,
@@ -508,7 +508,7 @@ def tiny_speech_encoder_decoder(folder: Path, norm: str = "layer", seed: int = 0
 def tiny_seamless(
     folder: Path, version: int, seed: int = 0, languages: tuple[str, ...] = ("eng", "arb", "fra")
 ) -> Path:
-    """A random SeamlessM4T (version 1 or 2): its speech encoder and text decoder, its tokenizer."""
+    """A random SeamlessM4T, version 1 or 2: speech encoder, text decoder and tokenizer."""
     import torch
     from transformers import (
         GenerationConfig,
@@ -576,7 +576,7 @@ def tiny_seamless(
 
 
 def _talk(model: object) -> None:
-    """Weights and settings under which different sounds get different words."""
+    """Set weights and generation settings so that different sounds get different words."""
     import torch
 
     enlarge(model)

@@ -1,4 +1,4 @@
-"""What the tests of the speech recognisers share: sounds, and a labeller of a folder's model."""
+"""Shared by the tests of recognisers: sounds, and a labeller with the model in a folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RATE = 16_000
 
 
 def sound(seconds: float, hz: float) -> np.ndarray:
-    """A wavering tone that comes and goes, over some noise: float32 `(samples,)`."""
+    """A wavering tone with pauses, over some noise: float32 (samples,)."""
     at = np.arange(round(seconds * RATE)) / RATE
     noise = np.random.default_rng(int(hz)).standard_normal(len(at))
     tone = np.sin(2 * np.pi * hz * at * (1 + 0.3 * np.sin(2 * at))) * (np.sin(5 * at) > 0)
@@ -25,7 +25,7 @@ def sound(seconds: float, hz: float) -> np.ndarray:
 
 
 def labeller(folder: Path, **options: Any) -> Label:
-    """The recogniser in `folder` as the job builds it, its options checked, in float32."""
+    """The recogniser in `folder` in float32, with its options checked, as a run loads it."""
     chosen = task.Options(
         task="automatic-speech-recognition",
         model=str(folder),
@@ -37,5 +37,5 @@ def labeller(folder: Path, **options: Any) -> Label:
 
 
 def label(folder: Path, *sounds: np.ndarray, **options: Any) -> list[Any]:
-    """The columns of each sound."""
+    """The columns of each sound, or its ClipError."""
     return labeller(folder, **options).label([Clip(wave, len(wave) / RATE) for wave in sounds])

@@ -1,4 +1,4 @@
-"""What the tests of the job share: a folder of sounds, a config, a table; runs and both readers."""
+"""Shared by the tests of runs: a folder of sounds, a config and a table, runs, both readers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PATHS = [str(ROOT / "tests" / folder) for folder in ("helpers", "unit", "runs")]
 
 
 class Result(NamedTuple):
-    """How a run ended, and what it said."""
+    """A run's exit code and what it printed."""
 
     code: int
     text: str
 
 
 class Job:
-    """`audio/`, `job.yaml` and `table/` in one temporary folder."""
+    """A job with `audio/`, `job.yaml` and `table/` in one temporary folder."""
 
     def __init__(self, folder: Path, model: Path, **sections: Any):
         self.folder = folder
@@ -45,12 +45,12 @@ class Job:
         self.write(**sections)
 
     def write(self, **sections: Any) -> None:
-        """The config again, with some of its sections replaced."""
+        """Write the config, with some of its sections replaced."""
         self.sections |= sections
         self.config.write_text(yaml.safe_dump(self.sections), encoding="utf-8")
 
     def sound(self, name: str, hz: float, seconds: float = 0.3) -> Path:
-        """A WAV with a tone, a different one for each `hz`."""
+        """Write a WAV with a tone of `hz`."""
         path = self.audio / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(tone(seconds, hz=hz), 16_000, "wav"))
@@ -61,21 +61,21 @@ class Job:
             self.sound(f"clip{n:03}.wav", 150 + 37 * n, seconds)
 
     def run(self, *overrides: str, **options: Any) -> Result:
-        """The job in this process, on its Ray."""
-        with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+        """Run the job in this process, on its Ray."""
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
             sys.stdout.flush()
             before = os.dup(1)
-            os.dup2(said.fileno(), 1)
+            os.dup2(printed.fileno(), 1)
             try:
                 code = run_job(str(self.config), overrides, **options)
             finally:
                 os.dup2(before, 1)
                 os.close(before)
-            said.seek(0)
-            return Result(code, said.read())
+            printed.seek(0)
+            return Result(code, printed.read())
 
     def files(self) -> dict[str, tuple[int, int]]:
-        """The table's data files, with what changes if one is written again."""
+        """The table's data files by name, with inode and mtime, which change when rewritten."""
         return {
             path.name: (path.stat().st_ino, path.stat().st_mtime_ns)
             for path in self.table.glob("*.parquet")
@@ -104,12 +104,12 @@ class Job:
         return {source.removeprefix(f"{self.audio}/"): row for source, row in self.rows().items()}
 
     def committed(self) -> int:
-        """How many commits the table has, without opening it."""
+        """The number of commits of the table, without opening it."""
         return len(list(self.table.glob("_delta_log/*.json")))
 
 
 def labels(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What the models said about each clip."""
+    """The models' columns of each clip."""
     return {
         name: {key: value for key, value in row.items() if key.startswith("kind_")}
         for name, row in rows.items()
@@ -117,7 +117,7 @@ def labels(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def earmark(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`earmark ...` as a process of its own."""
+    """Run `earmark ...` in a process of its own."""
     return subprocess.run(
         command(*arguments),
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Tiny synthetic sounds, and their encoded bytes in every format that is read."""
+"""Short synthetic sounds, and their encoded bytes in every format that is decoded."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def noise(seconds: float, rate: int = 16000, channels: int = 1) -> np.ndarray:
 
 
 def encode(samples: np.ndarray, rate: int, format: str) -> bytes:
-    """Encode float32 (channels, samples) as one of FORMATS; videos get 25 black pictures a second."""
+    """Encode float32 (channels, samples) as one of FORMATS; videos show 25 black pictures a second."""
     if format in SNDFILE:
         container, subtype = SNDFILE[format]
         buffer = io.BytesIO()

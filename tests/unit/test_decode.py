@@ -71,11 +71,16 @@ def test_a_format_decodes_to_the_sound_that_was_encoded(format: str) -> None:
         assert abs(np.sqrt(np.mean(wave**2)) - 0.5 / np.sqrt(2)) < 0.05
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("where", ["half", "last byte", "header"])
+@pytest.mark.parametrize(
+    ("format", "where"),
+    [
+        (format, where)
+        for format in FORMATS
+        for where in ("half", "last byte", "header")
+        if (format, where) != ("flv", "last byte")  # which holds no sound
+    ],
+)
 def test_a_cut_file_is_reported(format: str, where: str) -> None:
-    if (format, where) == ("flv", "last byte"):
-        pytest.skip("the last bytes of FLV hold no sound")
     data = encoded(format)[2]
     found = error(data[: {"half": int(len(data) * 0.55), "last byte": -1, "header": 30}[where]])
     assert found.kind in KINDS_OF_CUT[where]
