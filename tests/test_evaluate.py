@@ -22,7 +22,7 @@ from audio_ops.tasks import load_task
 from jobs.cli import run
 from jobs.plan import fingerprint
 from jobs.reports.columns import task_columns
-from jobs.reports.evaluate import LETTERS_SHOWN, evaluate, lines, macro_f1
+from jobs.reports.evaluate import CHARACTERS_SHOWN, evaluate, lines, macro_f1
 from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
 from jobs.table.table import Table
 from jobs.table.write import write_rows
@@ -246,7 +246,7 @@ def test_a_text_cannot_speak_to_the_terminal(tmp_path: Path) -> None:
     rows[0]["words_text"] = "a\x1b[2Jb\nc" + "x" * 1000
     said = "\n".join(lines(evaluate(make(tmp_path, rows))))
     assert "\x1b" not in said and "text: a [2Jb c" in said
-    assert max(map(len, said.splitlines())) < LETTERS_SHOWN + 20
+    assert max(map(len, said.splitlines())) < CHARACTERS_SHOWN + 20
 
 
 def test_a_report_lies_where_no_reader_looks_for_rows(tmp_path: Path) -> None:
