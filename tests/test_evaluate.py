@@ -282,7 +282,7 @@ def test_evaluate_prints_the_report_of_a_table(tmp_path: Path) -> None:
         "      text: you go go",
         "kind against folder: 5 of 7 rows compared (1 no reference, 1 unknown reference)",
         "  accuracy 60.0 % · macro-F1 0.444 · mean loss 0.820",
-        "    1 × cat for dog",
+        "    1 × cat taken for dog",
         "    2.00 · /audio/0001.wav",
     ):
         assert line in done.stdout.splitlines()

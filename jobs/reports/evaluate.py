@@ -189,39 +189,50 @@ def _quoted(name: str) -> str:
 
 
 def lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """The report for people."""
+    """The report as text."""
     for name, task in report["tasks"].items():
-        missed = ", ".join(
-            f"{count:,} {why.replace('_', ' ')}" for why, count in task["not_compared"].items()
+        reasons = ", ".join(
+            f"{count:,} {reason.replace('_', ' ')}"
+            for reason, count in task["not_compared"].items()
         )
         yield (
             f"{name} against {task['reference']}: {task['compared']:,} of {report['rows']:,} rows "
-            f"compared{f' ({missed})' if missed else ''}"
+            f"compared{f' ({reasons})' if reasons else ''}"
         )
         yield f"  {_figures(task)}"
         for column, groups in task["by"].items():
-            yield f"  by {column}:"
-            for group in groups[:GROUPS_SHOWN]:
-                rows = f"{group['compared']:,} rows"
-                yield f"    {_shown(group['value'])} · {rows} · {_figures(group)}"
-            if groups[GROUPS_SHOWN:]:
-                yield f"    and {len(groups) - GROUPS_SHOWN:,} more"
+            yield from _group_lines(column, groups)
         if task.get("confusions"):
-            yield "  taken for another:"
+            yield "  confusions:"
         for pair in task.get("confusions", ()):
-            yield f"    {pair['rows']:,} × {_shown(pair['reference'])} for {_shown(pair['label'])}"
-        measure, label = ("wer", "text") if task["kind"] == "recognition" else ("loss", "label")
-        if task["worst"]:
-            yield f"  highest {'WER' if measure == 'wer' else 'loss'}:"
-        for row in task["worst"]:
-            value = _percent(row[measure]) if measure == "wer" else f"{row[measure]:.2f}"
-            place = row["source"] + (f" {row['member']}" if row["member"] else "")
-            at = f" at {row['offset_s']:g} s" if row["offset_s"] else ""
-            yield f"    {value} · {place}{at}"
-            yield f"      reference: {_shown(row['reference'])}"
-            yield f"      {label}: {_shown(row[label])}"
+            reference, label = _shown(pair["reference"]), _shown(pair["label"])
+            yield f"    {pair['rows']:,} × {reference} taken for {label}"
+        yield from _worst_lines(task)
     if report["tasks"] and report["rows_of_other_settings"]:
         yield f"{report['rows_of_other_settings']:,} rows were labelled with other settings"
+
+
+def _group_lines(column: str, groups: Sequence[Row]) -> Iterator[str]:
+    yield f"  by {column}:"
+    for group in groups[:GROUPS_SHOWN]:
+        rows = f"{group['compared']:,} rows"
+        yield f"    {_shown(group['value'])} · {rows} · {_figures(group)}"
+    if groups[GROUPS_SHOWN:]:
+        yield f"    and {len(groups) - GROUPS_SHOWN:,} more"
+
+
+def _worst_lines(task: Mapping[str, Any]) -> Iterator[str]:
+    is_text = task["kind"] == "recognition"
+    if task["worst"]:
+        yield f"  highest {'WER' if is_text else 'loss'}:"
+    for row in task["worst"]:
+        value = _percent(row["wer"]) if is_text else f"{row['loss']:.2f}"
+        place = row["source"] + (f" {row['member']}" if row["member"] else "")
+        at = f" at {row['offset_s']:g} s" if row["offset_s"] else ""
+        yield f"    {value} · {place}{at}"
+        yield f"      reference: {_shown(row['reference'])}"
+        label = "text" if is_text else "label"
+        yield f"      {label}: {_shown(row[label])}"
 
 
 def _figures(figures: Row) -> str:
