@@ -226,7 +226,7 @@ def test_the_twenty_worst_rows_come_worst_first(tmp_path: Path) -> None:
     }
 
 
-def test_rows_of_other_settings_are_said_to_be(tmp_path: Path) -> None:
+def test_rows_of_other_settings_are_reported(tmp_path: Path) -> None:
     report = evaluate(make(tmp_path, kinds(), used="before"))
     assert report["rows"] == report["rows_of_other_settings"] == len(KINDS)
     assert list(lines(report))[-1] == "7 rows were labelled with other settings"
@@ -241,7 +241,7 @@ def test_options_of_other_versions_are_read() -> None:
         task_columns("words", {"task": "x"}, [])
 
 
-def test_a_text_cannot_speak_to_the_terminal(tmp_path: Path) -> None:
+def test_a_text_cannot_control_the_terminal(tmp_path: Path) -> None:
     rows = speech()[:1]
     rows[0]["words_text"] = "a\x1b[2Jb\nc" + "x" * 1000
     said = "\n".join(lines(evaluate(make(tmp_path, rows))))
@@ -249,7 +249,7 @@ def test_a_text_cannot_speak_to_the_terminal(tmp_path: Path) -> None:
     assert max(map(len, said.splitlines())) < CHARACTERS_SHOWN + 20
 
 
-def test_a_report_lies_where_no_reader_looks_for_rows(tmp_path: Path) -> None:
+def test_a_report_is_stored_outside_of_what_readers_scan(tmp_path: Path) -> None:
     table = make(
         tmp_path, [*speech(), *(row | {"clip_id": f"k{row['clip_id']}"} for row in kinds())]
     )
@@ -288,7 +288,7 @@ def test_evaluate_prints_the_report_of_a_table(tmp_path: Path) -> None:
         assert line in done.stdout.splitlines()
 
 
-def test_evaluate_refuses_what_is_no_table_and_no_column(
+def test_evaluate_refuses_a_missing_table_and_a_missing_column(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["evaluate", str(tmp_path / "nothing")]) == 2
