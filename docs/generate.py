@@ -1,8 +1,8 @@
-"""Writes what the code knows into the pages: `make docs`.
+"""Generates parts of the pages from the code: `make docs`.
 
-A page holds `<!-- generated: NAME -->` and `<!-- end -->`; the lines between them come from the
-function of that name in `PARTS`. With `--check` nothing is written, and the exit code is 1 if a page
-is stale (tests/unit/test_docs.py).
+The lines of a page between `<!-- generated: NAME -->` and `<!-- end -->` come from the function of that
+name in `PARTS`. With `--check` nothing is written, and the exit code is 1 if a page is stale
+(tests/unit/test_docs.py).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ FAMILY_TITLES = {
 
 
 def recognisers() -> dict[str, tuple[Sequence[str], Sequence[str]]]:
-    """Each family of recognisers with its model types and the options that not every family has."""
+    """The model types and the family's own options of each family of recognisers."""
     found = families()
     ordered = sorted(found, key=[*FAMILY_TITLES, *found].index)
     return {name: (found[name].MODEL_TYPES, found[name].OPTIONS) for name in ordered}
@@ -184,7 +184,7 @@ def codecs() -> str:
 
 
 def refused_formats() -> str:
-    """What is recognised and refused, by error kind."""
+    """The formats that are recognised and refused, by error kind."""
     kinds = dict.fromkeys(it.kind for it in REFUSED)
     named = {kind: ", ".join(it.name for it in REFUSED if it.kind == kind) for kind in kinds}
     return "\n".join(f"- `{kind}`: {names}." for kind, names in named.items())
@@ -222,10 +222,10 @@ def options_table(
     extra: tuple[str, Callable[[str], str]] | None = None,
     only: Iterable[str] | None = None,
 ) -> str:
-    """A row per field of `model` that one of the classes in `described_in` documents.
+    """A table with a row per field of `model` that has a docstring in a class of `described_in`.
 
-    Fields that are sections have their own keys in rows as `section.key`, a section per task as
-    `section.T.key`. `extra` is a further column: its title and its value for a key.
+    The keys of sections are `section.key` and, in sections per task, `section.T.key`. `extra` is
+    another column: its title and its value for a key.
     """
     described: dict[str, str] = {}
     for one in described_in:
@@ -252,7 +252,7 @@ def options_table(
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, by itself or per task."""
+    """The section that a field holds, once or per task; None if it is no section."""
     inner = getattr(annotation, "__args__", (annotation,))[-1]
     is_section = isinstance(inner, type) and issubclass(inner, config.Section)
     return inner if is_section and inner is not config.Range else None
@@ -315,7 +315,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def renewed(page: str) -> str:
-    """A page with its generated parts as they are now. Raises KeyError for a part that is unknown."""
+    """A page with its parts generated again. Raises KeyError for an unknown part."""
     return MARKED.sub(lambda found: f"{found[1]}{PARTS[found[2]]()}\n{found[3]}", page)
 
 

@@ -1,4 +1,4 @@
-"""What a run says: on a terminal one line that lives, in a log plain lines. Nothing else shows."""
+"""A run's output: on a terminal a line of progress that is updated, in a log plain lines."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ LOG_EVERY_S = 10.0
 
 
 def printable(text: str) -> str:
-    """Text in which nothing but letters reaches a terminal: a file's name may hold anything."""
+    """Text whose control characters are escaped: a file's name may contain any of them."""
     if text.isprintable():
         return text
     return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in text
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )
 
 
 class Console:
-    """Speaks to the real stdout, while all that libraries print goes to a log file.
+    """Prints to the real stdout, while everything that libraries print goes to a log file.
 
-    The file descriptors themselves are turned over, because Ray's C++ core and child processes
-    write to them without asking Python.
+    The file descriptors themselves are redirected, because Ray's C++ core and child processes write
+    to them directly.
     """
 
     def __init__(self, run_id: str):
@@ -63,13 +62,13 @@ class Console:
         self._out.close()
 
     def say(self, text: str) -> None:
-        """A line, or several, that stay."""
+        """Print one or more lines that stay."""
         self._close_line()
         self._out.write("\n".join(printable(line) for line in text.split("\n")) + "\n")
         self._out.flush()
 
     def progress(self, text: str) -> None:
-        """How far it is: replaces the last such line on a terminal, is rare in a log."""
+        """Print a line of progress: on a terminal in place of the last one, in a log every 10 s."""
         if self._terminal:
             columns = os.get_terminal_size(self._out.fileno()).columns or 80
             self._out.write(f"\r\x1b[2K{printable(text)[: columns - 1]}")

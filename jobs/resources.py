@@ -61,8 +61,8 @@ def share_out(
     threads. An actor runs on a single node: claims that the config does not set shrink until all
     actors fit.
 
-    Raises CannotRun, naming what is missing, if the config's own figures fit neither on the nodes
-    nor on those together with the `future_nodes` that an autoscaler may add.
+    Raises CannotRun, naming what is missing, if the config's own figures do not fit on the nodes
+    together with the `future_nodes` that an autoscaler may add.
     """
     all_nodes = [*nodes, *future_nodes]
     for filled in (all_nodes, ()):

@@ -1,11 +1,11 @@
-"""`make bench`: Earmark beside its peers on the same clips, in the same run, by turns.
+"""`make bench`: Earmark compared with its peers, on the same clips and in alternation.
 
     python -m jobs.bench [ROW ...] [--data FOLDER] [--hours H] [--clips N] [--rounds 3]
                          [--ways TEXT ...] [--markdown FILE]
 
-Earmark and each peer run in processes of their own, whose wall time, CPU time and memory (with all
-descendants) are measured from outside; they report themselves when their models were loaded.
-Figures are medians over the rounds. Linux only.
+Earmark and each peer run in separate processes, whose wall time, CPU time and memory (including all
+descendants) are measured from outside; the processes report when their models were loaded. Figures
+are medians over the rounds. Linux only.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data", help="a folder of audio, or a CSV with columns file and text (Debian's prompts)"
     )
-    parser.add_argument("--hours", type=float, help="of sound: the data again and again (once)")
+    parser.add_argument("--hours", type=float, help="of audio: the data is repeated (once)")
     parser.add_argument(
-        "--clips", type=int, default=32, help="spread over the data, 0 for all (32)"
+        "--clips", type=int, default=32, help="evenly spaced in the data, 0 for all (32)"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--ways", nargs="+", metavar="TEXT", help="of whisper, those with this in their names (all)"
+        "--ways", nargs="+", metavar="TEXT", help="rows of whisper whose names contain it (all)"
     )
-    parser.add_argument("--markdown", metavar="FILE", help="write the tables there as well")
+    parser.add_argument("--markdown", metavar="FILE", help="also write the tables to it")
     options = parser.parse_args(arguments)
     unknown = set(options.rows) - set(ROWS)
     if unknown:
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.rows or ROWS:
         try:
             ROWS[name](options)
-        except RuntimeError as error:  # the other rows go on
+        except RuntimeError as error:  # the other rows are still measured
             say(f"error: {name}: {error}")
             failed = True
     if TARGETS:

@@ -15,7 +15,7 @@ from jobs.bench.ways import Outcome, by_turns, earmark, peer
 def classify(options: argparse.Namespace) -> None:
     """wav2vec2-base, AST and CLAP at their published sizes, random weights."""
     whole = testbed.sample(options.data, options.hours)
-    many = 3 * options.clips or len(whole.files)  # beside 32 of them other processes still start
+    many = 3 * options.clips or len(whole.files)  # 32 would be done while processes still start
     rows = (
         ("wav2vec2-base", "audio-classification", many, (2.5, 1.3)),
         ("ast", "audio-classification", 4, (None, None)),
@@ -42,7 +42,7 @@ def classify(options: argparse.Namespace) -> None:
 
 
 def _agreement(ours: Outcome, theirs: Outcome, task: str) -> str:
-    """Share of clips with the same top label, and the largest difference of a score."""
+    """The fraction of clips with the same top label, and the largest difference of a score."""
     tops, largest = [], 0.0
     rows = ours.labels or {}
     for name, scores in (theirs.labels or {}).items():

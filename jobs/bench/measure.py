@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 PR_SET_CHILD_SUBREAPER = 36
-POLL_S = 0.5  # at 25 processes a poll takes 8 ms, which the measured processes lack
+POLL_S = 0.5  # with 25 processes a poll takes 8 ms of CPU time from those that are measured
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,20 @@ class Took:
     began: float  # time.time
     wall_s: float
     cpu_s: float
-    peak_bytes: int  # of all together, with Ray's object store, without mapped files
+    peak_bytes: int  # of all processes together, with Ray's object store, without mapped files
     own_peak_bytes: int  # of the first process alone, with shared and mapped memory
 
 
 def measured(command: Sequence[str], **options: Any) -> Took:
-    """Run a command, and wait for it and all its descendants. Raises RuntimeError with the end of
-    its output if it fails.
+    """Run a command, and wait for it and all its descendants. Raises RuntimeError with the end of its
+    output if it fails.
 
-    Processes are polled, because the CPU time of Ray's workers is lost when they end: up to
+    The processes are polled, because the CPU time of Ray's workers is unknown after they end: up to
     `POLL_S` of each process is missed.
     """
     import psutil
 
-    # An orphan becomes our child, so that it is counted.
+    # Orphans become children of this process, and so are counted.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     me, cpu_s = psutil.Process(), {}
     began, started, wall_s, code = time.time(), time.monotonic(), 0.0, None
@@ -81,9 +81,9 @@ def measured(command: Sequence[str], **options: Any) -> Took:
 
 
 def _bytes(pid: int, field: str) -> int:
-    """A process's field of /proc/PID/status (`man proc_pid_status`) in bytes; 0 if it has ended.
+    """A field of a process's /proc/PID/status (`man proc_pid_status`) in bytes; 0 if it has ended.
 
-    These are counters. For the PSS the kernel would walk through all pages, while the process waits.
+    The kernel has counters for these. For the PSS it would visit all pages while the process waits.
     """
     with suppress(OSError):
         status = Path(f"/proc/{pid}/status").read_text()
@@ -92,5 +92,5 @@ def _bytes(pid: int, field: str) -> int:
 
 
 def _object_store_bytes() -> int:
-    """Memory in shared files: Ray's object store, which belongs to no single process."""
+    """The memory in shared files: Ray's object store, which belongs to no single process."""
     return shutil.disk_usage("/dev/shm").used

@@ -1,9 +1,9 @@
-"""The peers that `make bench` compares Earmark with, each as its users would write it.
+"""The peers that `make bench` compares Earmark with, each written as its users would.
 
     python -m jobs.bench.peers NAME WORK.json
 
-runs one of them in this process. All read the same WAV files, resample as Earmark does, and
-compute in the dtype that is fastest on the machine.
+runs one of them in this process. All read the same WAV files, resample like Earmark, and compute in
+the dtype that is fastest on the machine.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
     from jobs.workers.sandbox import SharedMemory
 
-os.environ.pop(
-    "_RJEM_MALLOC_CONF", None
-)  # set by `jobs` for one allocator; Daft's reads it as well
+os.environ.pop("_RJEM_MALLOC_CONF", None)  # `jobs` sets it for delta-rs; Daft would read it, too
 
 BATCH = 16  # the fastest of 8, 16, 32 and 64 for Whisper on CPUs
 
@@ -43,12 +41,11 @@ class Work(NamedTuple):
 
 
 class Done(NamedTuple):
-    """When the models were loaded (`time.time`), each file's label, and the seconds of sound with
-    padding that the model was given."""
+    """The outcome of a peer."""
 
-    ready: float
-    labels: Mapping[str, Any]
-    padded_s: float | None = None
+    ready: float  # `time.time` when the models were loaded
+    labels: Mapping[str, Any]  # by file
+    padded_s: float | None = None  # seconds of audio, including padding, that the model received
 
 
 def load(file: Any, rate: int = 16_000) -> np.ndarray:
@@ -83,10 +80,10 @@ DECODERS = {"Earmark": load_with_earmark, "soundfile + soxr": load, "PyAV": load
 
 def decode_in_turns(_: SharedMemory, clips: Sequence[bytes], rounds: int) -> Iterator[pa.Table]:
     """One row with the CPU seconds of each of DECODERS for all clips: the sum of each clip's median
-    over the rounds, because clips are short and the machine is slow for moments.
+    over the rounds, because clips are short and a machine is slow at times.
 
-    It runs where Earmark decodes, see `jobs.workers.sandbox`: elsewhere glibc's handling of large blocks, and
-    what it has adapted to before, takes half of the time of some formats.
+    It runs in the process in which Earmark decodes, see `jobs.workers.sandbox`: elsewhere glibc's handling of
+    large blocks, which depends on earlier allocations, takes half of the time of some formats.
     """
     import pyarrow as pa
 
@@ -98,7 +95,7 @@ def decode_in_turns(_: SharedMemory, clips: Sequence[bytes], rounds: int) -> Ite
                 before = time.process_time()
                 DECODERS[name](io.BytesIO(clip))
                 seconds.append(time.process_time() - before)
-        turns.append(turns.pop(0))  # so that the position in a round does not matter
+        turns.append(turns.pop(0))  # so that no decoder has a fixed position in a round
     yield pa.table({name: [sum(map(statistics.median, took[name]))] for name in DECODERS})
 
 
@@ -118,7 +115,7 @@ def pipeline_as_it_comes(work: Work) -> Done:
 
 
 def pipeline_batched(work: Work) -> Done:
-    """The pipeline at its fastest for Whisper: greedy, batched, sorted by length, fastest dtype."""
+    """transformers' pipeline with the fastest settings for Whisper: greedy, batched, sorted by length."""
     best: dict[str, Any] = {"dtype": fastest_dtype(), "batch_size": BATCH}
     if work.task == "automatic-speech-recognition":
         best["generate_kwargs"] = {"num_beams": 1}
@@ -141,7 +138,7 @@ def _pipeline(work: Work, files: Sequence[str], **settings: Any) -> Done:
 
 
 def bare_loop(work: Work) -> Done:
-    """The model alone, on waveforms decoded before, sorted: the lower bound of any pipeline."""
+    """The model alone, on sorted, decoded waveforms: the lower bound for the time of any pipeline."""
     transcribe = Whisper(work.model)
     files = by_length(work.files)
     sounds = [load(file) for file in files]
@@ -159,7 +156,7 @@ class Whisper:
         import torch
         from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-        torch.set_num_threads(os.cpu_count() or 1)  # Ray sets it to the actor's CPUs
+        torch.set_num_threads(os.cpu_count() or 1)  # Ray limits it to the actor's CPUs
         self.dtype = fastest_dtype()
         self.processor = WhisperProcessor.from_pretrained(model)
         self.model = WhisperForConditionalGeneration.from_pretrained(model, dtype=self.dtype).eval()
@@ -259,7 +256,7 @@ def faster_whisper(work: Work) -> Done:
 
 
 def faster_whisper_batched(work: Work) -> Done:
-    """faster-whisper in int8, batched: all clips as one sound, with their times given."""
+    """faster-whisper in int8, batched: all clips joined, with the times at which they begin and end."""
     from faster_whisper import BatchedInferencePipeline
 
     model = BatchedInferencePipeline(_int8(work))
@@ -311,7 +308,7 @@ PEERS = {
 
 
 def main(name: str, file: str) -> None:
-    """Run one peer on a file's `Work`, and write its `Done` beside it."""
+    """Run a peer on the `Work` in a file, and write its `Done` beside the file."""
     work = Work(**json.loads(Path(file).read_text(encoding="utf-8")))
     done = PEERS[name](work)
     Path(file).with_suffix(".done").write_text(json.dumps(done._asdict()), encoding="utf-8")

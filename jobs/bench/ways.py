@@ -1,4 +1,4 @@
-"""Earmark or a peer as a process of its own, and medians of several that take turns."""
+"""Earmark or a peer as a separate process, and medians of alternating runs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from jobs.bench.testbed import Sample
 
 @dataclass(frozen=True)
 class Outcome:
-    """One way's run over `audio_s` seconds of sound; None for what is unknown or does not apply."""
+    """A run over `audio_s` seconds of audio. Figures that are unknown or do not apply are None."""
 
     audio_s: float
     took: Took
     ready_s: float | None = None  # until the models were loaded
-    steady: float | None = None  # seconds of sound per second from then on
+    steady: float | None = None  # seconds of audio per second from then on
     first_row_s: float | None = None
     padding: float | None = None
     labels: Mapping[str, Any] | None = None
@@ -39,10 +39,11 @@ class Outcome:
 
 
 Way = Callable[[Path], Outcome]
+FIGURES = ("× real time", "steady", "ready s", "first row s", "CPU-s per h", "GiB", "padding")
 
 
 def peer(name: str, sample: Sample, model: Path, task: str) -> Way:
-    """One of `jobs.bench.peers`, on the sample's files, each under a unique name."""
+    """A way that runs one of `jobs.bench.peers` on the sample's files, under unique names."""
 
     def way(folder: Path) -> Outcome:
         names = testbed.copied(sample.files, folder / "audio")
@@ -70,7 +71,7 @@ def peer(name: str, sample: Sample, model: Path, task: str) -> Way:
 
 
 def earmark(sample: Sample, kind: str = "files", **task: Any) -> Way:
-    """`earmark run` with one task, on the sample as files, tars or Parquet."""
+    """A way that runs `earmark run` with one task on the sample, as files, tars or Parquet."""
 
     def way(folder: Path) -> Outcome:
         audio = {"path": str(folder / "audio"), "format": kind}
@@ -86,7 +87,7 @@ def earmark(sample: Sample, kind: str = "files", **task: Any) -> Way:
 
 
 def job(folder: Path, audio: Mapping[str, Any], task: Mapping[str, Any]) -> Outcome:
-    """Label `audio` into `folder/table` with one task `it`."""
+    """Label the input `audio` with one task `it` into `folder/table`."""
     config = {
         "input": dict(audio),
         "tasks": {"it": dict(task)},
@@ -115,14 +116,14 @@ def _environment() -> dict[str, str]:
 
 
 def nothing() -> dict[str, Any]:
-    """A task whose model costs next to nothing."""
+    """The config of a task whose model costs almost nothing."""
     return {"task": "audio-classification", "model": str(testbed.checkpoint("nothing"))}
 
 
 def by_turns(
     title: str, ways: Mapping[str, Way], rounds: int, references: Mapping[str, str] | None = None
 ) -> dict[str, Outcome]:
-    """Each way's medians over the rounds, in which they take turns; shown as a table."""
+    """Run the ways in alternation, and show a table; returns each way's medians over the rounds."""
     outcomes: dict[str, list[Outcome]] = {name: [] for name in ways}
     for number in range(rounds):
         for name, way in ways.items():
@@ -131,29 +132,8 @@ def by_turns(
             last = outcomes[name][-1]
             say(f"  {title}, round {number + 1}: {name}: {last.took.wall_s:.1f} s")
     medians = {name: median(several) for name, several in outcomes.items()}
-    header = [
-        "way",
-        "× real time",
-        "steady",
-        "ready s",
-        "first row s",
-        "CPU-s per h",
-        "GiB",
-        "padding",
-    ]
-    rows = [
-        [
-            name,
-            f"{one.speed:.1f}",
-            shown(one.steady, ".1f"),
-            shown(one.ready_s, ".1f"),
-            shown(one.first_row_s, ".1f"),
-            f"{one.took.cpu_s / one.audio_s * 3600:.0f}",
-            f"{one.took.peak_bytes / 2**30:.2f}",
-            shown(one.padding, ".0%"),
-        ]
-        for name, one in medians.items()
-    ]
+    header = ["way", *FIGURES]
+    rows = [[name, *_figures(one)] for name, one in medians.items()]
     if references:
         header.append("WER")
         for row, one in zip(rows, medians.values(), strict=True):
@@ -163,8 +143,21 @@ def by_turns(
     return medians
 
 
+def _figures(outcome: Outcome) -> list[str]:
+    """A row of cells under FIGURES."""
+    return [
+        f"{outcome.speed:.1f}",
+        shown(outcome.steady, ".1f"),
+        shown(outcome.ready_s, ".1f"),
+        shown(outcome.first_row_s, ".1f"),
+        f"{outcome.took.cpu_s / outcome.audio_s * 3600:.0f}",
+        f"{outcome.took.peak_bytes / 2**30:.2f}",
+        shown(outcome.padding, ".0%"),
+    ]
+
+
 def median(outcomes: Sequence[Outcome]) -> Outcome:
-    """The median of each figure over the outcomes that have it; labels are the first one's."""
+    """The medians of the figures over the outcomes that have them, and the labels of the first."""
 
     def middle(values: Iterable[float | None]) -> float | None:
         known = [value for value in values if value is not None]
@@ -184,7 +177,7 @@ def median(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def word_error_rate(labels: Mapping[str, Any], references: Mapping[str, str]) -> float | None:
-    """WER over all clips that have a reference. A label is a text, or a dict with `it_text` or `text`."""
+    """The WER over all clips with a reference. A label is a text, or a dict with `it_text` or `text`."""
     from audio_ops.speech.wer import WordErrors
 
     compare = WordErrors({})

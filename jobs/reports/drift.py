@@ -1,6 +1,6 @@
-"""What a run's rows say of each task, and how far that is from what the table's earlier rows say.
+"""Statistics of a run's labels, and their distance from those of the table's earlier rows.
 
-Read from the committed rows, of which only those made with the same settings are compared.
+They are read from the committed rows. Only rows with the same settings are compared.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ ROWS_AT_ONCE = 8192
 
 
 def statistics(table: Table, run_id: str) -> dict[str, dict[str, Any]]:
-    """Figures of each task: `now` of the rows of `run_id`, `before` of all others with the settings
-    that the table has now, and the distance between the two (see `drift`).
+    """Figures of each task: `now` of the rows of `run_id`, `before` of all other rows with the table's
+    current settings, and the `drift` between the two (see `drift`).
 
-    Of any task: `clips`, `failed`, `error_rate`, `mean_score`. Of a classification: `labels`, how
-    many clips have which one on top. Of recognition: `words_per_s` and `suspects`, how many texts
-    are distrusted for which reason. Memory grows with the number of labels, not of rows.
+    Every task has `clips`, `failed`, `error_rate` and `mean_score`; a classification `labels`, the
+    number of clips by their top label; a recognition `words_per_s` and `suspects`, the number of
+    distrusted texts by reason. Memory grows with the number of labels, not of rows.
     """
     from jobs.plan import fingerprint
 
@@ -59,35 +59,38 @@ def _query(
     condition: pc.Expression,
     sql: str,
 ) -> list[tuple[Any, ...]]:
-    """What SQL finds in `rows`, which are those that meet the condition, with these columns.
+    """The result of a query on the table `rows`: the rows that meet the condition, with these columns.
 
-    They are scanned here, few at a time: DuckDB would have a dataset read far ahead of it.
+    The dataset is scanned here, in small batches: DuckDB would make it read far ahead.
     """
     import duckdb
 
-    few = rows.scanner(
+    batches = rows.scanner(
         columns=dict(columns), filter=condition, batch_size=ROWS_AT_ONCE, batch_readahead=4
     )
     with duckdb.connect(":memory:") as database:
-        return database.register("rows", few.to_reader()).execute(sql).fetchall()
+        return database.register("rows", batches.to_reader()).execute(sql).fetchall()
 
 
 def _figures(
     query: Callable[[str], list[tuple[Any, ...]]], columns: Collection[str]
 ) -> dict[str, dict[str, Any]]:
-    """The figures `now` and `before`."""
-    wanted = {
+    """The figures `now` and `before`, from a query on rows with these columns."""
+    expressions = {
         "clips": "count(*)",
         "failed": "count(*) FILTER (error IS NOT NULL OR error_stage IN ('read', 'decode'))",
         "mean_score": "avg(score) FILTER (isfinite(score))",  # else one NaN would be the mean
     }
     if "text" in columns:
         words = "sum(len(regexp_extract_all(text, '\\S+')))"
-        wanted["words_per_s"] = f"{words} / nullif(sum(duration_s) FILTER (text IS NOT NULL), 0)"
-    none = {name: 0 if name in ("clips", "failed") else None for name in wanted}
+        expressions["words_per_s"] = (
+            f"{words} / nullif(sum(duration_s) FILTER (text IS NOT NULL), 0)"
+        )
+    none = {name: 0 if name in ("clips", "failed") else None for name in expressions}
     both = {mine: dict[str, Any](none) for mine in (True, False)}
-    for mine, *row in query(f"SELECT mine, {', '.join(wanted.values())} FROM rows GROUP BY mine"):
-        both[mine].update(zip(wanted, row, strict=True))
+    selected = ", ".join(expressions.values())
+    for mine, *row in query(f"SELECT mine, {selected} FROM rows GROUP BY mine"):
+        both[mine].update(zip(expressions, row, strict=True))
     for figures in both.values():
         figures["error_rate"] = figures["failed"] / figures["clips"] if figures["clips"] else None
     for column, value in (("label", "label"), ("suspect", "unnest(suspect)")):
@@ -103,11 +106,11 @@ def _figures(
 
 
 def drift(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float | None]:
-    """How far a task's figures have moved; null where one side has nothing to compare.
+    """The changes of a task's figures; None if one of the two sides has no value.
 
-    `label_distance` is the total variation distance of the labels' shares, 0 (the same) to 1 (none
-    in common), less what chance alone makes of so few clips. `score` and `error_rate` are
-    differences, `words_per_s` is one in parts of what it was before: 0.5 is half as many again.
+    `label_distance` is the total variation distance of the labels' shares, 0 (equal) to 1 (no label
+    in common), less the distance that is expected by chance for this number of clips. `score` and
+    `error_rate` are absolute differences, `words_per_s` is a relative one: 0.5 is half as many again.
     """
     return {
         "label_distance": _distance(now.get("labels"), before.get("labels")),
@@ -140,10 +143,9 @@ def _difference(now: float | None, before: float | None, relative: bool = False)
 
 
 def beyond(tasks: Mapping[str, Mapping[str, Any]], bounds: Drift) -> Iterator[str]:
-    """`task: ...` for each figure that moved further than the config allows.
+    """`task: ...` for each figure that changed by more than the config allows.
 
-    Nothing is said of a task that either side has fewer than `min_clips` of. Fewer errors than
-    before are no drift.
+    Tasks with fewer than `min_clips` on either side are skipped. A lower error rate is no drift.
     """
     for name, task in tasks.items():
         if min(task["now"]["clips"], task["before"]["clips"]) < bounds.min_clips:

@@ -1,4 +1,4 @@
-"""How good the labels are, from the table alone: every task that has a `reference`, against it.
+"""Compares the labels of each task that has a `reference` with it, from the table alone.
 
 earmark evaluate TABLE [--by COLUMN ...]
 """
@@ -17,7 +17,7 @@ from jobs.reports.columns import task_columns
 from jobs.table.table import Table
 
 WORST, CONFUSIONS = 20, 10
-GROUPS_SHOWN, LETTERS_SHOWN = 50, 160
+GROUPS_SHOWN, CHARACTERS_SHOWN = 50, 160
 
 RECOGNITION = """
     count(wer) AS compared,
@@ -37,14 +37,15 @@ Row = dict[str, Any]
 
 
 def evaluate(table: Table, by: Sequence[str] = ()) -> dict[str, Any]:
-    """The report on a table, plain JSON: `tasks` holds one for each that has a reference.
+    """The report on a table, as JSON values: `tasks` has an entry for each task with a reference.
 
-    Of recognition: `wer` and `cer` over all (all edits by all words or characters) and `mean_wer`
-    of a row. Of classification: `accuracy` (right is the top label), `macro_f1`, `mean_loss` and
-    `confusions`. Of both: how many rows were `compared`, how many not and why, the same figures
-    `by` the values of columns, and the `worst` rows. What there is nothing to say of is null.
+    A recognition has `wer` and `cer` (the edits of all rows divided by all words or characters) and
+    `mean_wer`, the mean of the rows. A classification has `accuracy` (of the top label), `macro_f1`,
+    `mean_loss` and `confusions`. Both have the number of rows that were `compared`, of those that
+    were `not_compared` by reason, these figures `by` the values of columns, and the `worst` rows.
+    Figures without rows are None.
 
-    Raises ValueError for a column that the table lacks.
+    Raises ValueError for a column that the table does not have.
     """
     import duckdb
 
@@ -75,16 +76,16 @@ def evaluate(table: Table, by: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def macro_f1(pairs: Mapping[tuple[str, str], int]) -> float | None:
-    """The plain mean of F1 over all labels that are true or given anywhere, as scikit-learn has it.
+    """The unweighted mean of F1 over all true and predicted labels, as in scikit-learn.
 
-    `pairs` counts (true label, given label); None if there are none.
+    `pairs` counts (true label, predicted label); None if it is empty.
     """
     true: Counter[str] = Counter()
-    given: Counter[str] = Counter()
+    predicted: Counter[str] = Counter()
     for (reference, label), count in pairs.items():
         true[reference] += count
-        given[label] += count
-    both = true + given
+        predicted[label] += count
+    both = true + predicted
     f1 = [2 * pairs.get((label, label), 0) / count for label, count in both.items()]
     return sum(f1) / len(f1) if f1 else None
 
@@ -135,7 +136,7 @@ def _classification(database: Any, by: Sequence[str]) -> dict[str, Any]:
 
 
 def _pairs(database: Any, group: str = "NULL") -> dict[str, dict[tuple[str, str], int]]:
-    """By the repr of a group's value, how many rows have which (true label, given label)."""
+    """The number of rows by (true label, predicted label), by the repr of the group's value."""
     found: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
     for row in _rows(
         database,
@@ -154,7 +155,7 @@ def _by(number: int, measure: str, figures: str) -> str:
 
 
 def _not_compared(database: Any, measure: str, **reasons: str) -> dict[str, int]:
-    """How many rows have no `measure`, by the first reason that holds; 0 is left out."""
+    """The number of rows without a `measure`, by the first reason that applies."""
     reasons = {
         "no_reference": "reference IS NULL",
         "failed": "error IS NOT NULL OR error_stage IN ('read', 'decode')",
@@ -178,7 +179,7 @@ def _worst(database: Any, label: str, measure: str) -> list[Row]:
 
 
 def _rows(database: Any, query: str, *values: Any) -> list[Row]:
-    # By Arrow, for DuckDB's own rows need pytz where there is a time in them.
+    # Through Arrow, because DuckDB's own rows need pytz if they contain a time.
     found: list[Row] = database.sql(query, params=list(values)).to_arrow_table().to_pylist()
     return found
 
@@ -188,39 +189,50 @@ def _quoted(name: str) -> str:
 
 
 def lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """The report for people."""
+    """The report as text."""
     for name, task in report["tasks"].items():
-        missed = ", ".join(
-            f"{count:,} {why.replace('_', ' ')}" for why, count in task["not_compared"].items()
+        reasons = ", ".join(
+            f"{count:,} {reason.replace('_', ' ')}"
+            for reason, count in task["not_compared"].items()
         )
         yield (
             f"{name} against {task['reference']}: {task['compared']:,} of {report['rows']:,} rows "
-            f"compared{f' ({missed})' if missed else ''}"
+            f"compared{f' ({reasons})' if reasons else ''}"
         )
         yield f"  {_figures(task)}"
         for column, groups in task["by"].items():
-            yield f"  by {column}:"
-            for group in groups[:GROUPS_SHOWN]:
-                rows = f"{group['compared']:,} rows"
-                yield f"    {_shown(group['value'])} · {rows} · {_figures(group)}"
-            if groups[GROUPS_SHOWN:]:
-                yield f"    and {len(groups) - GROUPS_SHOWN:,} more"
+            yield from _group_lines(column, groups)
         if task.get("confusions"):
-            yield "  taken for another:"
+            yield "  confusions:"
         for pair in task.get("confusions", ()):
-            yield f"    {pair['rows']:,} × {_shown(pair['reference'])} for {_shown(pair['label'])}"
-        measure, label = ("wer", "text") if task["kind"] == "recognition" else ("loss", "label")
-        if task["worst"]:
-            yield f"  highest {'WER' if measure == 'wer' else 'loss'}:"
-        for row in task["worst"]:
-            value = _percent(row[measure]) if measure == "wer" else f"{row[measure]:.2f}"
-            place = row["source"] + (f" {row['member']}" if row["member"] else "")
-            at = f" at {row['offset_s']:g} s" if row["offset_s"] else ""
-            yield f"    {value} · {place}{at}"
-            yield f"      reference: {_shown(row['reference'])}"
-            yield f"      {label}: {_shown(row[label])}"
+            reference, label = _shown(pair["reference"]), _shown(pair["label"])
+            yield f"    {pair['rows']:,} × {reference} taken for {label}"
+        yield from _worst_lines(task)
     if report["tasks"] and report["rows_of_other_settings"]:
         yield f"{report['rows_of_other_settings']:,} rows were labelled with other settings"
+
+
+def _group_lines(column: str, groups: Sequence[Row]) -> Iterator[str]:
+    yield f"  by {column}:"
+    for group in groups[:GROUPS_SHOWN]:
+        rows = f"{group['compared']:,} rows"
+        yield f"    {_shown(group['value'])} · {rows} · {_figures(group)}"
+    if groups[GROUPS_SHOWN:]:
+        yield f"    and {len(groups) - GROUPS_SHOWN:,} more"
+
+
+def _worst_lines(task: Mapping[str, Any]) -> Iterator[str]:
+    is_text = task["kind"] == "recognition"
+    if task["worst"]:
+        yield f"  highest {'WER' if is_text else 'loss'}:"
+    for row in task["worst"]:
+        value = _percent(row["wer"]) if is_text else f"{row['loss']:.2f}"
+        place = row["source"] + (f" {row['member']}" if row["member"] else "")
+        at = f" at {row['offset_s']:g} s" if row["offset_s"] else ""
+        yield f"    {value} · {place}{at}"
+        yield f"      reference: {_shown(row['reference'])}"
+        label = "text" if is_text else "label"
+        yield f"      {label}: {_shown(row[label])}"
 
 
 def _figures(figures: Row) -> str:
@@ -245,9 +257,9 @@ def _percent(rate: float | None) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value on one line, with nothing in it that a terminal would obey."""
+    """A value on one line, without characters that control a terminal."""
     text = "".join(c if c.isprintable() else " " for c in str(value))
-    return text if len(text) <= LETTERS_SHOWN else f"{text[:LETTERS_SHOWN]}…"
+    return text if len(text) <= CHARACTERS_SHOWN else f"{text[:CHARACTERS_SHOWN]}…"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

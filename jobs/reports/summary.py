@@ -1,4 +1,4 @@
-"""What a run came to, as one JSON document: in the table's `_runs/`, and where `--summary` says."""
+"""The outcome of a run as a JSON document: in the table's `_runs/`, and in the file of `--summary`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from jobs.versions import package_version
 from jobs.workers.crash_ledger import ActorWork
 
 PACKAGES = ("earmark", "ray", "torch", "transformers", "deltalake", "pyarrow", "av", "soundfile")
-ERROR_LETTERS = 2000
+MAX_ERROR_LENGTH = 2000  # characters
 
 
 class Summary:
-    """Takes down what becomes known while a run goes on, and is written however the run ends.
+    """Collects the outcome of a run, and is written however the run ends.
 
-    `stopped` says why it ended before all was done: null, `max_runtime`, `SIGINT`, `SIGTERM`,
-    `stalled`, `failed`, `refused` (exit code 2) or `in_use`. `clips.left` counts clips, or shards of a
-    packaging whose clips are not known before. What is not known is null.
+    `stopped` is the reason why it ended early: null, `max_runtime`, `SIGINT`, `SIGTERM`, `stalled`,
+    `failed`, `refused` (exit code 2) or `in_use`. `clips.left` counts clips or, if the packaging
+    has shards, these. Unknown values are null.
     """
 
     def __init__(self, run_id: str, config_path: str, log: Path):
@@ -55,24 +55,24 @@ class Summary:
         }
 
     def of(self, table: str, fingerprint: str) -> None:
-        """Where the run's table lies, and the fingerprint of its settings."""
+        """Add the path of the run's table, and the fingerprint of its settings."""
         self.document |= {"table": table, "fingerprint": fingerprint}
 
     def worked(self, work: Mapping[str, Sequence[ActorWork]]) -> None:
-        """What each task's models did: after how many seconds they were ready, the seconds of sound
-        that they were given and how much of that was padding, and from an actor's first clip to its
-        last, how many times real time all actors were together."""
+        """Add the work of each task's models: the seconds until the first one was loaded, the seconds of
+        sound that they received and the fraction of padding, and the sum of the actors' speeds,
+        each from its first clip to its last, in multiples of real time."""
         self.document["models"] = {
             task: _models(actors, self.started_at) for task, actors in work.items()
         }
 
     def look_at(self, table: HeldTable, config: Config, console: Console) -> None:
-        """What the run's committed rows say, of which the console says what is of note.
+        """Add the statistics and the evaluation of the run's committed rows, and print what is notable.
 
-        Never raises: it is looked at however the run ended, which is what matters.
+        Never raises: it is called however the run ended, and must not hide that.
         """
         self.table = table
-        console.progress("looking at the labels")
+        console.progress("summing up the labels")
         try:
             if self.progress and self.progress.labelled:
                 tasks = statistics(table, self.run_id)
@@ -89,8 +89,8 @@ class Summary:
             console.say(f"no statistics of the table: {type(error).__name__}, see the log")
 
     def end(self, code: int, stopped: str | None, error: BaseException | None = None) -> None:
-        """How the run ended. `error` is shortened: tracebacks stand in the log."""
-        text = str(error)[:ERROR_LETTERS] if error else None
+        """Add how the run ended. `error` is shortened: its traceback is in the log."""
+        text = str(error)[:MAX_ERROR_LENGTH] if error else None
         self.code = code
         self.document |= {
             "exit_code": code,
@@ -103,7 +103,7 @@ class Summary:
         }
 
     def write(self, file: str | None) -> None:
-        """Into the table, if the run had taken it, and into `file`, whole or not at all."""
+        """Write the document into the table, if the run had taken it, and atomically into `file`."""
         if self.table is not None:
             self.table.keep_report(self.document)
         if file:

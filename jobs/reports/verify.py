@@ -212,41 +212,45 @@ def _checked(rows: pa.Table, tasks: Sequence[str]) -> pa.Table:
     )
 
 
+# What is expected of the rows, what was found instead, and the query that finds an example of each.
+_ROW_CHECKS = (
+    (
+        "each clip_id once",
+        "more than once",
+        "SELECT any_value(source) FROM rows GROUP BY clip_id HAVING count(*) > 1",
+    ),
+    (
+        "one row for each place (source, member, offset_s)",
+        "with several clip_ids",
+        "SELECT source FROM rows GROUP BY source, member, offset_s "
+        "HAVING count(DISTINCT clip_id) > 1",
+    ),
+    (
+        f"a value in {', '.join(NEVER_NULL)}",
+        "rows with a null",
+        "SELECT source FROM rows WHERE has_null",
+    ),
+    (
+        "clip_id to be the hash of its place and version",
+        "rows where it is not",
+        "SELECT source FROM rows WHERE other_id",
+    ),
+    (
+        "ok rows without an error, partial and error rows with one",
+        "rows that are otherwise",
+        "SELECT source FROM rows WHERE wrong_outcome",
+    ),
+    (
+        "one fingerprint for each run",
+        "runs with several",
+        "SELECT run_id FROM rows GROUP BY run_id HAVING count(DISTINCT fingerprint) > 1",
+    ),
+)
+
+
 def _check_rows(database: Any, report: Report) -> None:
     """Find clips and places with several rows, and rows that are incomplete or contradict themselves."""
-    for expected, found, query in (
-        (
-            "each clip_id once",
-            "more than once",
-            "SELECT any_value(source) FROM rows GROUP BY clip_id HAVING count(*) > 1",
-        ),
-        (
-            "one row for each place (source, member, offset_s)",
-            "with several clip_ids",
-            "SELECT source FROM rows GROUP BY source, member, offset_s "
-            "HAVING count(DISTINCT clip_id) > 1",
-        ),
-        (
-            f"a value in {', '.join(NEVER_NULL)}",
-            "rows with a null",
-            "SELECT source FROM rows WHERE has_null",
-        ),
-        (
-            "clip_id to be the hash of its place and version",
-            "rows where it is not",
-            "SELECT source FROM rows WHERE other_id",
-        ),
-        (
-            "ok rows without an error, partial and error rows with one",
-            "rows that are otherwise",
-            "SELECT source FROM rows WHERE wrong_outcome",
-        ),
-        (
-            "one fingerprint for each run",
-            "runs with several",
-            "SELECT run_id FROM rows GROUP BY run_id HAVING count(DISTINCT fingerprint) > 1",
-        ),
-    ):
+    for expected, found, query in _ROW_CHECKS:
         [(count, example)] = database.execute(
             f"SELECT count(*), min(example) FROM ({query}) AS found(example)"
         ).fetchall()

@@ -22,7 +22,7 @@ from audio_ops.tasks import load_task
 from jobs.cli import run
 from jobs.plan import fingerprint
 from jobs.reports.columns import task_columns
-from jobs.reports.evaluate import LETTERS_SHOWN, evaluate, lines, macro_f1
+from jobs.reports.evaluate import CHARACTERS_SHOWN, evaluate, lines, macro_f1
 from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
 from jobs.table.table import Table
 from jobs.table.write import WriteSettings, write_rows
@@ -228,7 +228,7 @@ def test_the_twenty_worst_rows_come_worst_first(tmp_path: Path) -> None:
     }
 
 
-def test_rows_of_other_settings_are_said_to_be(tmp_path: Path) -> None:
+def test_rows_of_other_settings_are_reported(tmp_path: Path) -> None:
     report = evaluate(make(tmp_path, kinds(), used="before"))
     assert report["rows"] == report["rows_of_other_settings"] == len(KINDS)
     assert list(lines(report))[-1] == "7 rows were labelled with other settings"
@@ -243,15 +243,15 @@ def test_options_of_other_versions_are_read() -> None:
         task_columns("words", {"task": "x"}, [])
 
 
-def test_a_text_cannot_speak_to_the_terminal(tmp_path: Path) -> None:
+def test_a_text_cannot_control_the_terminal(tmp_path: Path) -> None:
     rows = speech()[:1]
     rows[0]["words_text"] = "a\x1b[2Jb\nc" + "x" * 1000
     said = "\n".join(lines(evaluate(make(tmp_path, rows))))
     assert "\x1b" not in said and "text: a [2Jb c" in said
-    assert max(map(len, said.splitlines())) < LETTERS_SHOWN + 20
+    assert max(map(len, said.splitlines())) < CHARACTERS_SHOWN + 20
 
 
-def test_a_report_lies_where_no_reader_looks_for_rows(tmp_path: Path) -> None:
+def test_a_report_is_stored_outside_of_what_readers_scan(tmp_path: Path) -> None:
     table = make(
         tmp_path, [*speech(), *(row | {"clip_id": f"k{row['clip_id']}"} for row in kinds())]
     )
@@ -284,13 +284,13 @@ def test_evaluate_prints_the_report_of_a_table(tmp_path: Path) -> None:
         "      text: you go go",
         "kind against folder: 5 of 7 rows compared (1 no reference, 1 unknown reference)",
         "  accuracy 60.0 % · macro-F1 0.444 · mean loss 0.820",
-        "    1 × cat for dog",
+        "    1 × cat taken for dog",
         "    2.00 · /audio/0001.wav",
     ):
         assert line in done.stdout.splitlines()
 
 
-def test_evaluate_refuses_what_is_no_table_and_no_column(
+def test_evaluate_refuses_a_missing_table_and_a_missing_column(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["evaluate", str(tmp_path / "nothing")]) == 2

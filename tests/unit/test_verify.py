@@ -46,7 +46,7 @@ def data_file(work: Work) -> Path:
 
 
 def rewritten(work: Work, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Other rows in place of the table's own, by way of the log, as a stranger might do it."""
+    """Replace the table's rows through the log, as another program might do."""
     rows = DeltaTable(work.path).to_pyarrow_table()
     write_deltalake(work.path, change(rows), mode="overwrite")
     for path in set(Path(work.path).glob("part-*.parquet")) - {
@@ -62,13 +62,13 @@ def with_value(rows: pa.Table, column: str, value: Any) -> pa.Table:
     return rows.set_column(rows.schema.get_field_index(column), field, pa.array(values, field.type))
 
 
-def test_a_table_that_runs_have_made_is_whole(work: Work) -> None:
+def test_a_table_made_by_runs_is_intact(work: Work) -> None:
     report = checked(work)
     assert (report.faults, report.leftovers, report.notes) == ([], [], [])
     assert (report.files, report.rows, report.runs) == (1, CLIPS, 2)
 
 
-def test_it_is_a_command_that_says_what_it_checked(work: Work) -> None:
+def test_the_command_prints_what_it_checked(work: Work) -> None:
     done = earmark("verify", work.path)
     assert done.returncode == 0, done.stderr
     assert f"1 files, {CLIPS} rows of 2 runs" in done.stdout and "is intact" in done.stdout
@@ -78,7 +78,7 @@ def test_it_is_a_command_that_says_what_it_checked(work: Work) -> None:
     assert "expected a file, found none" in done.stdout and "1 fault found" in done.stdout
 
 
-def test_where_there_is_no_table_it_says_so(tmp_path: Path, capsys: Any) -> None:
+def test_a_missing_table_is_an_error(tmp_path: Path, capsys: Any) -> None:
     assert cli.run(["verify", str(tmp_path / "nothing")]) == 2
     assert "expected a table that Earmark made" in capsys.readouterr().err
 
@@ -264,14 +264,14 @@ def assert_named(line: str, work: Work, capsys: pytest.CaptureFixture[str]) -> N
     assert any(line in one for one in said.splitlines() if one.startswith("fault: ")), said
 
 
-def test_a_files_name_cannot_speak_to_the_terminal(
+def test_a_file_name_cannot_control_the_terminal(
     work: Work, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rewritten(work, lambda rows: with_value(rows, "source", "a\x1b[2Jb\nc"))
     assert_named("e.g. a\\x1b[2Jb\\nc", work, capsys)
 
 
-def test_what_a_line_says_to_do_makes_the_table_whole_again(work: Work) -> None:
+def test_the_advice_in_a_fault_repairs_the_table(work: Work) -> None:
     no_parquet(work)
     [line] = checked(work).faults
     assert "remove it, then deltalake.DeltaTable(TABLE).repair()" in line
@@ -283,7 +283,7 @@ def test_what_a_line_says_to_do_makes_the_table_whole_again(work: Work) -> None:
     assert_exact(work)
 
 
-def test_rows_of_runs_before_a_strangers_change_are_not_counted(work: Work) -> None:
+def test_rows_of_runs_before_a_foreign_change_are_not_counted(work: Work) -> None:
     DeltaTable(work.path).delete("source = '/audio/000007.wav'")
     report = checked(work)
     assert not report.faults
@@ -313,7 +313,7 @@ def test_a_holder_is_a_note_dead_or_alive(work: Work) -> None:
 
 
 def test_rows_of_older_settings_are_a_note(work: Work) -> None:
-    """Their files have vanished, so that a relabelling could not hear them again."""
+    """Their files have vanished, so that a relabelling could not read them again."""
     assert run(replace(work, clips=CLIPS - 3, changed=5, setting=2)) == 0
     report = checked(work)
     assert report.is_intact
@@ -338,7 +338,7 @@ def test_a_table_on_s3_is_checked_with_its_storage_options(
     assert "expected a file, found none" in capsys.readouterr().out
 
 
-def test_many_rows_are_checked_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows_are_checked_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One clip twice, far apart, among more rows than are looked at together."""
     monkeypatch.setattr("jobs.reports.verify.BATCH_ROWS", 100)
     work = Work(str(tmp_path / "table"), clips=2_000, per_file=500)
