@@ -15,7 +15,7 @@ from audio_ops.inference.dtype import torch_dtype
 if TYPE_CHECKING:
     from audio_ops.tasks import TaskOptions
 
-# What `from_pretrained` may read. Pickled weights are never loaded, so they are not part of it.
+# Files that `from_pretrained` may read. Pickled weights are never loaded, so they are not part of it.
 LOADED_SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".tiktoken", ".jinja", ".py"}
 
 
@@ -87,7 +87,7 @@ class Checkpoint:
         return settings
 
     def digest(self) -> str:
-        """What the weights and settings are: the hub's commit, or SHA-256 over a folder's files.
+        """The identity of weights and settings: the hub's commit, or SHA-256 over a folder's files.
 
         Every byte that `from_pretrained` may read is hashed (about 2 GB/s), so a checkpoint that
         was trained on under the same name is another checkpoint, and a copy of it is the same.
@@ -117,7 +117,7 @@ def _digest(file: Any) -> Any:  # Python 3.10 has no hashlib.file_digest
 def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     """Find a local folder, or else a hub id at `revision` (default: its main branch).
 
-    Raises FileNotFoundError, saying what was looked for and where, if there is neither.
+    Raises FileNotFoundError, with both places, if there is neither.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -146,7 +146,7 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
 
 
 def load(auto: Any, checkpoint: Checkpoint, options: TaskOptions, **settings: Any) -> Any:
-    """What a transformers class `auto` makes of the checkpoint: a tokenizer, a processor, ..."""
+    """The checkpoint's tokenizer, processor, ... by the transformers class `auto`."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

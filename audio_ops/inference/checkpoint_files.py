@@ -127,6 +127,6 @@ def _alternatives(settings: dict[str, Any], config: dict[str, Any]) -> Alternati
     """From tokenizer_config.json and config.json, in the order in which transformers asks them."""
     named = settings.get("tokenizer_class") or config.get("tokenizer_class")
     name = named or DEFAULTS.get(config.get("model_type", ""))
-    if name is None:  # the tokenizer has to say by itself what it is
+    if name is None:  # the tokenizer has to name its own class
         return (*FAST, ("tokenizer.model",))
     return TOKENIZERS.get(name.removesuffix("Fast"), ANY)

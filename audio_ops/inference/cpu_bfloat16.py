@@ -1,5 +1,5 @@
-"""What torch does slowly in bfloat16 on CPUs that have its dot products, but no AMX: AMD from Zen 4 on,
-Intel's Cooper Lake."""
+"""Attention and linear layers in bfloat16, which torch computes slowly on CPUs that have its dot
+products but no AMX: AMD from Zen 4 on, Intel's Cooper Lake."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def in_blocks(
     """`softmax(scaling * query @ key.T) @ value`, in blocks of queries that stay in the caches.
 
     `query` is `(batch, heads, queries, width)`, `key` and `value` are `(batch, heads, keys, width)`,
-    `mask` can be broadcast to `(batch, heads, queries, keys)`: true for a key that is heard, or a
+    `mask` can be broadcast to `(batch, heads, queries, keys)`: true for a key that counts, or a
     number to add to its score. Returns `(batch, heads, queries, width)`.
 
     torch's own kernel has MKL multiply bfloat16, which on these CPUs first makes float32 of it:
@@ -116,7 +116,7 @@ def _in_blocks(
     scaling: float,
     mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The same for `(rows, queries, width)`, a row being a head of a clip."""
+    """`in_blocks` for `(rows, queries, width)`, a row being a head of a clip."""
     import torch
     from torch.nn.functional import pad
 
@@ -132,7 +132,7 @@ def _in_blocks(
     all_queries, all_keys = query.shape[1], key.shape[2]
     queries_at_once = min(all_queries, max(1, SCORES_AT_ONCE // all_keys))
     rows_at_once = max(1, SCORES_AT_ONCE // (queries_at_once * all_keys))
-    heard = torch.empty_like(query)
+    attended = torch.empty_like(query)
     for row in range(0, rows, rows_at_once):
         some = slice(row, row + rows_at_once)
         for first in range(0, all_queries, queries_at_once):
@@ -147,8 +147,8 @@ def _in_blocks(
                     masked.masked_fill_(~masks, torch.finfo(scores.dtype).min)
                 else:
                     masked += masks
-            heard[part] = scores.softmax(-1) @ value[some]
-    return heard[:, :queries]
+            attended[part] = scores.softmax(-1) @ value[some]
+    return attended[:, :queries]
 
 
 def _forward(
@@ -161,7 +161,7 @@ def _forward(
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """What transformers calls. Whatever is not plain attention over all keys it does itself."""
+    """Attention as transformers calls it, which computes all but plain attention over all keys itself."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal

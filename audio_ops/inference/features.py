@@ -1,4 +1,4 @@
-"""What transformers' feature extractors do in numpy, in torch on the model's device."""
+"""transformers' feature extractors, which compute in numpy, in torch on the model's device."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from audio_ops.inference.transformers_compat import replace_filter_bank
 from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP
 
 FLOOR = 1.192092955078125e-07  # Kaldi's, of a band's power
@@ -16,8 +17,8 @@ PREEMPHASIS = 0.97
 def compute_on(device: str, extractor: Any) -> Any:
     """The extractor, or one that gives the same features faster.
 
-    Kaldi's filter bank is what AST, SeamlessM4T, wav2vec2-bert and Speech2Text hear. transformers
-    goes through it frame by frame (`spectrogram` in audio_utils.py), 15 ms for 10 s of sound, which
+    AST, SeamlessM4T, wav2vec2-bert and Speech2Text take Kaldi's filter bank. transformers computes it
+    frame by frame (`spectrogram` in audio_utils.py), 15 ms for 10 s of sound, which
     a GPU labels in one. With torchaudio it has other filters, and keeps them.
     """
     if type(extractor).__name__ == "Wav2Vec2FeatureExtractor" and (
@@ -25,10 +26,8 @@ def compute_on(device: str, extractor: Any) -> Any:
         extractor.padding_value,
     ) == ("right", 0.0):
         return Normed(extractor, device)
-    if device != "cpu" and {"mel_filters", "window", "_extract_fbank_features"} <= set(
-        dir(extractor)
-    ):
-        extractor._extract_fbank_features = FilterBank(extractor, device)
+    if device != "cpu":
+        replace_filter_bank(extractor, lambda original: FilterBank(original, device))
     return extractor
 
 
