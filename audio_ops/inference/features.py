@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from audio_ops.inference.transformers_compat import replace_filter_bank
 from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP
 
 FLOOR = 1.192092955078125e-07  # of a band's power, as in Kaldi
 PREEMPHASIS = 0.97
-# What `FilterBank` reads of an extractor, and replaces: see AST's, SeamlessM4T's and Speech2Text's
-# in transformers/models/*/feature_extraction_*.py. Without them transformers' numpy code is used.
-FILTER_BANK = ("mel_filters", "window", "_extract_fbank_features")
 
 
 def compute_on(device: str, extractor: Any) -> Any:
@@ -28,8 +26,8 @@ def compute_on(device: str, extractor: Any) -> Any:
         extractor.padding_value,
     ) == ("right", 0.0):
         return Normed(extractor, device)
-    if device != "cpu" and all(hasattr(extractor, name) for name in FILTER_BANK):
-        extractor._extract_fbank_features = FilterBank(extractor, device)
+    if device != "cpu":
+        replace_filter_bank(extractor, lambda original: FilterBank(original, device))
     return extractor
 
 

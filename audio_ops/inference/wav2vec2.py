@@ -3,11 +3,10 @@ output."""
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+from audio_ops.inference.transformers_compat import mask_group_norm
 
 # Model types for which an attention mask undoes padding exactly. The others convolve or pool over
 # time after padding has turned non-zero: data2vec's stacked positional convolutions, the
@@ -46,41 +45,6 @@ def accepts_padding(model: Any, config: dict[str, Any], device: str) -> bool:
     return is_masked(config)
 
 
-def mask_group_norm(model: Any) -> bool:
-    """Make the group norm of a model's first convolution ignore padding, clip by clip.
-
-    The layer and its convolution are found by names that transformers does not document:
-    `conv_layers` of `Wav2Vec2FeatureEncoder`, `conv` and `layer_norm` of
-    `Wav2Vec2GroupNormConvLayer` (transformers/models/wav2vec2/modeling_wav2vec2.py, and its copies
-    for the other model types). Returns False, and changes nothing, if they are not there.
-    """
-    import torch
-
-    layers = getattr(getattr(model.base_model, "feature_extractor", None), "conv_layers", [None])
-    norm: Any = getattr(layers[0], "layer_norm", None)
-    conv: Any = getattr(layers[0], "conv", None)
-    if not isinstance(norm, torch.nn.GroupNorm) or not isinstance(conv, torch.nn.Conv1d):
-        return False
-    (kernel,), (stride,) = conv.kernel_size, conv.stride
-    batch = threading.local()  # concurrent calls have lengths of their own
-
-    def keep_lengths(_: Any, __: Any, inputs: dict[str, Any]) -> None:
-        batch.samples = inputs["attention_mask"].sum(-1).tolist()
-
-    def forward(states: torch.Tensor) -> torch.Tensor:
-        normed = torch.zeros_like(states)
-        for row, samples in enumerate(batch.samples):
-            own = slice(row, row + 1), slice(None), slice(0, (samples - kernel) // stride + 1)
-            normed[own] = torch.nn.functional.group_norm(
-                states[own], norm.num_groups, norm.weight, norm.bias, norm.eps
-            )
-        return normed
-
-    model.register_forward_pre_hook(keep_lengths, with_kwargs=True)
-    norm.forward = forward  # type: ignore[assignment, method-assign]
-    return True
-
-
 def _norm(config: dict[str, Any]) -> str:
     norm: str = config.get("feat_extract_norm", "group")  # every config class's default
     return norm
@@ -95,4 +59,11 @@ def shortest(config: dict[str, Any]) -> int:
     samples = int(config.get("squeeze_factor") or 1)  # SEW
     for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
         samples = (samples - 1) * stride + kernel
+    return samples
+
+
+def conv_frames(samples: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """The frames that a feature encoder's convolutions without padding make of so many samples."""
+    for kernel, stride in zip(kernels, strides, strict=True):
+        samples = (samples - kernel) // stride + 1
     return samples

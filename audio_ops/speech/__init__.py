@@ -5,6 +5,7 @@ which `_contract.py` has mypy check. The other files serve them and the task:
 
 options.py      the task's options
 transcript.py   windows' transcripts, and the clip's that they make up
+tokens.py       log probabilities of generated tokens
 evidence.py     signs that a text was invented
 wer.py          word and character errors against a reference
 

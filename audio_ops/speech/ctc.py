@@ -1,15 +1,15 @@
 """CTC models: whatever `AutoModelForCTC` loads for wav2vec2 and its relatives, and Parakeet CTC.
 
-A CTC model says one token per frame (20 ms in wav2vec2, 80 ms in Parakeet), mostly the blank.
-Sound longer than `chunk_length_s` is heard in windows that overlap by `stride_length_s` on each
-side; the overlap is cut off and the frames are joined before they are read as text, as
-transformers' pipeline does it (`transformers/pipelines/automatic_speech_recognition.py`), so that
-texts and times are the pipeline's with the same two settings.
+A CTC model predicts one token per frame (20 ms in wav2vec2, 80 ms in Parakeet), usually the blank.
+Sound longer than `chunk_length_s` is cut into windows that overlap by `stride_length_s` on each
+side; the overlap is cut off and the frames are joined before they are read as text, as in
+transformers' pipeline (`transformers/pipelines/automatic_speech_recognition.py`), so that texts and
+times are the pipeline's with the same two settings.
 
-Where the pipeline is wrong we differ: it takes a frame of Parakeet, or of a wav2vec2 with an
+They differ where the pipeline is wrong: it takes a frame of Parakeet, or of a wav2vec2 with an
 adapter (`add_adapter`), for shorter than it is, cuts such models' windows in the wrong places and
 has no times for Parakeet; and it reads the frame of pure padding at the end of some clips, which
-Parakeet's own `generate` leaves out, as we do.
+Parakeet's own `generate` leaves out.
 
 Decoding is greedy. A checkpoint's language model (`Wav2Vec2ProcessorWithLM`) is not used.
 """
@@ -28,7 +28,13 @@ from audio_ops.errors import ClipError
 from audio_ops.inference.checkpoint import Checkpoint, load, load_model
 from audio_ops.inference.features import compute_on
 from audio_ops.inference.finite import are_finite, not_finite
-from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP, accepts_padding, shortest
+from audio_ops.inference.wav2vec2 import (
+    FBANK_FRAME,
+    FBANK_HOP,
+    accepts_padding,
+    conv_frames,
+    shortest,
+)
 from audio_ops.speech.options import Options
 from audio_ops.speech.transcript import TimedText, Transcript, geometric_mean
 from audio_ops.tasks import Clip, Window
@@ -42,11 +48,11 @@ OPTIONS = ("chunk_length_s", "stride_length_s", "target_lang")
 # Attention over time costs its square: an hour at once runs out of memory.
 DEFAULT_CHUNK_S = 30.0
 LM_PROCESSOR = "Wav2Vec2ProcessorWithLM"
-LONGEST_WORD_S = 5.0  # what is longer is no word, but a script without spaces
+MAX_WORD_S = 5.0  # longer runs without a delimiter are taken for a script without spaces
 
 
 def check(options: Options, checkpoint: Checkpoint) -> None:
-    """ValueError if the checkpoint is no CTC model or cannot do what is asked."""
+    """ValueError if the checkpoint is no CTC model or cannot do what the options ask for."""
     config = checkpoint.json("config.json")
     found = config.get("architectures") or []
     if not any(name.endswith("ForCTC") for name in found):
@@ -59,7 +65,7 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
             "timestamps: expected none or word for a parakeet_ctc checkpoint, whose tokens are "
             "pieces of words, found 'char'"
         )
-    _Chunks.of(options, checkpoint)
+    Chunking.of(options, checkpoint)
     _check_language(options, checkpoint, config)
     files = ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
     if any(checkpoint.json(file).get("processor_class") == LM_PROCESSOR for file in files):
@@ -98,16 +104,16 @@ def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
 
 
 @dataclass(frozen=True)
-class _Chunks:
-    """How sound is cut, in samples: multiples of `frame`, the samples from one frame to the next."""
+class Chunking:
+    """Lengths in samples, multiples of `frame`: the samples from one frame to the next."""
 
     frame: int
     length: int
-    stride: int  # what overlaps on each side
+    stride: int  # overlap on each side
 
     @classmethod
-    def of(cls, options: Options, checkpoint: Checkpoint) -> _Chunks:
-        """Raises ValueError if the strides leave nothing of a chunk."""
+    def of(cls, options: Options, checkpoint: Checkpoint) -> Chunking:
+        """The options' lengths. Raises ValueError if the strides leave nothing of a chunk."""
         rate = sample_rate(options, checkpoint)
         frame = _samples_per_frame(checkpoint)
         length_s = options.chunk_length_s or DEFAULT_CHUNK_S
@@ -129,7 +135,7 @@ class _Chunks:
         return windows
 
     def kept(self, windows: Sequence[Window], number: int) -> slice:
-        """The frames of a window that are read, its overlap cut off: the pipeline's arithmetic."""
+        """The frames of a window without its overlap, by the pipeline's arithmetic."""
         samples = windows[number].stop - windows[number].start
         frames = round(samples / self.frame)
         left = round(self.stride / samples * frames) if number else 0
@@ -153,16 +159,16 @@ def _samples_per_frame(checkpoint: Checkpoint) -> int:
 
 
 @dataclass(frozen=True)
-class _Frames:
-    """What each frame of a window says: the likeliest token and its log probability `(frames,)`."""
+class FramePredictions:
+    """The likeliest token of each frame of a window and its log probability, both `(frames,)`."""
 
     tokens: np.ndarray  # int64
     log_probabilities: np.ndarray  # float32
 
 
 @dataclass(frozen=True)
-class _Token:
-    """A token that is not the blank, said from frame `start` to frame `stop` of the clip."""
+class TokenSpan:
+    """A token other than the blank, from frame `start` to before frame `stop` of the clip."""
 
     id: int
     start: int
@@ -174,8 +180,8 @@ class Model:
     """A loaded CTC model.
 
     `score` is the geometric mean probability of the tokens, word delimiters included: a token
-    counts with its most certain frame (a token fades in and out, which says nothing against it),
-    the blanks between tokens do not count. A clip of less than one frame (25 ms) says nothing.
+    counts with its most certain frame (as a token fades in and out, the others prove nothing), and
+    blanks do not count. The text of a clip of less than one frame (25 ms) is empty.
     """
 
     is_generative = False
@@ -202,7 +208,7 @@ class Model:
         config = checkpoint.json("config.json")
         self.model_type: str = config["model_type"]
         self.sample_rate = sample_rate(options, checkpoint)
-        self.chunks = _Chunks.of(options, checkpoint)
+        self.chunks = Chunking.of(options, checkpoint)
         self.timestamps = options.timestamps
         is_parakeet = self.model_type == "parakeet_ctc"
         self.equal_lengths = not (is_parakeet or accepts_padding(self.model, config, device))
@@ -217,14 +223,15 @@ class Model:
 
     def __call__(
         self, waveforms: Sequence[np.ndarray], group: Hashable = None
-    ) -> list[_Frames | ClipError]:
+    ) -> list[FramePredictions | ClipError]:
         import torch
 
-        nothing = _Frames(np.zeros(0, np.int64), np.zeros(0, np.float32))
-        heard: list[_Frames | ClipError] = [nothing] * len(waveforms)
+        predictions: list[FramePredictions | ClipError] = [
+            FramePredictions(np.zeros(0, np.int64), np.zeros(0, np.float32)) for _ in waveforms
+        ]
         long = [n for n, waveform in enumerate(waveforms) if len(waveform) >= self.shortest]
         if not long:
-            return heard
+            return predictions
         inputs = self.extractor(
             [waveforms[n] for n in long],
             sampling_rate=self.sample_rate,
@@ -235,65 +242,68 @@ class Model:
         with torch.inference_mode():
             logits = self.model(**inputs).logits.float()
             best, tokens = logits.max(-1)
-            certain = (best - logits.logsumexp(-1)).cpu().numpy()
-        said = tokens.cpu().numpy()
+            log_probabilities = (best - logits.logsumexp(-1)).cpu().numpy()
+        ids = tokens.cpu().numpy()
         for row, n in enumerate(long):
-            frames = self._frames(len(waveforms[n]), said.shape[1])
-            own = _Frames(said[row, :frames], certain[row, :frames])
-            heard[n] = own if are_finite(own.log_probabilities) else not_finite("logits")
-        return heard
+            frames = self._frames(len(waveforms[n]), ids.shape[1])
+            own = FramePredictions(ids[row, :frames], log_probabilities[row, :frames])
+            predictions[n] = own if are_finite(own.log_probabilities) else not_finite("logits")
+        return predictions
 
     def _frames(self, samples: int, padded: int) -> int:
-        """How many of a row's `padded` frames belong to its `samples`."""
+        """The frames of a row's `samples`, without those of its padding up to `padded`."""
+        config = self.model.config
         if self.equal_lengths:
             return padded
         if self.model_type == "parakeet_ctc":
-            import torch
-
-            mels = torch.tensor(samples // self.extractor.hop_length)
-            return int(self.model._get_subsampling_output_length(mels))
+            return parakeet_frames(samples // self.extractor.hop_length, config.encoder_config)
         if self.model_type == "wav2vec2-bert":
             return -(-((samples - FBANK_FRAME) // FBANK_HOP + 1) // 2)
-        return int(self.model._get_feat_extract_output_lengths(samples))
+        return conv_frames(samples, config.conv_kernel, config.conv_stride)
 
-    def join(self, clip: Clip, windows: Sequence[Window], outputs: Sequence[_Frames]) -> Transcript:
+    def join(
+        self, clip: Clip, windows: Sequence[Window], outputs: Sequence[FramePredictions]
+    ) -> Transcript:
         kept = [self.chunks.kept(windows, number) for number in range(len(windows))]
-        said = [frames.tokens[k] for frames, k in zip(outputs, kept, strict=True)]
         places = [
-            window.start // self.chunks.frame + np.arange(len(frames.tokens))[k]
-            for window, frames, k in zip(windows, outputs, kept, strict=True)
+            window.start // self.chunks.frame + np.arange(len(frames.tokens))[own]
+            for window, frames, own in zip(windows, outputs, kept, strict=True)
         ]
-        ids = np.concatenate(said)
-        certain = [f.log_probabilities[k] for f, k in zip(outputs, kept, strict=True)]
-        tokens = self._tokens(ids, np.concatenate(certain), np.concatenate(places))
+        ids = np.concatenate([f.tokens[own] for f, own in zip(outputs, kept, strict=True)])
+        log_probabilities = np.concatenate(
+            [f.log_probabilities[own] for f, own in zip(outputs, kept, strict=True)]
+        )
+        tokens = self._tokens(ids, log_probabilities, np.concatenate(places))
         words = self._words(tokens)
         units = {"word": words, "char": [[token] for token in tokens], "none": []}
         return Transcript(
             text=self.tokenizer.decode(ids, skip_special_tokens=False) if ids.size else "",
             score=geometric_mean(sum(token.log_probability for token in tokens), len(tokens)),
             segments=self._segments(clip, words, [int(place[0]) for place in places if place.size]),
-            words=[self._piece(unit) for unit in units[self.timestamps]],
+            words=[self._timed(unit) for unit in units[self.timestamps]],
             language=self.language,
         )
 
-    def _tokens(self, ids: np.ndarray, certain: np.ndarray, places: np.ndarray) -> list[_Token]:
-        """Runs of one token, each a token once, blanks left out; all arguments `(frames,)`."""
+    def _tokens(
+        self, ids: np.ndarray, log_probabilities: np.ndarray, places: np.ndarray
+    ) -> list[TokenSpan]:
+        """Runs of equal tokens, each as one, without blanks; all arguments `(frames,)`."""
         starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]][: ids.size])
         stops = [*starts[1:], len(ids)]
         return [
-            _Token(
+            TokenSpan(
                 int(ids[start]),
                 int(places[start]),
                 int(places[stop - 1]) + 1,
-                float(certain[start:stop].max()),
+                float(log_probabilities[start:stop].max()),
             )
             for start, stop in zip(starts, stops[: starts.size], strict=True)
             if ids[start] != self.blank
         ]
 
-    def _words(self, tokens: Sequence[_Token]) -> list[list[_Token]]:
+    def _words(self, tokens: Sequence[TokenSpan]) -> list[list[TokenSpan]]:
         """Tokens between word delimiters, or from one piece that begins with ▁ to the next."""
-        words: list[list[_Token]] = [[]]
+        words: list[list[TokenSpan]] = [[]]
         for token in tokens:
             if self.delimiter is not None and token.id == self.delimiter:
                 words.append([])
@@ -303,26 +313,26 @@ class Model:
                 words[-1].append(token)
         return [word for word in words if word]
 
-    def _is_beginning(self, token: _Token) -> bool:
+    def _is_beginning(self, token: TokenSpan) -> bool:
         piece: str = self.tokenizer.convert_ids_to_tokens(token.id)
         return piece.startswith("▁")
 
     def _segments(
-        self, clip: Clip, words: Sequence[list[_Token]], seams: Sequence[int]
+        self, clip: Clip, words: Sequence[list[TokenSpan]], seams: Sequence[int]
     ) -> list[TimedText]:
         """A segment for each window: the words that begin in it; `seams` are its first frames.
 
         A script without spaces is cut at the seam itself.
         """
-        longest = LONGEST_WORD_S * self.sample_rate / self.chunks.frame
-        spoken: list[list[list[_Token]]] = [[] for _ in seams]
+        max_frames = MAX_WORD_S * self.sample_rate / self.chunks.frame
+        by_window: list[list[list[TokenSpan]]] = [[] for _ in seams]
         for word in words:
-            is_word = word[-1].stop - word[0].start <= longest
+            is_word = word[-1].stop - word[0].start <= max_frames
             starts = [word[0].start if is_word else token.start for token in word]
             numbers = np.searchsorted(seams, starts, "right") - 1
             for number in np.unique(numbers):
-                of_window = [t for t, n in zip(word, numbers, strict=True) if n == number]
-                spoken[number].append(of_window)
+                own = [t for t, n in zip(word, numbers, strict=True) if n == number]
+                by_window[number].append(own)
         starts_s = [seam * self.chunks.frame / self.sample_rate for seam in seams]
         stops_s = [*starts_s[1:], len(clip.waveform) / self.sample_rate]
         return [
@@ -332,11 +342,11 @@ class Model:
                 text=" ".join(self._text(part) for part in parts),
                 score=_score([token for part in parts for token in part]),
             )
-            for start_s, stop_s, parts in zip(starts_s, stops_s, spoken, strict=False)
+            for start_s, stop_s, parts in zip(starts_s, stops_s, by_window, strict=False)
             if parts
         ]
 
-    def _piece(self, tokens: Sequence[_Token]) -> TimedText:
+    def _timed(self, tokens: Sequence[TokenSpan]) -> TimedText:
         return TimedText(
             start_s=round(tokens[0].start * self.chunks.frame / self.sample_rate, 3),
             end_s=round(tokens[-1].stop * self.chunks.frame / self.sample_rate, 3),
@@ -344,7 +354,7 @@ class Model:
             score=_score(tokens),
         )
 
-    def _text(self, tokens: Sequence[_Token]) -> str:
+    def _text(self, tokens: Sequence[TokenSpan]) -> str:
         if len(tokens) == 1 and tokens[0].id == self.delimiter:
             return " "  # decode would strip it
         text: str = self.tokenizer.decode(
@@ -353,5 +363,16 @@ class Model:
         return text
 
 
-def _score(tokens: Sequence[_Token]) -> float:
+def parakeet_frames(mels: int, config: Any) -> int:
+    """The frames that Parakeet's encoder makes of so many log-mel frames.
+
+    Each of its convolutions halves them, over padding on both sides.
+    """
+    kernel, stride = config.subsampling_conv_kernel_size, config.subsampling_conv_stride
+    for _ in range(int(math.log2(config.subsampling_factor))):
+        mels = (mels + (kernel - 1) // 2 * 2 - kernel) // stride + 1
+    return mels
+
+
+def _score(tokens: Sequence[TokenSpan]) -> float:
     return geometric_mean(sum(t.log_probability for t in tokens), len(tokens)) or 0.0

@@ -1,4 +1,4 @@
-"""What speaks against a transcript: signs that a recogniser invented its text."""
+"""Evidence that a recogniser invented a text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STRETCH = 400  # characters, about 30 s of speech
 
 
 def compression_ratio(text: str) -> float:
-    """Bytes per zlib-compressed byte, as OpenAI's Whisper has it: a loop compresses well.
+    """Bytes per zlib-compressed byte, as in OpenAI's Whisper: a loop compresses well.
 
     The highest over stretches of 400 characters (a longer text compresses better without being
     a loop, and a loop in a long one must not be averaged away). 0 for no text.
@@ -25,18 +25,18 @@ def compression_ratio(text: str) -> float:
     return max((len(part) / len(zlib.compress(part)) for part in encoded), default=0.0)
 
 
-def evidence(said: Transcript, clip: Clip, options: Options) -> dict[str, Any]:
+def evidence(transcript: Transcript, clip: Clip, options: Options) -> dict[str, Any]:
     """The evidence columns of one clip.
 
     - `speech_ratio`: share of the 32 ms frames that the voice detector takes for speech
-      (probability of a half and more); None if it was not asked.
+      (probability of a half and more); None if it did not run.
     - `no_speech`: the model's own probability that nobody speaks; None if it has none.
-    - `compression_ratio`: see above.
+    - `compression_ratio`: see the function of that name.
     - `chars_per_s`: characters of text per second of sound.
-    - `suspect`: the reasons to distrust the text. A good row has none, and so has an empty text.
+    - `suspect`: the reasons to distrust the text; none for a good row or an empty text.
 
-    The reasons, and the thresholds' defaults, chosen with Whisper tiny.en on 406 telephone prompts
-    (3 of which they flag) and on silence, beeps, noise, hum and music (all flagged):
+    The reasons, with the thresholds' defaults. They were chosen with Whisper tiny.en on 406 telephone
+    prompts (3 of which they flag) and on silence, beeps, noise, hum and music (all flagged):
 
     - `no_speech`: speech_ratio under 0.1 (prompts: 0.14 and more, even a lone "L"; the others:
       0.00), or, as in OpenAI's code, no_speech over 0.6 with a score under min_score.
@@ -48,11 +48,11 @@ def evidence(said: Transcript, clip: Clip, options: Options) -> dict[str, Any]:
     speech_ratio = None
     if clip.speech is not None and clip.speech.size:
         speech_ratio = float(np.mean(clip.speech >= 128))
-    ratio = compression_ratio(said.text)
-    chars_per_s = len(said.text) / clip.duration_s if clip.duration_s > 0 else 0.0
-    unsure = _under(said.score, options.min_score)
+    ratio = compression_ratio(transcript.text)
+    chars_per_s = len(transcript.text) / clip.duration_s if clip.duration_s > 0 else 0.0
+    unsure = _under(transcript.score, options.min_score)
     silent = _under(speech_ratio, options.min_speech_ratio) or (
-        unsure and _over(said.no_speech, options.max_no_speech)
+        unsure and _over(transcript.no_speech, options.max_no_speech)
     )
     reasons = {
         "no_speech": silent,
@@ -62,10 +62,12 @@ def evidence(said: Transcript, clip: Clip, options: Options) -> dict[str, Any]:
     }
     return {
         "speech_ratio": speech_ratio,
-        "no_speech": said.no_speech,
+        "no_speech": transcript.no_speech,
         "compression_ratio": ratio,
         "chars_per_s": chars_per_s,
-        "suspect": [reason for reason, holds in reasons.items() if holds and said.text.strip()],
+        "suspect": [
+            reason for reason, holds in reasons.items() if holds and transcript.text.strip()
+        ],
     }
 
 

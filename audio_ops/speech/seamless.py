@@ -1,11 +1,11 @@
 """SeamlessM4T, first and second version: speech in some hundred languages -> text in one.
 
-`tgt_lang` says in which: what is spoken in that language is transcribed, everything else is
+`tgt_lang` is the language of the text: speech in that language is transcribed, all other speech is
 translated. Windows of one language share a batch.
 
 Sound is cut in pauses into windows of at most 20 s. The model was trained on sentences of some
-seconds and leaves things out of longer sound; and chunks that overlap (the pipeline's
-`stride_length_s`) would give text that holds every overlap twice.
+seconds and omits parts of longer sound; and chunks that overlap (the pipeline's `stride_length_s`)
+would give text that has every overlap twice.
 
 The text of a window is that of the model's own `generate` on the window alone.
 """
@@ -14,19 +14,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from audio_ops.inference.checkpoint import Checkpoint, load
+from audio_ops.inference.transformers_compat import mask_adapter_padding
 from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP
 from audio_ops.speech import seq2seq
 from audio_ops.speech.options import Options
 from audio_ops.speech.seq2seq import sample_rate as sample_rate
 from audio_ops.tasks import Clip, Window
-
-if TYPE_CHECKING:
-    import torch
 
 MODEL_TYPES = ("seamless_m4t", "seamless_m4t_v2")
 TIMESTAMPS = ("none",)
@@ -35,7 +33,7 @@ MAX_S = 20.0
 
 
 def check(options: Options, checkpoint: Checkpoint) -> None:
-    """ValueError if there is no `tgt_lang` or this SeamlessM4T does not write it."""
+    """ValueError without a `tgt_lang` that this SeamlessM4T writes."""
     seq2seq.check(options, checkpoint)
     languages = checkpoint.json("generation_config.json").get("text_decoder_lang_to_code_id")
     if not languages:
@@ -51,22 +49,19 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
 
 
 class Model(seq2seq.Model):
-    """A loaded SeamlessM4T, its speech encoder and text decoder alone."""
+    """A loaded SeamlessM4T: its speech encoder and text decoder."""
 
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
         self.language = options.tgt_lang
         self.version = 2 if checkpoint.json("config.json")["model_type"].endswith("v2") else 1
         super().__init__(options, checkpoint, device)
         self.max_s = MAX_S
-        encoder = self.model.speech_encoder
-        self.equal_lengths = encoder.adapter is not None and len(encoder.adapter.layers) != 1
         self.batch = threading.local()  # a call that overlaps with this one has its own lengths
-        if encoder.adapter is not None and not self.equal_lengths:
-            for convolution in ("residual_conv", "self_attn_conv"):
-                module = getattr(encoder.adapter.layers[0], convolution)
-                module.register_forward_pre_hook(self._without_padding)
+        self.equal_lengths = not mask_adapter_padding(
+            self.model.speech_encoder, lambda: self.batch.frames
+        )
 
-    def _class(self) -> Any:
+    def _model_class(self) -> Any:
         from transformers import SeamlessM4TForSpeechToText, SeamlessM4Tv2ForSpeechToText
 
         return SeamlessM4Tv2ForSpeechToText if self.version == 2 else SeamlessM4TForSpeechToText
@@ -86,15 +81,3 @@ class Model(seq2seq.Model):
         frames = [(len(wave) - FBANK_FRAME) // FBANK_HOP + 1 for wave in waveforms]
         self.batch.frames = torch.tensor([-(-n // 2) for n in frames], device=self.device)
         return {**super()._inputs(waveforms), "tgt_lang": self.language}
-
-    def _without_padding(self, module: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        """Silence the padding `(batch, width, frames)` ahead of the adapter's convolutions.
-
-        Alone, a clip has zeros behind its end there. In a batch it would have what layer norm made
-        of the padding: the one place where transformers lets padding into the text.
-        """
-        import torch
-
-        (states,) = inputs
-        padding = torch.arange(states.shape[-1], device=states.device) >= self.batch.frames[:, None]
-        return (states.masked_fill(padding[:, None], 0),)

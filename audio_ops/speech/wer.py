@@ -1,4 +1,4 @@
-"""How far a transcript is from its reference: word and character errors, as Whisper counts them."""
+"""Word and character errors of a transcript against its reference, as Whisper counts them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from audio_ops.inference.transformers_compat import basic_normalizer, english_normalizer
 from audio_ops.speech.transcript import UNSPACED
 
 ENGLISH = {"en", "eng", "english"}
@@ -26,10 +27,10 @@ COLUMNS = {
 
 
 class WordErrors:
-    """Compares texts after Whisper's normaliser: the English one, which knows numbers, titles and
-    contractions, for English, and the basic one, which takes case, punctuation and what is in
-    brackets away, for every other or no language. Where words are written without spaces (Chinese,
-    Japanese, Thai, ...) each letter counts as a word.
+    """Compares texts after Whisper's normaliser: for English the English one, which knows numbers,
+    titles and contractions; for other languages, or none, the basic one, which removes case,
+    punctuation and text in brackets. In languages written without spaces (Chinese, Japanese, Thai,
+    ...) each letter counts as a word.
 
     `spelling`: British to American words, a Whisper checkpoint's `normalizer.json`; {} leaves
     spelling alone.
@@ -37,29 +38,25 @@ class WordErrors:
 
     def __init__(self, spelling: Mapping[str, str]):
         import jiwer
-        from transformers.models.whisper.english_normalizer import (
-            BasicTextNormalizer,
-            EnglishTextNormalizer,
-        )
 
         self.jiwer = jiwer
-        self.english = EnglishTextNormalizer(dict(spelling))
-        self.basic = BasicTextNormalizer()
-        self.letters = BasicTextNormalizer(split_letters=True)
+        self.english = english_normalizer(spelling)
+        self.basic = basic_normalizer()
+        self.letters = basic_normalizer(split_letters=True)
 
     def __call__(self, reference: str | None, text: str, language: str | None) -> dict[str, Any]:
         """`wer`, `cer` and the counts that they are made of, `edits`; {} for no reference.
 
         A rate is the edits (substituted, deleted, inserted) by the reference's words or
-        characters, spaces included, and so may be over 1. An empty reference, or one of which
-        the normaliser leaves nothing, says that nothing was said: its rate is the number of
-        words or characters invented, 0 for none.
+        characters, spaces included, and so may be over 1. An empty reference, or one that the
+        normaliser empties, stands for no speech: its rate is the number of words or characters
+        invented, 0 for none.
         """
         if reference is None:
             return {}
-        true, heard = self.normal(reference, language), self.normal(text, language)
-        words = self.jiwer.process_words(true, heard)
-        characters = self.jiwer.process_characters(true, heard)
+        true, found = self.normal(reference, language), self.normal(text, language)
+        words = self.jiwer.process_words(true, found)
+        characters = self.jiwer.process_characters(true, found)
         edits = {
             "words": words.hits + words.substitutions + words.deletions,
             "word_edits": words.substitutions + words.deletions + words.insertions,
@@ -75,7 +72,7 @@ class WordErrors:
         }
 
     def normal(self, text: str, language: str | None) -> str:
-        """What is compared of a text in a language, named by its code (`en`, `arb`, `zh-TW`)."""
+        """The text as it is compared, in the language of that code (`en`, `arb`, `zh-TW`)."""
         code = (language or "").lower().replace("_", "-").split("-")[0]
         normaliser: Any = self.letters if code in UNSPACED else self.basic
         if code in ENGLISH:

@@ -112,7 +112,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, local_ray: None) -> Run:
     return Run(models, job.by_name(), sounds)
 
 
-def test_a_whole_run_says_what_the_pipelines_say(run: Run) -> None:
+def test_a_whole_runs_labels_are_the_pipelines(run: Run) -> None:
     for name in run.models:
         says_what_the_pipeline_says(run, name)
 

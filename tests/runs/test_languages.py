@@ -70,7 +70,7 @@ def gap(exact: Label, clip: Clip, text: str, wanted: dict[str, Any]) -> float:
     """How much likelier, in nats, the float32 model finds its own token where the texts part."""
     family: Any = exact.model.family  # type: ignore[attr-defined]
     (ours, theirs) = (
-        [*family.tokenizer.encode(f" {part}", add_special_tokens=False), family.end]
+        [*family.tokenizer.encode(f" {part}", add_special_tokens=False), family.settings.end]
         for part in (text, wanted["text"])
     )
     same = next(n for n, pair in enumerate(zip(ours, theirs, strict=False)) if len({*pair}) == 2)

@@ -1,4 +1,4 @@
-"""Attention in blocks and packed weights give what torch's own do, and the models say the same."""
+"""Attention in blocks and packed weights give torch's own results, and models the same labels."""
 
 from __future__ import annotations
 
@@ -189,7 +189,9 @@ BY_THEMSELVES = {"clap", "speech_to_text", "wavlm"}  # their attention is their 
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_models_say_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_give_the_same_labels(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make, task, options = MODELS[name]
     folder = make(tmp_path)
 

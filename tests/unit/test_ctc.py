@@ -1,4 +1,4 @@
-"""CTC models of every architecture say what transformers' pipeline says, when it says it."""
+"""Texts and times of CTC models of every architecture are those of transformers' pipeline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from checkpoints import tiny_ctc
 from hearing import RATE, label, labeller, sound
 
 from audio_ops.inference.runner import available_device
-from audio_ops.inference.wav2vec2 import accepts_padding, mask_group_norm
+from audio_ops.inference.transformers_compat import mask_group_norm
+from audio_ops.inference.wav2vec2 import accepts_padding
 from audio_ops.speech import ctc
 from audio_ops.tasks import Clip
 
@@ -212,7 +213,7 @@ def test_score_is_the_mean_of_each_tokens_most_certain_frame(made: Made) -> None
     assert [char["score"] for char in found["words"]] == pytest.approx(np.exp(best), abs=1e-5)
 
 
-def test_a_clip_shorter_than_a_frame_says_nothing(made: Made) -> None:
+def test_a_clip_shorter_than_a_frame_has_no_text(made: Made) -> None:
     for name in ("wav2vec2", "wavlm layer norm", "wav2vec2-bert", "parakeet_ctc", "sew"):
         tiny, good = sound(0.009, 300), sound(0.6, 900)
         empty, found = label(made(name), tiny, good)
@@ -295,7 +296,7 @@ def test_parakeet_has_word_times_and_no_others(made: Made) -> None:
 
 
 def test_chunks_of_parakeet_cover_the_sound_once(made: Made) -> None:
-    """The pipeline takes a frame for a sample there, and says nothing at all."""
+    """The pipeline takes a frame for a sample there, and finds no text at all."""
     wave = sound(12.0, 400)
     model: Any = labeller(made("parakeet_ctc"), chunk_length_s=4.0, stride_length_s=0.8).model
     clip = Clip(wave, 12.0)
@@ -316,7 +317,7 @@ def test_chunks_of_parakeet_cover_the_sound_once(made: Made) -> None:
     assert [place for part in kept for place in part] == list(range(150))
 
 
-def test_a_language_model_is_said_to_be_left_out(
+def test_a_language_model_is_reported_as_left_out(
     made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tiny_ctc(tmp_path / "with_lm", "wav2vec2", seed=2)

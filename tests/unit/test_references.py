@@ -1,4 +1,4 @@
-"""Transcripts against what was really said, counted by hand and by jiwer itself."""
+"""Transcripts against true texts, counted by hand and by jiwer itself."""
 
 from __future__ import annotations
 

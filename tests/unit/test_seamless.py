@@ -86,7 +86,7 @@ def test_texts_are_generates_own_and_do_not_depend_on_the_batch(
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_padding_that_transformers_lets_in_is_kept_out(made: Made, version: int) -> None:
-    """Padded in transformers itself, the encoder hears something else at a clip's end."""
+    """Padded in transformers itself, the encoder's states differ at a clip's end."""
     import torch
 
     family: Any = labeller(made(version), tgt_lang="eng").model.family  # type: ignore[attr-defined]
@@ -126,7 +126,7 @@ def test_beams_and_limits_are_generates_own(made: Made, version: int) -> None:
         assert columns["score"] == pytest.approx(score, abs=1e-5)
 
 
-def test_long_sound_is_cut_in_pauses_and_said_once(made: Made) -> None:
+def test_long_sound_is_cut_in_pauses_and_transcribed_once(made: Made) -> None:
     wave = np.concatenate([sound(13.0, 400), np.zeros(RATE, np.float32), sound(17.0, 700)])
     (found,) = label(made(2), wave, tgt_lang="eng")
     segments = found["segments"]

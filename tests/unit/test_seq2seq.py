@@ -1,4 +1,4 @@
-"""Moonshine, Speech2Text and speech encoder-decoders say what transformers' pipeline says."""
+"""Texts of Moonshine, Speech2Text and speech encoder-decoders are those of transformers' pipeline."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_score_is_the_generated_tokens_mean_probability(made: Made, name: str, b
     assert min(lengths) > 2
 
 
-def test_long_sound_is_cut_in_pauses_and_said_once(made: Made) -> None:
+def test_long_sound_is_cut_in_pauses_and_transcribed_once(made: Made) -> None:
     first, pause, second = sound(20.0, 400), np.zeros(RATE, np.float32), sound(19.0, 700)
     wave = np.concatenate([first, pause, second])
     (found,) = label(made("moonshine"), wave)
@@ -147,7 +147,7 @@ def test_long_sound_is_cut_in_pauses_and_said_once(made: Made) -> None:
     assert [s["text"] for s in segments] == halves
 
 
-def test_a_tenth_of_a_second_says_nothing(made: Made) -> None:
+def test_a_tenth_of_a_second_has_no_text(made: Made) -> None:
     for name in MODELS:
         empty, found = label(made(name), sound(0.05, 300), sound(0.6, 900))
         assert (empty["text"], empty["score"], empty["segments"]) == ("", None, [])

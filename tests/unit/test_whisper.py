@@ -1,4 +1,4 @@
-"""Whisper says what transformers' pipeline says, whatever it is batched with, and loses no word."""
+"""Whisper's labels are those of transformers' pipeline, in any batch, and no word is missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from audio_ops.signal.voice import speech_probability
 from audio_ops.speech.evidence import compression_ratio
 from audio_ops.speech.options import GENERATE
 from audio_ops.speech.transcript import WindowTranscript
-from audio_ops.speech.whisper import LogMel, _Growing, _Spoken
+from audio_ops.speech.whisper.log_mel import LogMel
+from audio_ops.speech.whisper.segments import Generation, WindowState
 from audio_ops.tasks import Clip
 from audio_ops.tasks.automatic_speech_recognition import Model, Options, check, columns
 from jobs.demo import recordings, whisper_tiny_en
@@ -59,7 +60,7 @@ def loaded(folder: str, options: str) -> Model:
     return Model(chosen, checkpoint, available_device())
 
 
-def hear(model: Model, sounds: list[np.ndarray]) -> list[dict[str, Any]]:
+def transcribe(model: Model, sounds: list[np.ndarray]) -> list[dict[str, Any]]:
     """The columns of each sound, all windows of all sounds in one batch."""
     clips = [Clip(sound, len(sound) / RATE, speech_probability(sound)) for sound in sounds]
     windows = [model.windows(clip) for clip in clips]
@@ -120,8 +121,8 @@ def test_log_mel_is_the_feature_extractors() -> None:
 
 @pytest.fixture(scope="session")
 def heard(tiny_en: Path, recorded: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """What tiny.en says of the recordings, all in one batch."""
-    return dict(zip(recorded, hear(whisper(tiny_en), list(recorded.values())), strict=True))
+    """tiny.en's labels of the recordings, all in one batch."""
+    return dict(zip(recorded, transcribe(whisper(tiny_en), list(recorded.values())), strict=True))
 
 
 def test_tiny_en_knows_the_recordings(heard: dict[str, dict[str, Any]]) -> None:
@@ -150,7 +151,7 @@ def test_segments_and_words_are_the_pipelines(
     short = [recorded["beckett"], recorded["clone-test"]]
     for option, returned in (("segment", True), ("word", "word")):
         expected = pipeline_texts(tiny_en, short, return_timestamps=returned)
-        labels = hear(whisper(tiny_en, timestamps=option), short)
+        labels = transcribe(whisper(tiny_en, timestamps=option), short)
         for label, wanted, sound in zip(labels, expected, short, strict=True):
             pieces = label["words" if option == "word" else "segments"]
             assert label["text"] == wanted["text"].strip()
@@ -162,7 +163,7 @@ def test_every_language_in_a_mixed_batch_is_the_pipelines(many_tongues: Path) ->
     expected = pipeline_texts(
         many_tongues, tones(), return_language=True, generate_kwargs={"task": "transcribe"}
     )
-    labels = hear(whisper(many_tongues), tones())
+    labels = transcribe(whisper(many_tongues), tones())
     names = {"english": "en", "german": "de", "french": "fr", "arabic": "ar"}
     assert len({label["language"] for label in labels}) > 1
     for label, wanted in zip(labels, expected, strict=True):
@@ -175,7 +176,7 @@ def test_a_given_language_and_translation_are_the_pipelines(many_tongues: Path, 
     generate = {"language": "fr", "task": "translate", "num_beams": beams}
     expected = pipeline_texts(many_tongues, tones(), generate_kwargs=generate)
     model = whisper(many_tongues, language="fr", translate=True, num_beams=beams)
-    for label, wanted in zip(hear(model, tones()), expected, strict=True):
+    for label, wanted in zip(transcribe(model, tones()), expected, strict=True):
         assert label["text"] == wanted["text"].strip()
         assert label["language"] == "fr"
 
@@ -197,9 +198,9 @@ def test_alone_or_in_a_mixed_batch_a_sound_gets_the_same_label(
     noise = 0.01 * np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32)
     two = recorded["two_cities"]
     sounds = [recorded["clone-test"], noise, two[: 8 * RATE], two[: 2 * RATE]]
-    together = hear(model, sounds)
+    together = transcribe(model, sounds)
     for label, sound in zip(together, sounds, strict=True):
-        (alone,) = hear(model, [sound])
+        (alone,) = transcribe(model, [sound])
         assert label["text"] == alone["text"]
         assert label["score"] == pytest.approx(alone["score"], abs=1e-4)
         for kind in ("segments", "words"):
@@ -211,7 +212,7 @@ def test_alone_or_in_a_mixed_batch_a_sound_gets_the_same_label(
 def test_windows_that_go_on_for_ever_are_the_pipelines(many_tongues: Path) -> None:
     options = {"language": "fr", "max_new_tokens": 200}
     expected = pipeline_texts(many_tongues, tones(), generate_kwargs=options)
-    labels = hear(whisper(many_tongues, **options), tones())
+    labels = transcribe(whisper(many_tongues, **options), tones())
     assert max(len(label["text"]) for label in labels) > 100
     assert [label["text"] for label in labels] == [wanted["text"].strip() for wanted in expected]
 
@@ -225,13 +226,13 @@ def test_a_batch_goes_on_without_those_that_have_ended(
         rows.append(len(inputs["input_ids"]))
 
     hook = model.family.model.model.decoder.register_forward_pre_hook(look, with_kwargs=True)
-    hear(model, [recorded["two_cities"][: seconds * RATE] for seconds in (1, 2, 3, 12)])
+    transcribe(model, [recorded["two_cities"][: seconds * RATE] for seconds in (1, 2, 3, 12)])
     hook.remove()
     assert rows == sorted(rows, reverse=True)
     assert rows[0] == 4 and rows[-1] <= 2
 
 
-def test_guarded_windows_say_what_full_ones_say(
+def test_guarded_windows_have_the_text_of_full_ones(
     tiny_en: Path, recorded: dict[str, np.ndarray]
 ) -> None:
     """Three contexts (15, 20 and 25 s, and the whole 30 s of what is longer), mixed and alone."""
@@ -252,11 +253,11 @@ def test_guarded_windows_say_what_full_ones_say(
     assert [words(row["text"]) for row in together] == [words(row["text"]) for row in full]
 
 
-def test_what_says_too_much_for_its_length_is_heard_again_whatever_its_neighbours(
+def test_a_text_too_long_for_its_sound_is_transcribed_again_whatever_its_neighbours(
     tiny_en: Path, recorded: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("audio_ops.speech.whisper.TOKENS", 0)
-    monkeypatch.setattr("audio_ops.speech.whisper.TOKENS_PER_S", 2.5)
+    monkeypatch.setattr("audio_ops.speech.whisper.generation.TOKENS", 0)
+    monkeypatch.setattr("audio_ops.speech.whisper.generation.TOKENS_PER_S", 2.5)
     model = whisper(tiny_en, window="guarded")
     wordy, long = recorded["clone-test"], np.zeros(10 * RATE, np.float32)
     contexts = {model.padded_s(len(sound)) for sound in (wordy, long)}
@@ -266,8 +267,8 @@ def test_what_says_too_much_for_its_length_is_heard_again_whatever_its_neighbour
     assert alone.text == beside.text
 
 
-def test_what_a_guarded_window_spoils_is_heard_again_in_full(many_tongues: Path) -> None:
-    """A random Whisper says nothing but loops: all of it has to be done again."""
+def test_texts_that_guarded_windows_spoil_are_transcribed_again_in_full(many_tongues: Path) -> None:
+    """A random Whisper generates loops alone: all of them have to be transcribed again."""
     clips = [Clip(sound, len(sound) / RATE) for sound in tones()]
     guarded: list[Any] = labeller(many_tongues, window="guarded", language="fr").label(clips)
     full: list[Any] = labeller(many_tongues, language="fr").label(clips)
@@ -280,7 +281,7 @@ def test_what_a_guarded_window_spoils_is_heard_again_in_full(many_tongues: Path)
 
 def test_random_timestamps_lose_no_text_and_stay_inside_the_sound(tmp_path: Path) -> None:
     model = whisper(tiny_whisper(tmp_path / "odd", timestamps=True), timestamps="word")
-    for label, sound in zip(hear(model, tones()), tones(), strict=True):
+    for label, sound in zip(transcribe(model, tones()), tones(), strict=True):
         for kind in ("segments", "words"):
             assert "".join(piece["text"] for piece in label[kind]).replace(" ", "").strip(
                 "\ufffd"
@@ -297,7 +298,7 @@ def test_the_score_is_the_geometric_mean_probability_of_the_tokens(
 
     model, config = whisper(tiny_en), GenerationConfig.from_pretrained(tiny_en)
     family, sound = model.family, recorded["clone-test"]
-    (label,) = hear(model, [sound])
+    (label,) = transcribe(model, [sound])
     features = family.extractor(sound, sampling_rate=RATE, return_tensors="pt").to(
         available_device()
     )
@@ -315,7 +316,7 @@ def test_the_score_is_the_geometric_mean_probability_of_the_tokens(
 
 
 @pytest.mark.parametrize("setting", ["suppress_tokens", "begin_suppress_tokens"])
-def test_what_may_not_be_said_is_not_said(
+def test_suppressed_tokens_are_not_generated(
     setting: str,
     tiny_en: Path,
     recorded: dict[str, np.ndarray],
@@ -324,7 +325,7 @@ def test_what_may_not_be_said_is_not_said(
     usual, sound = heard["clone-test"]["text"], recorded["clone-test"]
     first, *_ = whisper(tiny_en).family.tokenizer.encode(" " + usual, add_special_tokens=False)
     kept = {setting: [first, 50256]}
-    (label,) = hear(whisper(tiny_en, max_new_tokens=20, generate=kept), [sound])
+    (label,) = transcribe(whisper(tiny_en, max_new_tokens=20, generate=kept), [sound])
     (said,) = pipeline_texts(tiny_en, [sound], generate_kwargs={"max_new_tokens": 20, **kept})
     assert label["text"] == said["text"].strip() != usual
 
@@ -332,10 +333,10 @@ def test_what_may_not_be_said_is_not_said(
 def test_a_beam_search_of_one_scores_like_greedy_search(
     tiny_en: Path, recorded: dict[str, np.ndarray]
 ) -> None:
-    """Where both say the same words, their probability is the same."""
+    """Both find the same words, with the same probability."""
     sound = recorded["clone-test"]
-    (greedy,) = hear(whisper(tiny_en), [sound])
-    (beams,) = hear(whisper(tiny_en, num_beams=2, generate={"length_penalty": 0.5}), [sound])
+    (greedy,) = transcribe(whisper(tiny_en), [sound])
+    (beams,) = transcribe(whisper(tiny_en, num_beams=2, generate={"length_penalty": 0.5}), [sound])
     assert greedy["text"] == beams["text"]
     assert beams["score"] == pytest.approx(greedy["score"], abs=0.02)
 
@@ -354,7 +355,7 @@ def test_a_long_recording_is_joined_without_losing_or_doubling_a_word(
         received, for good or for evil, in the superlative degree of comparison only."""
     )
     sound = np.concatenate([recorded["beckett"], recorded["two_cities"]])
-    (label,) = hear(whisper(tiny_en, timestamps=timestamps), [sound])
+    (label,) = transcribe(whisper(tiny_en, timestamps=timestamps), [sound])
     heard = words(label["text"])
     first = heard.index("it")
     assert heard[:4] == ["ever", "tried", "ever", "failed"]
@@ -375,7 +376,7 @@ def test_a_long_recording_is_joined_without_losing_or_doubling_a_word(
 
 def test_a_fine_tuned_checkpoint_keeps_the_language_it_is_fixed_to(tmp_path: Path) -> None:
     folder = tiny_whisper(tmp_path / "german", language="german", task="transcribe")
-    assert {label["language"] for label in hear(whisper(folder), tones())} == {"de"}
+    assert {label["language"] for label in transcribe(whisper(folder), tones())} == {"de"}
 
 
 def test_a_checkpoint_from_before_languages_runs_with_its_fixed_prompt(tmp_path: Path) -> None:
@@ -385,7 +386,7 @@ def test_a_checkpoint_from_before_languages_runs_with_its_fixed_prompt(tmp_path:
     del settings["lang_to_id"], settings["task_to_id"]
     path.write_text(json.dumps(settings))
     expected = pipeline_texts(folder, tones())
-    for label, wanted in zip(hear(whisper(folder), tones()), expected, strict=True):
+    for label, wanted in zip(transcribe(whisper(folder), tones()), expected, strict=True):
         assert label["text"] == wanted["text"].strip()
     with pytest.raises(ValueError, match="language: expected a checkpoint whose generation_config"):
         whisper(folder, language="de")
@@ -408,7 +409,7 @@ def test_a_checkpoint_from_before_languages_runs_with_its_fixed_prompt(tmp_path:
         ({"generate": {"temperature": 0.5}}, "generate.temperature: expected do_sample: true"),
     ],
 )
-def test_a_contradiction_is_told_before_anything_starts(
+def test_a_contradiction_is_reported_before_anything_starts(
     many_tongues: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -419,7 +420,7 @@ def test_a_contradiction_is_told_before_anything_starts(
 def test_an_english_only_whisper_refuses_other_languages(
     tiny_en: Path, options: dict[str, Any]
 ) -> None:
-    with pytest.raises(ValueError, match="hears only English"):
+    with pytest.raises(ValueError, match="transcribes only English"):
         check(Options(task=TASK, model="m", **options), find_checkpoint(str(tiny_en)))
     check(Options(task=TASK, model="m", language="en"), find_checkpoint(str(tiny_en)))
 
@@ -457,7 +458,7 @@ def test_a_label_has_the_columns_that_are_declared(
 
     for timestamps in ("none", "word"):
         options = Options(task=TASK, model="m", timestamps=timestamps)
-        (label,) = hear(whisper(tiny_en, timestamps=timestamps), [recorded["clone-test"]])
+        (label,) = transcribe(whisper(tiny_en, timestamps=timestamps), [recorded["clone-test"]])
         assert set(columns(options)) <= set(label)
         for name, kind in columns(options).items():
             assert pa.array([label[name]], kind).null_count == 0
@@ -469,12 +470,12 @@ def test_text_invented_for_silence_noise_and_tones_is_suspect_and_real_speech_is
     noise = 0.001 * np.random.default_rng(0).standard_normal(5 * RATE).astype(np.float32)
     chord = sum(np.sin(2 * np.pi * f * np.arange(5 * RATE) / RATE) for f in (220, 277.2, 329.6))
     nobody = [np.zeros(5 * RATE, np.float32), noise, (0.1 * chord).astype(np.float32)]
-    for label in hear(whisper(tiny_en), nobody):
+    for label in transcribe(whisper(tiny_en), nobody):
         assert label["suspect"] or not label["text"]
-    for label in hear(whisper(tiny_en, suspect="drop"), nobody):
+    for label in transcribe(whisper(tiny_en, suspect="drop"), nobody):
         assert label["text"] == "" and label["segments"] == []
     for name in ("beckett", "clone-test"):
-        (label,) = hear(whisper(tiny_en), [recorded[name]])
+        (label,) = transcribe(whisper(tiny_en), [recorded[name]])
         assert label["suspect"] == [] and label["speech_ratio"] > 0.3
 
 
@@ -493,29 +494,29 @@ def test_a_loop_is_suspect_however_long_the_text_around_it() -> None:
     assert compression_ratio(varied + " I'm going to go to the next one." * 24) > 2.4
 
 
-def test_what_is_behind_the_last_of_several_segments_is_heard_again(many_tongues: Path) -> None:
-    """Whisper may stop before the sound does; what it says then counts from where it stopped."""
+def test_text_behind_the_last_of_several_segments_is_transcribed_again(many_tongues: Path) -> None:
+    """Whisper may stop before the sound does; its next timestamps count from where it stopped."""
     family = whisper(many_tongues, timestamps="segment").family
-    growing = _Growing(frames=500, length_s=5.0)
+    window = WindowState(frames=500, length_s=5.0, language="en")
 
-    def say(*parts: float | str) -> None:
+    def generate(*parts: float | str) -> None:
         tokens: list[int] = []
         for part in parts:
             if isinstance(part, str):
                 tokens += family.tokenizer.encode(part, add_special_tokens=False)
             else:
-                tokens.append(family.first_timestamp + round(part / 0.02))
-        family._grow(growing, _Spoken(tokens, [-0.1] * (len(tokens) + 1), None), "en")
+                tokens.append(family.settings.first_timestamp + round(part / 0.02))
+        family.reader.extend(window, Generation(tokens, [-0.1] * (len(tokens) + 1), None))
 
-    say(0.0, "one", 1.0, 1.0, "two", 2.0, 2.0, "cut o")
-    assert growing.seek == 200
-    assert growing.offset_s == 2.0
-    say(0.0, "cut off", 1.5, 1.5, "end", 9.0)
-    assert growing.seek == 500
-    assert [(p["start_s"], p["end_s"], p["text"]) for p in growing.segments] == [
+    generate(0.0, "one", 1.0, 1.0, "two", 2.0, 2.0, "cut o")
+    assert window.seek == 200
+    assert window.offset_s == 2.0
+    generate(0.0, "cut off", 1.5, 1.5, "end", 9.0)
+    assert window.seek == 500
+    assert [(p["start_s"], p["end_s"], p["text"]) for p in window.segments] == [
         (0.0, 1.0, "one"),
         (1.0, 2.0, "two"),
         (2.0, 3.5, "cut off"),
         (3.5, 5.0, "end"),
     ]
-    assert family._text(growing.tokens) == "onetwocut offend"
+    assert family.reader.text(window.tokens) == "onetwocut offend"
