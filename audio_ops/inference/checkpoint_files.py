@@ -34,7 +34,7 @@ TOKENIZERS: dict[str, Alternatives] = {
 }
 ANY: Alternatives = (*BPE, ("vocab.txt",), *PIECES[1:], ("spiece.model",), ("tokenizer.model",))
 # The class if neither tokenizer_config.json nor config.json names one: transformers'
-# TOKENIZER_MAPPING_NAMES, with which tests/unit/test_missing_files.py compares it.
+# TOKENIZER_MAPPING_NAMES, with which tests/models/test_missing_files.py compares it.
 DEFAULTS = {
     "clap": "RobertaTokenizer",
     "data2vec-audio": "Wav2Vec2CTCTokenizer",

@@ -1,7 +1,7 @@
 """Faster attention and linear layers in bfloat16 on CPUs with AVX512-BF16 but without AMX: AMD from
 Zen 4 on, Intel's Cooper Lake.
 
-Used beyond the docs of torch 2.13 and transformers 5.23, tested in tests/unit/test_bfloat16.py:
+Used beyond the docs of torch 2.13 and transformers 5.23, tested in tests/models/test_bfloat16.py:
 
 - `torch.ops.mkldnn._reorder_linear_weight` and `_linear_pointwise`, as torch's inductor calls them
   when it freezes a model (`pack_linear_weight` and `pack_linear` in

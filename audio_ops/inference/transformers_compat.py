@@ -1,7 +1,7 @@
 """Every use of transformers that its documentation does not promise.
 
 Each function names its place upstream, and what happens where that has changed: a slower way to
-the same labels where there is one. `tests/unit/test_transformers_compat.py` names the assumption that
+the same labels where there is one. `tests/models/test_transformers_compat.py` names the assumption that
 broke. `cpu_bfloat16.py` is the like for torch.
 """
 
@@ -222,7 +222,11 @@ def mask_group_norm(model: Any) -> bool:
     """
     import torch
 
-    layers = getattr(getattr(model.base_model, "feature_extractor", None), "conv_layers", [None])
+    layers = getattr(
+        getattr(getattr(model, "base_model", None), "feature_extractor", None),
+        "conv_layers",
+        [None],
+    )
     norm: Any = getattr(layers[0], "layer_norm", None)
     conv: Any = getattr(layers[0], "conv", None)
     if not isinstance(norm, torch.nn.GroupNorm) or not isinstance(conv, torch.nn.Conv1d):

@@ -29,7 +29,7 @@ from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP, accepts_padding
 from audio_ops.tasks import Clip, Reporting, WantsSpeech, Window
 
 # transformers' MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES, which takes a second to import.
-# tests/unit/test_audio_classification.py compares the two.
+# tests/models/test_audio_classification.py compares the two.
 ARCHITECTURES = {
     "audio-spectrogram-transformer": "ASTForAudioClassification",
     "data2vec-audio": "Data2VecAudioForSequenceClassification",

@@ -18,7 +18,7 @@ from sounds import encode, tone
 from jobs.label import run as run_job
 
 ROOT = Path(__file__).parents[2]
-PATHS = [str(ROOT / "tests" / folder) for folder in ("helpers", "unit", "runs")]
+PATHS = [str(ROOT / "tests" / folder) for folder in ("helpers", "unit", "models", "runs")]
 
 
 class Result(NamedTuple):
