@@ -1,8 +1,9 @@
 """Every use of transformers that its documentation does not promise.
 
-Each function names its place upstream, and what happens where that has changed: a slower way to
-the same labels where there is one. `tests/models/test_transformers_compat.py` names the assumption that
-broke. `cpu_bfloat16.py` is the like for torch.
+Each function names the file and name upstream that it relies on, and its fallback if there is one:
+slower, with the same labels. When an upgrade breaks an assumption, the test of that name in
+`tests/models/test_transformers_compat.py` fails. Uses of torch beyond its documentation are in
+`cpu_bfloat16.py`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def encode_whisper_in_steps(encoder: Any, features: torch.Tensor) -> torch.Tenso
 
 
 def generate_from_states(model: Any, states: torch.Tensor, **settings: Any) -> Any:
-    """`GenerationMixin.generate` (generation/utils.py) of a Whisper, given its encoder's output.
+    """`GenerationMixin.generate` (generation/utils.py) of a Whisper, from its encoder's output.
 
     Not Whisper's own `generate` around it (models/whisper/generation_whisper.py), which runs the
     encoder again to detect the language, and copies the key-value cache to the host for every

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import librosa
-import numpy as np
 import pytest
 import torch
 from hearing import RATE, labeller
-from runs import Job
 
 from audio_ops.label import Label
 from audio_ops.tasks import Clip
@@ -83,5 +80,3 @@ def gap(exact: Label, clip: Clip, text: str, wanted: dict[str, Any]) -> float:
         tokens = torch.tensor([[*prompt, *ours[:same]]], device=device)
         logits = family.model(**features.to(device), decoder_input_ids=tokens).logits
     return float(logits[0, -1, theirs[same]] - logits[0, -1, ours[same]])
-
-

@@ -1,19 +1,13 @@
 """Languages that Whisper detects, in a whole run."""
 
 from __future__ import annotations
+
 import shutil
 from pathlib import Path
-from typing import Any
-import librosa
+
 import numpy as np
-import pytest
-import torch
-from hearing import RATE, labeller
 from runs import Job
-from audio_ops.label import Label
-from audio_ops.tasks import Clip
-from jobs.bench.testbed import prompts, whisper_base
-from test_languages import base, spoken
+from test_languages import base, spoken  # noqa: F401  # fixtures
 
 
 def test_a_run_at_its_default_dtype_says_which_language_is_spoken(
@@ -33,5 +27,3 @@ def test_a_run_at_its_default_dtype_says_which_language_is_spoken(
     assert "enter your agent number" in rows["en0.wav"]["t_text"]
     assert "por favor" in rows["es0.wav"]["t_text"].lower()
     assert np.all([row["t_no_speech"] < 0.6 for row in rows.values()])
-
-
