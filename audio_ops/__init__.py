@@ -1,1 +1,1 @@
-"""What happens to sound: pure functions and model wrappers. No Ray, no storage."""
+"""Decoding, signal processing and models: functions of sound alone. No Ray, no storage."""

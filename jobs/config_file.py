@@ -76,7 +76,7 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
-    """What is wrong and where. Not the line itself, as `str(error)` has it: it may hold a secret."""
+    """The problem and its place, without the line itself (as in `str(error)`): it may hold a secret."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return type(error).__name__
     mark = error.problem_mark

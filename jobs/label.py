@@ -144,7 +144,7 @@ def refuse_other_labels(table: Table, run: Run) -> None:
         raise TableMismatch(
             f"the table at {table.path} was made with other settings:\n  "
             + "\n  ".join(differences)
-            + "\nuse --relabel to label its clips anew, or give another output.path"
+            + "\nuse --relabel to label its clips again, or another output.path"
         )
 
 
@@ -213,7 +213,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--relabel",
         action="store_true",
-        help="label clips anew that the table holds with other settings",
+        help="label clips again that the table holds with other settings",
     )
     parser.add_argument(
         "--retry-errors", action="store_true", help="label clips again that failed before"
@@ -223,13 +223,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="6h",
         type=seconds,
         dest="max_runtime_s",
-        help="end after so long (6h, 90m, 3600) with what is finished committed and exit code 0",
+        help="end after this time (6h, 90m, 3600): finished clips are committed, the exit code is 0",
     )
     parser.add_argument(
         "--summary",
         metavar="FILE",
         dest="summary_file",
-        help="write what the run came to into a JSON file, however it ends",
+        help="write a JSON summary to this file, however the run ends",
     )
 
 

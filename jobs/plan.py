@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
+        """True if no clip is to label and no row to remove."""
         return not len(self.todo) and not self.obsolete
 
 

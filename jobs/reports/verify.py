@@ -212,7 +212,7 @@ def _checked(rows: pa.Table, tasks: Sequence[str]) -> pa.Table:
     )
 
 
-# What is expected of the rows, what was found instead, and the query that finds an example of each.
+# For each check of the rows: what is expected, what was found instead, and the query that finds an example of each.
 _ROW_CHECKS = (
     (
         "each clip_id once",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
@@ -25,7 +25,7 @@ class WriteSettings:
     schema: pa.Schema  # of the table
     tasks: Mapping[str, Sequence[str]]  # each task's label columns
     path: str  # of the table
-    storage_options: Mapping[str, Any]
+    storage_options: Mapping[str, Any] = field(repr=False)
     run_id: str
     fingerprint: str
     probe: str | None = None  # see `jobs.shared_storage`

@@ -1,1 +1,1 @@
-"""What runs away from the driver: workers that read and decode, actors that hold a model."""
+"""Code that runs away from the driver: workers that read and decode, actors that hold a model."""

@@ -59,7 +59,7 @@ class Signal(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """What a run finds: `clips` clips, of which the first `changed` have been written anew."""
+    """The input of a run: `clips` clips, of which the first `changed` have been written anew."""
 
     path: str
     storage_options: dict[str, Any] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class Work:
         return [(s, self.label(s, v), made_with) for s, v in zip(*columns, strict=True)]
 
     def rows(self) -> pa.Table:
-        """What a reader of the table sees, by source."""
+        """The rows that a reader of the table sees, by source."""
         options = delta_options(self.storage_options) if self.storage_options else None
         return DeltaTable(self.path, storage_options=options).to_pyarrow_table().sort_by("source")
 
@@ -158,7 +158,7 @@ def _left(table: Table | None, work: Work) -> Plan:
 
 
 def _label(todo: pa.Table, work: Work) -> pa.Table:
-    """What comes out of the last model."""
+    """Clips as the last model returns them."""
     columns = todo.select(["source", "source_version"]).to_pydict().values()
     labels = [work.label(source, version) for source, version in zip(*columns, strict=True)]
     given = {name: todo[name] for name in ("clip_id", *PLACE.names, *CHANGE.names)}
@@ -229,7 +229,7 @@ def _child(work: Work, send: Signal | None, gate: Any) -> None:
 
 
 def start(work: Work, send: Signal | None = None, gate: Any = None) -> ForkServerProcess:
-    """The same in a process of its own, whose `exitcode` is the run's or less than 0."""
+    """`run` in a process of its own, whose `exitcode` is the run's or less than 0."""
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if HERE not in paths:  # the server that the processes are forked from preloads nothing else
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, *paths]))
@@ -249,7 +249,7 @@ def end(process: ForkServerProcess) -> int:
 
 
 def assert_unchanged(before: pa.Table, after: pa.Table) -> None:
-    """What a reader has seen of a row stays as it was, to the last value.
+    """Rows that a reader has seen stay as they were, to the last value.
 
     Of rows that another has taken the place of since there is nothing to say but that it has.
     """

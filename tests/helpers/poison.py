@@ -1,4 +1,4 @@
-"""What makes the code misbehave in processes that a test starts: Python imports a `sitecustomize`.
+"""Makes the code misbehave in processes that a test starts: Python imports a `sitecustomize`.
 
 `poisoned(folder)` is put in PYTHONPATH; production code knows nothing of it. A file with
 `POISON:harm;` behind its sound harms the process that decodes it, a tar's member whose name begins

@@ -41,7 +41,7 @@ class S3(NamedTuple):
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """The same as a config's reader resolves them."""
+        """`options` with environment variables filled in, as a config's reader does it."""
         return {**self.options, "key": KEY, "secret": SECRET}
 
     def bucket(self, name: str) -> None:

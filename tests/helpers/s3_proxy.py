@@ -36,7 +36,7 @@ class Proxy(NamedTuple):
     log: Path
 
     def counts(self) -> Counts:
-        """What it has let through so far, and what not."""
+        """The requests that it has passed on so far, and those that it has not."""
         ways = self.log.read_text().split()
         return Counts(len(ways), {fault: ways.count(fault) for fault in FAULTS})
 

@@ -32,7 +32,7 @@ WITH_TOKENIZER = {
 
 
 def refusal(folder: Path, family: Family) -> str:
-    """What `earmark run` says, with exit code 2, of the checkpoint in a config."""
+    """The message with which `earmark run` refuses (exit code 2) the checkpoint in a config."""
     config = folder.parent / "job.yaml"
     task = {"task": family.task, "model": str(folder), **family.options}
     sections = {

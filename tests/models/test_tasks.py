@@ -1,4 +1,4 @@
-"""What every task promises, whatever its model: a clip's labels are its own, and so are its faults."""
+"""The promises of every task, whatever its model: a clip's labels are its own, and so are its faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the code assumes of transformers beyond its documentation, one assumption each."""
+"""Assumptions about transformers beyond its documentation, one test each."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from hearing import label, labeller, sound
 from audio_ops.inference import transformers_compat as compat
 from audio_ops.inference.wav2vec2 import conv_frames
 from audio_ops.speech import ctc
-
-PRIVATE_IS_FINE = {"transformers_compat.py", "cpu_bfloat16.py"}
 
 
 def states_of(model: Any, count: int, frames: int = 3000) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What the bench measures with: its figures are only as good as these."""
+"""The bench's instruments: its figures are only as good as these."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ print(json.dumps(dataclasses.asdict(measured([sys.executable, "-c", sys.argv[1]]
 
 
 def taken(script: str) -> Took:
-    """What a script took, measured in a process that has no other children."""
+    """The cost of a script, measured in a process that has no other children."""
     command = [sys.executable, "-c", MEASURE, script]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return Took(**json.loads(said))

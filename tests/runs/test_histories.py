@@ -104,7 +104,7 @@ class World:
         return (self.folder / place[0]).exists()
 
     def labelled(self) -> dict[tuple[str, str | None], Any]:
-        """What has to be in the table once a run has come to its end."""
+        """The rows that have to be in the table once a run has ended."""
         now = self.now()
         stay = {at: was for at, was in self.seen.items() if at not in now and not self.is_gone(at)}
         self.seen = {**stay, **now}
@@ -331,7 +331,7 @@ class Histories(RuleBasedStateMachine):
         self.input.seen = rows
 
     def rows(self) -> dict[tuple[str, str | None], Any]:
-        """What the table holds, each place once."""
+        """The rows of the table, each place once."""
         rows: dict[tuple[str, str | None], Any] = {}
         if not list(self.path.glob("*.parquet")):
             return rows

@@ -112,7 +112,7 @@ def commits(job: Job, count: int) -> Callable[[], bool]:
 
 
 def goes_on(job: Job, local_ray: None) -> None:
-    """The same settings again: every clip exactly once, and nothing is left to do after it."""
+    """Run again: every clip exactly once, and nothing is left to do."""
     result = job.run("resources.clips_per_block=64")
     assert result.code == 0, result.text
     rows = job.by_name()

@@ -217,7 +217,7 @@ def demuxed(script: bytes, demuxer: str) -> int:
 
 
 def opened_files() -> set[str]:
-    """What this process holds open."""
+    """The files that this process holds open."""
     found = set()
     for link in Path("/proc/self/fd").glob("*") if Path("/proc/self/fd").exists() else ():
         with contextlib.suppress(OSError):

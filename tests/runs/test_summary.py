@@ -1,4 +1,4 @@
-"""What a run says of itself to machines: the summary, its statistics, and drift."""
+"""A run's report for machines: the summary, its statistics, and drift."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ class Counting(Loudest):
 
 
 def prepared(values: list[float | None], **columns: list[Any]) -> pa.Table:
-    """What a task gets: a second of sound each, or none for a clip that failed before."""
+    """Clips as a task gets them: a second of sound each, or none for a clip that failed before."""
     sounds = [None if v is None else np.full(RATE, v, "<f4") for v in values]
     return pa.table(
         {

@@ -129,7 +129,7 @@ def test_integers_become_16_bits_or_floats_by_a_power_of_two(
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_integers_of_64_bits_are_exact(channels: int) -> None:
-    """What neither soundfile writes nor PyAV makes an array of."""
+    """Formats that soundfile does not write and PyAV does not make an array of."""
     values = np.random.default_rng(0).integers(-(2**63), 2**63, (channels, 3000), np.int64)
     file = io.BytesIO()
     with av.open(file, "w", "w64") as container:

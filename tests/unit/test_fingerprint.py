@@ -1,4 +1,4 @@
-"""What a table's labels were made with, and which changes of the code make them others."""
+"""Settings with which a table's labels were made, and changes of the code that make them stale."""
 
 from __future__ import annotations
 

@@ -73,13 +73,13 @@ def tar(path: Path, members: dict[str, bytes]) -> Input:
 
 
 def rows(input: Input, audio: Audio = AUDIO, **options: Any) -> list[dict[str, Any]]:
-    """What `read` makes of all that there is."""
+    """The rows that `read` makes of all clips."""
     tables = read(planned(input), ReadSettings(input, audio, (16_000,), "never", **options))
     return pa.concat_tables(tables).to_pylist()
 
 
 def in_process(input: Input) -> list[dict[str, Any]]:
-    """The same without a sandbox."""
+    """The rows of all clips, prepared without a sandbox."""
     settings = ReadSettings(input, Audio(max_clip_s=100.0), (16_000,), "never")
     tables = prepared(sandbox.SharedMemory(), SandboxWork(planned(input), settings))
     return pa.concat_tables(tables).to_pylist()

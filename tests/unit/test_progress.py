@@ -26,7 +26,7 @@ def progress(folder: Path, monkeypatch: pytest.MonkeyPatch, todo: dict[str, list
 
 
 def file(shard: str, clips: str, of: int | None = None, skipped: int = 0) -> File:
-    """What is told of a data file with these clips; with `of` also that its shard has so many."""
+    """The record of a data file with these clips; with `of` also that its shard has so many."""
     end = {"source": shard, "source_version": "1", "clips": of, "skipped": skipped}
     return {
         "path": "part.parquet",

@@ -36,7 +36,7 @@ def opened(folder: Path, schema: pa.Schema | None = None, settings: Any = SETTIN
 def labelled(
     ids: dict[str, str | None], errors: dict[str, dict[str, str]] | None = None
 ) -> pa.Table:
-    """What comes out of the last model: `ids` is clip_id -> the clip_id it takes the place of."""
+    """Clips as the last model returns them: `ids` is clip_id -> the clip_id it takes the place of."""
     schema = table_schema(TASKS, KEPT)
     segments = [{"start_s": 0.0, "end_s": 1.5, "label": "dog", "score": 0.5}]
     rows = []
