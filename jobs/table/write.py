@@ -70,8 +70,8 @@ def write_rows(table: pa.Table, settings: WriteSettings) -> pa.Table:
         return pa.Table.from_pylist([about], schema=WRITTEN)
     about["supersedes"] = table["supersedes"].drop_null().to_pylist()
     run = settings.run_id, settings.fingerprint, datetime.now(timezone.utc)
-    for field, value in zip(RUN, run, strict=True):
-        table = table.append_column(field, pa.array([value] * len(table), field.type))
+    for column, value in zip(RUN, run, strict=True):
+        table = table.append_column(column, pa.array([value] * len(table), column.type))
     name = f"part-{settings.run_id}-{uuid.uuid4().hex}.parquet"
     sink = pa.BufferOutputStream()
     pq.write_table(in_schema(table, settings.schema), sink, compression="zstd")
