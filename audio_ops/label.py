@@ -13,7 +13,7 @@ import pyarrow as pa
 from audio_ops.crash_guard import CrashGuard, CrashLedger, Labels, Recorder
 from audio_ops.errors import ClipError
 from audio_ops.inference.checkpoint import Checkpoint
-from audio_ops.inference.runner import BatchRunner, Failures
+from audio_ops.inference.runner import BatchRunner, Failures, default_batch_s
 from audio_ops.schemas import TASK_FAILURE, failure_column
 from audio_ops.signal.waveforms import waveforms_of
 from audio_ops.tasks import Clip, TaskModel, TaskOptions, Window, load_task
@@ -34,7 +34,7 @@ class Label:
     nulls at no cost.
 
     `device` is `cuda` or `cpu`, and decides the model's number format and batches. `batch_s`: see
-    `BatchRunner`. With a `ledger`, a clip that kills the process costs only itself: see
+    `BatchRunner`; None: as many as the device gains from and `gpu_fraction` of its memory holds. With a `ledger`, a clip that kills the process costs only itself: see
     `CrashGuard`. It may be called from several threads.
     """
 
@@ -46,6 +46,7 @@ class Label:
         *,
         device: str,
         batch_s: float | None = None,
+        gpu_fraction: float = 1.0,
         threads: int | None = None,
         drop: Sequence[str] = (),
         ledger: CrashLedger | None = None,
@@ -61,7 +62,8 @@ class Label:
         self.when = _when(options.when)
         self.model: TaskModel = task.Model(options, checkpoint, device)
         self.failures = Failures()
-        self.runner = BatchRunner(self.model, device, batch_s, self.failures)
+        budget_s = batch_s or default_batch_s(self.model, device, gpu_fraction)
+        self.runner = BatchRunner(self.model, device, budget_s, self.failures)
         self.guard = CrashGuard(ledger) if ledger else None
 
     def __call__(self, table: pa.Table) -> pa.Table:

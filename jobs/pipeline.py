@@ -76,6 +76,7 @@ def pipeline(
             options,
             run.checkpoints[name],
             share.device,
+            share.num_gpus,
             share.batch_s,
             share.threads,
             drop=tuple(columns_done_with(rates, name, later)),

@@ -9,6 +9,8 @@ finite.py            NaN and Inf in a model's outputs
 wav2vec2.py          shortest sound and padding of wav2vec2 and its relatives
 transformers_compat.py  undocumented uses of transformers
 cpu_bfloat16.py      attention and linear layers in bfloat16 on CPUs without AMX
+gpu.py               errors and memory of GPUs
+torch_compat.py      undocumented uses of torch
 runner.py            a model on padded micro-batches; the window at fault alone
 ctranslate2.py       Whisper in CTranslate2's format -> a checkpoint, for the demo
 """

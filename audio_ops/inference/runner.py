@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
@@ -11,12 +12,18 @@ import numpy as np
 
 from audio_ops.crash_guard import Recorder
 from audio_ops.errors import ClipError
+from audio_ops.inference import gpu
 from audio_ops.inference.batching import micro_batches
 from audio_ops.tasks import Clip, TaskModel, Window
 
 WINDOW_S = 30.0  # Whisper's, and the longest that most models take
 CPU_BATCH_S = 40.0
 RECORDED_BATCHES = 8  # recording clips in progress takes 1 ms, a batch of short clips 10 ms
+# After a batch ran out of memory, the next try comes after so long: a neighbour on the same GPU may
+# have needed it for a moment. A window that is alone is tried several times.
+WAIT_S = 0.5
+WAITS_ALONE_S = (WAIT_S, 2 * WAIT_S, 4 * WAIT_S)
+BATCHES_UNTIL_GROWTH = 16
 
 
 class Failures:
@@ -28,18 +35,19 @@ class Failures:
     def clip_error(self, error: Exception) -> ClipError:
         """The ClipError of one clip on which the model raised `error`; a ClipError is itself.
 
-        Raises `error` if the GPU is unusable from now on, see `context_is_lost`.
+        Raises `error` if the GPU is unusable from now on.
         """
         if isinstance(error, ClipError):
             return error
-        if context_is_lost(error):
+        kind_of_failure = gpu.failure(error)
+        if kind_of_failure == "lost context":
             raise error
         [*_, frame] = traceback.extract_tb(error.__traceback__) or [None]
         kind = type(error), frame and (frame.filename, frame.lineno)
         if kind not in self._logged:
             self._logged.add(kind)
             traceback.print_exception(error)
-        if _is_out_of_memory(error):
+        if kind_of_failure == "memory":
             return ClipError("out_of_memory", f"not enough memory for one window: {error}")
         return ClipError("model", f"{type(error).__name__}: {error}")
 
@@ -47,17 +55,17 @@ class Failures:
 class BatchRunner:
     """Runs one model in padded micro-batches of similar windows.
 
-    A batch that raises is halved until the window at fault is alone. `batch_s` is the budget of
-    padded audio-seconds of one forward pass (None: as many as the device gains from). It changes no
-    label; when memory runs out it is cut to half of the failed batch for good.
+    A batch that raises is halved until the window at fault is alone. A batch for which memory runs
+    out is tried again before that, as another process on the same GPU may have needed the memory for
+    a moment. `batch_s` is the budget of padded audio-seconds of one forward pass. It changes no label.
 
     `input_s` and `padded_s` count the seconds of audio so far, without and with padding.
     """
 
-    def __init__(self, model: TaskModel, device: str, batch_s: float | None, failures: Failures):
+    def __init__(self, model: TaskModel, device: str, batch_s: float, failures: Failures):
         self.model = model
         self.device = device
-        self.batch_s = batch_s or default_batch_s(model, device)
+        self.budget = Budget(batch_s)
         self.input_s = self.padded_s = 0.0
         self._failures = failures
 
@@ -73,7 +81,7 @@ class BatchRunner:
         ]
         outputs: list[Any] = [None] * len(windows)
         batches = micro_batches(
-            [self.model.padded_s(length) for length in lengths], self.batch_s, groups
+            [self.model.padded_s(length) for length in lengths], self.budget.batch_s, groups
         )
         for first in range(0, len(batches), RECORDED_BATCHES):
             recorded = batches[first : first + RECORDED_BATCHES]
@@ -94,29 +102,76 @@ class BatchRunner:
 
     def _isolated(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Any]:
         """Outputs of one batch; where it fails, of its halves, down to the window at fault."""
-        try:
-            return self.model(waveforms, group)
-        except Exception as error:
-            failure = self._failures.clip_error(error)
-            if failure.kind == "out_of_memory":
-                failed_s = len(waveforms) * max(self.model.padded_s(len(w)) for w in waveforms)
-                self.batch_s = max(min(self.batch_s, failed_s / 2), 1.0)
-        # Outside the except block: the traceback would keep the failed batch's tensors alive.
+        waits = WAITS_ALONE_S if len(waveforms) == 1 else (WAIT_S,)
+        outputs = self._attempt(waveforms, group)
+        for wait_s in waits:
+            if not _is_memory(outputs):
+                break
+            _free_memory(self.device)
+            time.sleep(wait_s)
+            outputs = self._attempt(waveforms, group)
+        if isinstance(outputs, list):
+            self.budget.succeeded()
+            return outputs
         if len(waveforms) == 1:
-            return [failure]
+            return [outputs]
+        if _is_memory(outputs):
+            self.budget.failed(len(waveforms) * max(self.model.padded_s(len(w)) for w in waveforms))
         _free_memory(self.device)
         half = len(waveforms) // 2
         return self._isolated(waveforms[:half], group) + self._isolated(waveforms[half:], group)
 
+    def _attempt(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Any] | ClipError:
+        """The model's outputs for one batch, or the ClipError of its exception.
 
-def default_batch_s(model: TaskModel, device: str) -> float:
+        A function of its own, since the traceback would keep the failed batch's tensors alive.
+        """
+        try:
+            return self.model(waveforms, group)
+        except Exception as error:
+            return self._failures.clip_error(error)
+
+
+class Budget:
+    """Seconds of padded audio in one forward pass, `batch_s`.
+
+    When memory runs out it becomes half of the failed batch. After BATCHES_UNTIL_GROWTH batches it
+    doubles again, up to where it began; that number doubles with each failure, so that a budget that
+    is too large in the long run costs little.
+    """
+
+    def __init__(self, batch_s: float):
+        self.batch_s = self._largest_s = batch_s
+        self._until_growth = BATCHES_UNTIL_GROWTH
+        self._successes = 0
+
+    def failed(self, failed_s: float) -> None:
+        """A batch of `failed_s` padded seconds ran out of memory."""
+        self.batch_s = max(min(self.batch_s, failed_s / 2), 1.0)
+        self._until_growth *= 2
+        self._successes = 0
+
+    def succeeded(self) -> None:
+        """A batch has run."""
+        self._successes += 1
+        if self._successes >= self._until_growth and self.batch_s < self._largest_s:
+            self.batch_s = min(2 * self.batch_s, self._largest_s)
+            self._successes = 0
+
+
+def _is_memory(outputs: list[Any] | ClipError) -> bool:
+    return isinstance(outputs, ClipError) and outputs.kind == "out_of_memory"
+
+
+def default_batch_s(model: TaskModel, device: str, fraction: float = 1.0) -> float:
     """Seconds of padded audio in one forward pass.
 
-    On a CPU, a model that generates no text gains nothing from more than a few clips, while the
-    activations of wav2vec2-base take 16 MB a second.
+    On a GPU no more than fits into the free part of `fraction` of its memory, see
+    `gpu.batch_limit_s`. On a CPU, a model that generates no text gains nothing from more than a few
+    clips, while the activations of wav2vec2-base take 16 MB a second.
     """
     if device != "cpu":
-        return 256 * WINDOW_S
+        return min(256 * WINDOW_S, gpu.batch_limit_s(model, device, fraction))
     return 16 * WINDOW_S if model.is_generative else CPU_BATCH_S
 
 
@@ -125,22 +180,6 @@ def available_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def context_is_lost(error: Exception) -> bool:
-    """Whether a failed kernel has left the GPU unusable for this process, which has to end."""
-    import torch
-
-    return isinstance(error, torch.AcceleratorError)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        # torch's CPU allocator raises a bare RuntimeError
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    )
 
 
 def _free_memory(device: str) -> None:

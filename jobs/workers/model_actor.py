@@ -14,8 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from audio_ops.inference import gpu
 from audio_ops.inference.checkpoint import Checkpoint
-from audio_ops.inference.runner import available_device, context_is_lost
+from audio_ops.inference.runner import available_device
 from audio_ops.label import Label
 from audio_ops.tasks import TaskOptions
 from jobs.models import on_this_node
@@ -35,6 +36,7 @@ class ModelSettings:
     options: TaskOptions
     checkpoint: Checkpoint
     device: str
+    num_gpus: float
     batch_s: float | None
     threads: int
     drop: tuple[str, ...]
@@ -75,7 +77,7 @@ class ModelActor:
         try:
             labelled = self.label(clips)
         except Exception as error:
-            if not context_is_lost(error):
+            if gpu.failure(error) != "lost context":
                 raise
             traceback.print_exc()
             os._exit(LOST_CONTEXT)
@@ -98,12 +100,14 @@ def _load(model: ModelSettings, ledger: TaskLedger) -> Label:
     gc.disable()  # what torch and transformers load stays: collecting takes a fifth of their start
     if model.device != "cpu":
         expect_gpu(model.name)
+        gpu.limit_memory(model.num_gpus)
     label = Label(
         model.name,
         model.options,
         on_this_node(model.checkpoint),
         device=model.device,
         batch_s=model.batch_s,
+        gpu_fraction=min(1.0, model.num_gpus),
         threads=model.threads,
         drop=model.drop,
         ledger=ledger,

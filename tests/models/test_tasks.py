@@ -13,7 +13,7 @@ from sounds import encode, tone
 
 from audio_ops.errors import ClipError
 from audio_ops.inference.checkpoint import find_checkpoint
-from audio_ops.inference.runner import available_device, default_batch_s
+from audio_ops.inference.runner import Budget, available_device, default_batch_s
 from audio_ops.label import Label
 from audio_ops.prepare import prepare
 from audio_ops.tasks import load_task, task_names
@@ -89,11 +89,11 @@ def test_the_order_of_clips_changes_no_label(label: Label) -> None:
 
 def test_the_budget_of_a_batch_changes_no_label(label: Label) -> None:
     together = labels(label, wavs())
-    label.runner.batch_s, budget_s = 1.0, label.runner.batch_s
+    label.runner.budget, budget = Budget(1.0), label.runner.budget
     try:
         assert same(together, labels(label, wavs()))
     finally:
-        label.runner.batch_s = budget_s
+        label.runner.budget = budget
 
 
 def test_a_batch_has_a_budget_though_the_config_names_none(label: Label) -> None:

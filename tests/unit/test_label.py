@@ -14,7 +14,7 @@ import pytest
 from audio_ops.crash_guard import CrashGuard
 from audio_ops.errors import ClipError
 from audio_ops.inference.batching import micro_batches
-from audio_ops.inference.runner import BatchRunner, Failures
+from audio_ops.inference.runner import BatchRunner, Budget, Failures
 from audio_ops.label import Label
 from audio_ops.tasks import Clip, Window
 from jobs.workers.crash_ledger import CrashLedger
@@ -141,20 +141,70 @@ def test_a_clip_that_the_model_refuses_costs_no_batch() -> None:
     assert model.batches == [1]
 
 
-def test_out_of_memory_halves_the_batch_for_good_and_loses_nothing() -> None:
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audio_ops.inference.runner.WAIT_S", 0.0)
+    monkeypatch.setattr("audio_ops.inference.runner.WAITS_ALONE_S", (0.0, 0.0, 0.0))
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(no_waiting: None) -> None:
     model = Loudest(most=2)
     label = labeller(model, batch_s=1000.0)
     labels = label.label([clip(v) for v in range(1, 9)])
     assert [entry["loudest"] for entry in labels if isinstance(entry, dict)] == [
         [v] for v in range(1, 9)
     ]
-    assert label.runner.batch_s == 2.0
+    assert label.runner.budget.batch_s == 2.0
     model.batches.clear()
     label.label([clip(v) for v in range(1, 9)])
     assert max(model.batches) <= 2
 
 
-def test_a_single_clip_that_needs_too_much_memory_is_an_error_row() -> None:
+class ShortOfMemory(Loudest):
+    """Runs out of memory in its first `failures` calls, as if another process had taken it."""
+
+    def __init__(self, failures: int):
+        super().__init__()
+        self.failures = failures
+
+    def __call__(self, waveforms: Sequence[np.ndarray], group: Hashable) -> list[Any]:
+        if self.failures:
+            self.failures -= 1
+            self.batches.append(len(waveforms))
+            raise MemoryError
+        return super().__call__(waveforms, group)
+
+
+def test_memory_that_another_process_takes_for_a_moment_costs_neither_row_nor_budget(
+    no_waiting: None,
+) -> None:
+    label = labeller(ShortOfMemory(1), batch_s=4.0)
+    assert loudest(label.label([clip(v) for v in range(1, 5)])) == [[1], [2], [3], [4]]
+    assert label.runner.budget.batch_s == 4.0
+    alone = labeller(ShortOfMemory(3), batch_s=4.0)
+    assert loudest(alone.label([clip(5)])) == [[5]]
+
+
+def test_the_budget_grows_back_and_less_often_after_each_failure() -> None:
+    budget = Budget(64.0)
+    budget.failed(64.0)
+    assert budget.batch_s == 32.0
+    batches = 0
+    while budget.batch_s < 64.0:
+        budget.succeeded()
+        batches += 1
+    budget.failed(64.0)
+    again = 0
+    while budget.batch_s < 64.0:
+        budget.succeeded()
+        again += 1
+    assert again == 2 * batches
+    for _ in range(1000):
+        budget.succeeded()
+    assert budget.batch_s == 64.0
+
+
+def test_a_single_clip_that_needs_too_much_memory_is_an_error_row(no_waiting: None) -> None:
     labels = labeller(Loudest(most=0)).label([clip(1), clip(2)])
     assert [label.kind for label in labels if isinstance(label, ClipError)] == ["out_of_memory"] * 2
 

@@ -11,6 +11,7 @@ from runs import ROOT
 # Each use in them names the place upstream, and has a test of its own.
 COMPAT = {
     "jobs/ray_compat.py",
+    "audio_ops/inference/torch_compat.py",
     "audio_ops/inference/transformers_compat.py",
     "audio_ops/inference/cpu_bfloat16.py",
 }
