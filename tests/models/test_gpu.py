@@ -40,6 +40,8 @@ MESSAGES: list[tuple[Callable[[str], Exception], str, str | None]] = [
     (torch.AcceleratorError, "CUDA error: an illegal memory access", "lost context"),
     (torch.AcceleratorError, "CUDA error: unspecified launch failure", "lost context"),
     (torch.AcceleratorError, "CUDA error: uncorrectable ECC error encountered", "lost context"),
+    (RuntimeError, "CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasGemmEx`", None),
+    (RuntimeError, "CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx`", None),
     (RuntimeError, "mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)", None),
     (RuntimeError, "probability tensor contains either `inf`, `nan` or element < 0", None),
     (ValueError, "CUDA error: out of memory", None),
