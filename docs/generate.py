@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 from audio_ops.decode.formats import CODECS, CONTAINERS, REFUSED  # noqa: E402
 from audio_ops.errors import KINDS  # noqa: E402
 from audio_ops.speech import families  # noqa: E402
-from audio_ops.tasks import TaskOptions, load_task  # noqa: E402
+from audio_ops.tasks import TaskOptions, load_task, task_names  # noqa: E402
 from jobs import cli, config  # noqa: E402
 from jobs.exit_codes import (  # noqa: E402
     BAD_CONFIG,
@@ -76,10 +76,9 @@ def model_types() -> str:
         ("`automatic-speech-recognition`", title(family), code(types))
         for family, (types, _) in recognisers().items()
     ]
-    rows.append(
-        ("`audio-classification`", "", code(load_task("audio-classification").ARCHITECTURES))
-    )
-    rows.append(("`zero-shot-audio-classification`", "CLAP", code(["clap"])))
+    for name in task_names():
+        if types := getattr(load_task(name), "ARCHITECTURES", ()):
+            rows.append((f"`{name}`", "", code(types)))
     return table(("`task`", "family", "`model_type` in the checkpoint's `config.json`"), rows)
 
 

@@ -36,14 +36,14 @@ from audio_ops.speech.transcript import (
 )
 from audio_ops.tasks import Clip, Window
 
-MODEL_TYPES = ("moonshine", "speech-encoder-decoder", "speech_to_text")
 TIMESTAMPS = ("none",)
 OPTIONS = ("num_beams", "max_new_tokens", "generate")
 MIN_S = 0.1
 # The longest sound that each was made for. Moonshine was trained on 4 to 30 s
 # (https://arxiv.org/abs/2410.15608) and its 194 tokens are those of 30 s; Speech2Text takes 6,000
 # frames of 10 ms, but LibriSpeech and MuST-C end near 30 s; speech encoder-decoders differ.
-MAX_S = {"moonshine": 30.0, "speech_to_text": 30.0, "speech-encoder-decoder": 30.0}
+MAX_S = {"moonshine": 30.0, "speech-encoder-decoder": 30.0, "speech_to_text": 30.0}
+MODEL_TYPES = tuple(MAX_S)
 PIPELINE_NEW_TOKENS = 256  # the pipeline's own limit for a checkpoint that sets none
 
 

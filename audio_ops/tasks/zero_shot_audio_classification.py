@@ -27,6 +27,8 @@ from audio_ops.tasks import Clip, Reporting, WantsSpeech, Window
 if TYPE_CHECKING:
     import torch
 
+ARCHITECTURES = {"clap": "ClapModel"}
+
 
 class Options(ClassificationOptions):
     """Settings of `zero-shot-audio-classification`, named as in transformers' pipeline.
@@ -67,7 +69,7 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
     """Raise ValueError if the checkpoint is not CLAP or the options contradict it."""
     config = checkpoint.json("config.json")
     model_type, found = config.get("model_type"), config.get("architectures") or []
-    if model_type != "clap" or "ClapModel" not in found:
+    if ARCHITECTURES.get(model_type or "") not in found:
         raise ValueError(
             "model: expected model_type 'clap' with architecture ClapModel, found "
             f"{model_type!r} with {found} in {checkpoint.name}"

@@ -17,7 +17,7 @@ from test_families import ASR, FAMILIES, Family
 from test_half_precision import MODELS
 
 from audio_ops.inference.checkpoint import Checkpoint
-from audio_ops.inference.checkpoint_files import DEFAULTS
+from audio_ops.inference.checkpoint_files import DEFAULTS, TOKENIZERS
 from audio_ops.speech import families
 from audio_ops.tasks import load_task
 from jobs.config import ConfigError
@@ -25,7 +25,10 @@ from jobs.config_file import load_config
 from jobs.models import StoredCheckpoint
 from jobs.preflight import find_models
 
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "sentencepiece.bpe.model")
+TOKENIZER = {
+    "tokenizer_config.json",
+    *(file for sets in TOKENIZERS.values() for files in sets for file in files),
+}
 WITH_TOKENIZER = {
     name: family for name, family in MODELS.items() if family.task != "audio-classification"
 }
