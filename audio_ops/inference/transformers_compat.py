@@ -162,13 +162,6 @@ def english_normalizer(spelling: Mapping[str, str]) -> Callable[[str], str]:
     return EnglishTextNormalizer(dict(spelling))
 
 
-def basic_normalizer(split_letters: bool = False) -> Callable[[str], str]:
-    """Whisper's normaliser of other languages' text (models/whisper/english_normalizer.py)."""
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
-
-    return BasicTextNormalizer(split_letters=split_letters)
-
-
 def tokens_kept_by_beam_search(config: Any) -> int:
     """The number of best tokens of each beam among which a beam search chooses in each step.
 
