@@ -173,6 +173,21 @@ def tokens_kept_by_beam_search(config: Any) -> int:
     return count
 
 
+def call_last(model: Any, kind: type) -> None:
+    """Let `generate` of this model call logits processors of this kind behind all others.
+
+    `GenerationMixin._get_logits_processor` (generation/utils.py) puts a caller's processors ahead
+    of temperature, `top_k` and the like. There is no fallback.
+    """
+    listed = model._get_logits_processor
+
+    def reordered(*args: Any, **settings: Any) -> Any:
+        processors = listed(*args, **settings)
+        return type(processors)(sorted(processors, key=lambda one: isinstance(one, kind)))
+
+    model._get_logits_processor = reordered
+
+
 def mask_adapter_padding(encoder: Any, frames: Callable[[], torch.Tensor]) -> bool:
     """Zero the padding ahead of the convolutions in a SeamlessM4T speech encoder's adapter.
 
