@@ -28,6 +28,7 @@ Function = Literal["softmax", "sigmoid", "none"]
 Kind = Literal["single_label", "multi_label", "regression"]
 
 BOOLEANS = ("true", "false")
+SHOWN = 200  # characters of a reference in an error
 
 
 class ClassificationOptions(TaskOptions):
@@ -243,7 +244,7 @@ class Classes:
             known = ", ".join(map(repr, self.names[:5])) + (", ..." if len(self.names) > 5 else "")
             raise ValueError(
                 f"expected a label ({known}) or an id from 0 to {len(self.names) - 1}, "
-                f"found {reference!r}"
+                f"found {_shortened(reference)}"
             )
         return number
 
@@ -270,11 +271,16 @@ class Classes:
             if reference is None:
                 return {}
             if self.kind == "regression":
-                return {"loss": self.loss(logits, self._numbers(reference))}
+                return {"loss": self._finite_loss(logits, self._numbers(reference))}
             listed = self._listed(reference)
             if self.kind == "single_label" and len(listed) != 1:
-                raise ValueError(f"expected one label, found {len(listed)}: {listed}")
+                raise ValueError(f"expected one label, found {len(listed)}: {_shortened(listed)}")
             ids = [self.label_id(label) for label in listed]
+            if len(set(ids)) < len(ids):
+                raise ValueError(
+                    "expected each label once (a 0 or 1 for every label is no list of labels), "
+                    f"found {_shortened(reference)}"
+                )
         except (ValueError, OverflowError) as error:
             return {"reference_error": f"{column}: {error}"}
         target = np.zeros(len(self.names))
@@ -301,12 +307,34 @@ class Classes:
     def _numbers(self, reference: Any) -> np.ndarray:
         """A regression's target (outputs,). Raises ValueError unless all are finite numbers."""
         try:
-            numbers = np.array([float(number) for number in self._listed(reference)])
+            numbers = np.array([_number(number) for number in self._listed(reference)])
         except (TypeError, ValueError, OverflowError):
             numbers = np.array([])
         if numbers.shape != (len(self.names),) or not np.isfinite(numbers).all():
-            raise ValueError(f"expected {len(self.names)} finite number(s), found {reference!r}")
+            raise ValueError(
+                f"expected {len(self.names)} finite number(s), found {_shortened(reference)}"
+            )
         return numbers
+
+    def _finite_loss(self, logits: np.ndarray, numbers: np.ndarray) -> float:
+        """A regression's loss. Raises ValueError for one that its column of float32 cannot hold."""
+        with np.errstate(over="ignore"):
+            loss = self.loss(logits, numbers)
+        if not loss <= np.finfo(np.float32).max:
+            raise ValueError(f"expected numbers near the outputs, found {numbers.tolist()}")
+        return loss
+
+
+def _number(reference: Any) -> float:
+    """A regression's number. `true` and `false` as text, as manifests have them, are 1 and 0."""
+    if isinstance(reference, str) and reference.lower() in BOOLEANS:
+        return float(reference.lower() == "true")
+    return float(reference)
+
+
+def _shortened(reference: Any) -> str:
+    shown = repr(reference)
+    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
 
 
 def _whole_number(reference: Any) -> int | None:

@@ -23,6 +23,10 @@ from jobs.sources import NO_VERSION, PLACE, Listing
 LABEL_VERSION = 1
 # Model types whose labels in half precision were wrong: a misread language or rounded positions.
 CHANGED_IN_HALF_PRECISION = {"moonshine", "parakeet_ctc", "wav2vec2-conformer", "whisper"}
+# To be raised when tokens that are drawn at random get other scores.
+SAMPLING_VERSION = 2
+# To be raised when the code compares labels with their references in another way.
+REFERENCE_VERSION = 2
 COMMITTED = pa.schema(
     [("clip_id", pa.string()), *PLACE, ("status", pa.string()), ("fingerprint", pa.string())]
 )
@@ -262,6 +266,10 @@ def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str,
         if options.dtype != "float32"
         and checkpoints[name].json("config.json").get("model_type") in CHANGED_IN_HALF_PRECISION
     ]
+    compared = [
+        name for name, options in config.tasks.items() if getattr(options, "reference", None)
+    ]
+    drawn = [name for name, options in config.tasks.items() if _draws(options, checkpoints[name])]
     return {
         "label_version": LABEL_VERSION,
         "audio": config.audio.model_dump(mode="json", include={"max_clip_s"}),
@@ -272,7 +280,17 @@ def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str,
             for name, options in config.tasks.items()
         },
         **({"half_precision_version": dict.fromkeys(corrected, 2)} if corrected else {}),
+        **({"reference_version": dict.fromkeys(compared, REFERENCE_VERSION)} if compared else {}),
+        **({"sampling_version": dict.fromkeys(drawn, SAMPLING_VERSION)} if drawn else {}),
     }
+
+
+def _draws(options: Any, checkpoint: Checkpoint) -> bool:
+    """Whether a task draws its tokens at random."""
+    if not hasattr(options, "generate"):
+        return False
+    default = checkpoint.json("generation_config.json").get("do_sample")
+    return bool(options.generate.get("do_sample", default))
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:

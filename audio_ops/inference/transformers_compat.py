@@ -162,13 +162,6 @@ def english_normalizer(spelling: Mapping[str, str]) -> Callable[[str], str]:
     return EnglishTextNormalizer(dict(spelling))
 
 
-def basic_normalizer(split_letters: bool = False) -> Callable[[str], str]:
-    """Whisper's normaliser of other languages' text (models/whisper/english_normalizer.py)."""
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
-
-    return BasicTextNormalizer(split_letters=split_letters)
-
-
 def tokens_kept_by_beam_search(config: Any) -> int:
     """The number of best tokens of each beam among which a beam search chooses in each step.
 
@@ -178,6 +171,21 @@ def tokens_kept_by_beam_search(config: Any) -> int:
     ends = config.eos_token_id
     count: int = config.num_beams * max(2, 1 + (len(ends) if isinstance(ends, list) else 1))
     return count
+
+
+def call_last(model: Any, kind: type) -> None:
+    """Let `generate` of this model call logits processors of this kind behind all others.
+
+    `GenerationMixin._get_logits_processor` (generation/utils.py) puts a caller's processors ahead
+    of temperature, `top_k` and the like. There is no fallback.
+    """
+    listed = model._get_logits_processor
+
+    def reordered(*args: Any, **settings: Any) -> Any:
+        processors = listed(*args, **settings)
+        return type(processors)(sorted(processors, key=lambda one: isinstance(one, kind)))
+
+    model._get_logits_processor = reordered
 
 
 def mask_adapter_padding(encoder: Any, frames: Callable[[], torch.Tensor]) -> bool:

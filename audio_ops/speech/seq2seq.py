@@ -26,7 +26,7 @@ from audio_ops.inference.finite import are_finite, not_finite
 from audio_ops.inference.wav2vec2 import is_masked
 from audio_ops.signal.segment import cut_at_quiet
 from audio_ops.speech.options import Options
-from audio_ops.speech.tokens import TokenLogProbabilities
+from audio_ops.speech.tokens import TokenLogProbabilities, keep_draws
 from audio_ops.speech.transcript import (
     TimedText,
     Transcript,
@@ -93,6 +93,7 @@ class Model:
         # Moonshine's group norm runs over time, padding included; Speech2Text convolves over it.
         self.equal_lengths = not is_masked(config.get("encoder") or {})
         self.model.generation_config = self._generation_config(options)
+        keep_draws(self.model)
 
     def _model_class(self) -> Any:
         from transformers import AutoModelForSpeechSeq2Seq
@@ -207,7 +208,7 @@ class Model:
 
         probabilities = TokenLogProbabilities(self.model.generation_config)
         output: Any = self.model.generate(
-            **inputs, logits_processor=LogitsProcessorList([probabilities])
+            **inputs, logits_processor=LogitsProcessorList(probabilities.processors)
         )
         beams = getattr(output, "beam_indices", None)
         each = probabilities.log_probabilities(output.sequences, beams)

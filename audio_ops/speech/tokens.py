@@ -5,14 +5,34 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from audio_ops.inference.transformers_compat import tokens_kept_by_beam_search
+from audio_ops.inference.transformers_compat import call_last, tokens_kept_by_beam_search
 
 if TYPE_CHECKING:
     import torch
 
 
+class DrawnFrom:
+    """The last logits processor of all, behind temperature, `top_k` and their kin: keeps the scores
+    that tokens are drawn from."""
+
+    def __init__(self, probabilities: TokenLogProbabilities):
+        self.probabilities = probabilities
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.probabilities.draw_from(input_ids, scores)
+        return scores
+
+
+def keep_draws(model: Any) -> None:
+    """Let `generate` of this model call `DrawnFrom` behind all other logits processors."""
+    call_last(model, DrawnFrom)
+
+
 class TokenLogProbabilities:
     """Last of the logits processors: keeps the log probability of each chosen token.
+
+    Tokens that are sampled have the probability with which they were drawn. It is known to a
+    processor that transformers calls later: see `processors` and `keep_draws`.
 
     generate's own `output_scores` would keep every step's scores of the whole vocabulary, for
     every beam: gigabytes for SeamlessM4T. Of a beam search the best tokens of each beam are kept,
@@ -27,6 +47,9 @@ class TokenLogProbabilities:
         self.kept = tokens_kept_by_beam_search(config)
         self.prompt = 0  # tokens before the first step
         self.scores: torch.Tensor | None = None  # of the last step, float `(rows, vocabulary)`
+        self.spoilt: torch.Tensor | None = (
+            None  # bool `(rows, 1)`: NaN or infinite in the last step
+        )
         self.steps: list[torch.Tensor] = []  # without beams: `(rows,)` each
         self.best: list[tuple[torch.Tensor, torch.Tensor]] = []  # beams: `(rows * beams, kept)`
 
@@ -37,13 +60,25 @@ class TokenLogProbabilities:
         if self.beams > 1:
             values, tokens = scores.float().topk(min(self.kept, scores.shape[1]))
             self.best.append((values, tokens))
-        else:
+        elif not self.samples:
             self._keep(input_ids)
             self.scores = scores
         if self.samples:  # sampling from NaN raises on a CPU, and kills the process on a GPU
+            self.spoilt = (scores.isnan() | (scores == torch.inf)).any(-1, keepdim=True)
             finite = torch.finfo(scores.dtype).max
             scores = scores.nan_to_num(0.0, posinf=finite, neginf=-torch.inf)
         return scores
+
+    @property
+    def processors(self) -> list[Any]:
+        """Itself, and with it what has to be called when tokens are drawn."""
+        return [self, DrawnFrom(self)] if self.samples and self.beams == 1 else [self]
+
+    def draw_from(self, input_ids: torch.Tensor, scores: torch.Tensor) -> None:
+        """Keep the scores of a step from which the next tokens are drawn."""
+        assert self.spoilt is not None
+        self._keep(input_ids)
+        self.scores = scores.masked_fill(self.spoilt, math.nan)
 
     def _keep(self, input_ids: torch.Tensor) -> None:
         """Keep the probability of the last token of each row, chosen by the scores before it."""

@@ -11,8 +11,9 @@ from audio_ops.tasks import Window
 
 # Languages written without spaces, as Whisper calls them and as SeamlessM4T and MMS do.
 UNSPACED = {
-    *("zh", "yue", "ja", "th", "lo", "my", "km"),
-    *("cmn", "cmn_Hant", "jpn", "tha", "lao", "mya", "khm"),
+    *("zh", "yue", "ja", "th", "lo", "my", "km", "bo", "dz"),
+    *("cmn", "cmn_Hant", "jpn", "tha", "lao", "mya", "khm", "bod", "dzo"),
+    *("zho", "chi", "wuu", "nan", "hak", "hsn", "gan", "lzh", "bur", "tib", "shn", "nod", "khb"),
 }
 
 

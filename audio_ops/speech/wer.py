@@ -1,16 +1,22 @@
-"""Word and character errors of a transcript against its reference, as Whisper counts them."""
+"""Word and character errors of a transcript against its reference."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from typing import Any
 
 import pyarrow as pa
 
-from audio_ops.inference.transformers_compat import basic_normalizer, english_normalizer
-from audio_ops.speech.transcript import UNSPACED
-
-ENGLISH = {"en", "eng", "english"}
+from audio_ops.inference.transformers_compat import english_normalizer, language_code
+from audio_ops.speech.normal import (
+    ENGLISH,
+    is_latin,
+    is_unspaced,
+    language_of,
+    letters,
+    plain,
+    spoken,
+)
 
 COLUMNS = {
     "wer": pa.float32(),
@@ -23,39 +29,50 @@ COLUMNS = {
             "character_edits": pa.int32(),
         }
     ),
+    "compared_by": pa.string(),
+    "reference_error": pa.string(),
 }
 
 
 class WordErrors:
-    """Compares texts after Whisper's normaliser: for English the English one, which knows numbers,
-    titles and contractions; for other languages, or none, the basic one, which removes case,
-    punctuation and text in brackets. In languages written without spaces (Chinese, Japanese, Thai,
-    ...) each letter counts as a word.
+    """Compares texts as `normal.py` writes them, English ones after Whisper's own normaliser, which
+    knows numbers, titles, contractions and British spelling."""
 
-    `spelling`: British to American words, a Whisper checkpoint's `normalizer.json`; {} leaves
-    spelling alone.
-    """
-
-    def __init__(self, spelling: Mapping[str, str]):
+    def __init__(self) -> None:
         import jiwer
+        from whisper_normalizer.english import EnglishSpellingNormalizer
 
         self.jiwer = jiwer
-        self.english = english_normalizer(spelling)
-        self.basic = basic_normalizer()
-        self.letters = basic_normalizer(split_letters=True)
+        # OpenAI's words. A checkpoint has them in normalizer.json, or, from transformers 5, not.
+        self.english = english_normalizer(EnglishSpellingNormalizer().mapping)
 
     def __call__(self, reference: str | None, text: str, language: str | None) -> dict[str, Any]:
-        """`wer`, `cer` and the counts that they are made of, `edits`; {} for no reference.
+        """`wer`, `cer`, the counts that they are made of (`edits`), and which of them counts
+        (`compared_by` `words` or `characters`); {} for no reference.
 
         A rate is the edits (substituted, deleted, inserted) by the reference's words or
         characters, spaces included, and so may be over 1. An empty reference, or one that the
         normaliser empties, stands for no speech: its rate is the number of words or characters
-        invented, 0 for none.
+        invented, 0 for none. Where words are not spaced, each letter counts as a word, and spaces
+        do not count.
+
+        Raises ValueError for a reference that is no text but a list or an object as JSON.
         """
         if reference is None:
             return {}
-        true, found = self.normal(reference, language), self.normal(text, language)
-        words = self.jiwer.process_words(true, found)
+        if _is_json(reference):
+            raise ValueError(f"expected a text, found JSON: {reference[:80]}")
+        code = language_of(language, language_code)
+        true, found = plain(reference, code), plain(text, code)
+        sample = true or found
+        unspaced = is_unspaced(sample, code)
+        if unspaced:
+            words = self.jiwer.process_words(" ".join(letters(true)), " ".join(letters(found)))
+            true, found = "".join(true.split()), "".join(found.split())
+        else:
+            if code in ENGLISH and is_latin(sample):
+                true, found = self._english(reference), self._english(text)
+            words = self.jiwer.process_words(true, found)
         characters = self.jiwer.process_characters(true, found)
         edits = {
             "words": words.hits + words.substitutions + words.deletions,
@@ -69,12 +86,19 @@ class WordErrors:
             "wer": edits["word_edits"] / max(edits["words"], 1),
             "cer": edits["character_edits"] / max(edits["characters"], 1),
             "edits": edits,
+            "compared_by": "characters" if unspaced else "words",
         }
 
-    def normal(self, text: str, language: str | None) -> str:
-        """The text as it is compared, in the language of that code (`en`, `arb`, `zh-TW`)."""
-        code = (language or "").lower().replace("_", "-").split("-")[0]
-        normaliser: Any = self.letters if code in UNSPACED else self.basic
-        if code in ENGLISH:
-            normaliser = self.english
-        return " ".join(normaliser(text).split())
+    def _english(self, text: str) -> str:
+        return " ".join(self.english(spoken(text)).split())
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is an object, or a list with texts or objects in it, as JSON."""
+    if not text.lstrip().startswith(("[", "{")):
+        return False
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) or any(isinstance(item, str | dict | list) for item in value)

@@ -117,11 +117,7 @@ class Model:
         self.sample_rate = self.family.sample_rate
         self.is_generative = self.family.is_generative
         self.equal_lengths = self.family.equal_lengths
-        self.word_errors = (
-            wer.WordErrors(checkpoint.json("normalizer.json"))
-            if options.reference is not None
-            else None
-        )
+        self.word_errors = wer.WordErrors() if options.reference is not None else None
 
     def windows(self, clip: Clip) -> list[Window]:
         return self.family.windows(clip)
@@ -149,11 +145,16 @@ class Model:
         }
 
     def _errors(self, clip: Clip, text: str, language: str | None) -> dict[str, Any]:
-        """The columns of `wer.py`; {} without a reference."""
-        if self.word_errors is None or self.options.reference is None:
+        """The columns of `wer.py`; {} without a reference. One that cannot be compared costs the
+        clip its error rates, and none of its labels."""
+        column = self.options.reference
+        if self.word_errors is None or column is None:
             return {}
         written = self.options.reference_language or ("en" if self.options.translate else language)
-        return self.word_errors(clip.row[self.options.reference], text, written)
+        try:
+            return self.word_errors(clip.row.get(column), text, written)
+        except Exception as error:  # a normaliser of words and numbers meets any text here
+            return {"reference_error": f"{column}: {error}"}
 
 
 def _family(checkpoint: Checkpoint) -> Family:

@@ -180,7 +180,7 @@ def word_error_rate(labels: Mapping[str, Any], references: Mapping[str, str]) ->
     """The WER over all clips with a reference. A label is a text, or a dict with `it_text` or `text`."""
     from audio_ops.speech.wer import WordErrors
 
-    compare = WordErrors({})
+    compare = WordErrors()
     edits = words = 0
     for name, label in labels.items():
         reference = references.get(name)

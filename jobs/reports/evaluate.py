@@ -13,7 +13,7 @@ from typing import Any
 
 from jobs.plan import fingerprint
 from jobs.reports.arguments import add_table_arguments, open_table
-from jobs.reports.columns import task_columns
+from jobs.reports.columns import TaskColumns, task_columns
 from jobs.table.table import Table
 
 WORST, CONFUSIONS = 20, 10
@@ -21,11 +21,15 @@ GROUPS_SHOWN, CHARACTERS_SHOWN = 50, 160
 
 RECOGNITION = """
     count(wer) AS compared,
+    count(wer) FILTER (compared_by = 'characters') AS without_spaces,
     sum(edits.word_edits) / nullif(sum(edits.words), 0) AS wer,
     sum(edits.character_edits) / nullif(sum(edits.characters), 0) AS cer,
     avg(wer) AS mean_wer,
+    avg(cer) AS mean_cer,
     CAST(sum(edits.words) AS BIGINT) AS words,
-    CAST(sum(edits.word_edits) AS BIGINT) AS word_edits
+    CAST(sum(edits.word_edits) AS BIGINT) AS word_edits,
+    CAST(sum(edits.characters) AS BIGINT) AS characters,
+    CAST(sum(edits.character_edits) AS BIGINT) AS character_edits
 """
 CLASSIFICATION = """
     count(loss) AS compared,
@@ -39,8 +43,9 @@ Row = dict[str, Any]
 def evaluate(table: Table, by: Sequence[str] = ()) -> dict[str, Any]:
     """The report on a table, as JSON values: `tasks` has an entry for each task with a reference.
 
-    A recognition has `wer` and `cer` (the edits of all rows divided by all words or characters) and
-    `mean_wer`, the mean of the rows. A classification has `accuracy` (of the top label), `macro_f1`,
+    A recognition has `wer` and `cer` (the edits of all rows divided by all words or characters),
+    `mean_wer` and `mean_cer`, the means of the rows, and the number of rows `without_spaces` between
+    words: if these are half of the rows or more, CER is the figure shown. A classification has `accuracy` (of the top label), `macro_f1`,
     `mean_loss` and `confusions`. Both have the number of rows that were `compared`, of those that
     were `not_compared` by reason, these figures `by` the values of columns, and the `worst` rows.
     Figures without rows are None.
@@ -69,7 +74,7 @@ def evaluate(table: Table, by: Sequence[str] = ()) -> dict[str, Any]:
             if not options.get("reference"):
                 continue
             columns = task_columns(task, options, names)
-            _view(database, columns.of, options["reference"], by)
+            _view(database, columns, options["reference"], by)
             compare = _recognition if columns.kind == "recognition" else _classification
             report["tasks"][task] = {"reference": options["reference"], **compare(database, by)}
     return report
@@ -90,12 +95,15 @@ def macro_f1(pairs: Mapping[tuple[str, str], int]) -> float | None:
     return sum(f1) / len(f1) if f1 else None
 
 
-def _view(database: Any, of_task: Mapping[str, str], reference: str, by: Sequence[str]) -> None:
-    """Create a view `task` of the table, with the columns `of_task` (see `TaskColumns.of`)."""
-    columns = dict(of_task)
-    columns |= {name: name for name in ("clip_id", "source", "member", "offset_s", "error_stage")}
-    columns |= {"reference": reference, **{f"by_{n}": column for n, column in enumerate(by)}}
-    view = ", ".join(f"{_quoted(column)} AS {_quoted(name)}" for name, column in columns.items())
+def _view(database: Any, of_task: TaskColumns, reference: str, by: Sequence[str]) -> None:
+    """Create a view `task` of the table, with the task's columns, null where a table made by an
+    earlier version has none."""
+    columns = {name: _quoted(column) for name, column in of_task.of.items()}
+    places = ("clip_id", "source", "member", "offset_s", "error_stage")
+    columns |= {name: name for name in places} | {"reference": _quoted(reference)}
+    columns |= {f"by_{n}": _quoted(column) for n, column in enumerate(by)}
+    columns = {"compared_by": "NULL", "reference_error": "NULL", **columns}
+    view = ", ".join(f"{column} AS {_quoted(name)}" for name, column in columns.items())
     database.execute(f"CREATE OR REPLACE TEMP VIEW task AS SELECT {view} FROM labels")
 
 
@@ -104,9 +112,13 @@ def _recognition(database: Any, by: Sequence[str]) -> dict[str, Any]:
     return {
         "kind": "recognition",
         **figures,
-        "not_compared": _not_compared(database, "wer"),
+        "not_compared": _not_compared(database, "wer", bad_reference="reference_error IS NOT NULL"),
         "by": {c: _rows(database, _by(n, "wer", RECOGNITION)) for n, c in enumerate(by)},
-        "worst": _worst(database, "text", "wer"),
+        "worst": _worst(
+            database,
+            "text, wer, cer, compared_by",
+            "CASE compared_by WHEN 'characters' THEN cer ELSE wer END",
+        ),
     }
 
 
@@ -131,7 +143,7 @@ def _classification(database: Any, by: Sequence[str]) -> dict[str, Any]:
             database, "loss", unknown_reference="reference_error IS NOT NULL"
         ),
         "by": groups,
-        "worst": _worst(database, "label", "loss"),
+        "worst": _worst(database, "label, loss", "loss"),
     }
 
 
@@ -170,10 +182,10 @@ def _not_compared(database: Any, measure: str, **reasons: str) -> dict[str, int]
     return {row["reason"]: row["rows"] for row in rows}
 
 
-def _worst(database: Any, label: str, measure: str) -> list[Row]:
+def _worst(database: Any, columns: str, measure: str) -> list[Row]:
     return _rows(
         database,
-        f"SELECT clip_id, source, member, offset_s, reference, {label}, {measure} FROM task "
+        f"SELECT clip_id, source, member, offset_s, reference, {columns} FROM task "
         f"WHERE {measure} > 0 ORDER BY {measure} DESC, clip_id LIMIT {WORST}",
     )
 
@@ -224,9 +236,10 @@ def _group_lines(column: str, groups: Sequence[Row]) -> Iterator[str]:
 def _worst_lines(task: Mapping[str, Any]) -> Iterator[str]:
     is_text = task["kind"] == "recognition"
     if task["worst"]:
-        yield f"  highest {'WER' if is_text else 'loss'}:"
+        yield f"  highest {_error_rate(task) if is_text else 'loss'}:"
     for row in task["worst"]:
-        value = _percent(row["wer"]) if is_text else f"{row['loss']:.2f}"
+        measure = "cer" if row.get("compared_by") == "characters" else "wer"
+        value = _percent(row[measure]) if is_text else f"{row['loss']:.2f}"
         place = row["source"] + (f" {row['member']}" if row["member"] else "")
         at = f" at {row['offset_s']:g} s" if row["offset_s"] else ""
         yield f"    {value} · {place}{at}"
@@ -235,13 +248,16 @@ def _worst_lines(task: Mapping[str, Any]) -> Iterator[str]:
         yield f"      {label}: {_shown(row[label])}"
 
 
+def _error_rate(figures: Mapping[str, Any]) -> str:
+    """The error rates that count for the compared rows: WER, CER, or both."""
+    unspaced, compared = figures["without_spaces"], figures["compared"]
+    names = ["WER"] * (unspaced < compared or not compared) + ["CER"] * (unspaced > 0)
+    return " or ".join(names)
+
+
 def _figures(figures: Row) -> str:
     if "wer" in figures:
-        return (
-            f"WER {_percent(figures['wer'])} ({figures['word_edits'] or 0:,} edits in "
-            f"{figures['words'] or 0:,} words) · CER {_percent(figures['cer'])} · "
-            f"mean WER of a row {_percent(figures['mean_wer'])}"
-        )
+        return _error_rates(figures)
     parts = []
     if figures["accuracy"] is not None:
         parts.append(f"accuracy {_percent(figures['accuracy'])}")
@@ -250,6 +266,24 @@ def _figures(figures: Row) -> str:
     if figures["mean_loss"] is not None:
         parts.append(f"mean loss {figures['mean_loss']:.3f}")
     return " · ".join(parts) or "nothing to compare"
+
+
+def _error_rates(figures: Row) -> str:
+    unspaced, compared = figures["without_spaces"], figures["compared"]
+    wer, cer = f"WER {_percent(figures['wer'])}", f"CER {_percent(figures['cer'])}"
+    words = f" ({figures['word_edits'] or 0:,} edits in {figures['words'] or 0:,} words)"
+    characters = (
+        f" ({figures['character_edits'] or 0:,} edits in {figures['characters'] or 0:,} characters)"
+    )
+    if not unspaced:
+        return f"{wer}{words} · {cer} · mean WER of a row {_percent(figures['mean_wer'])}"
+    mean = f"mean CER of a row {_percent(figures['mean_cer'])}"
+    if unspaced == compared:
+        return f"{cer}{characters} · {mean} · no WER, as words are not spaced"
+    note = f"{unspaced:,} rows without spaces, where each letter counts as a word"
+    if 2 * unspaced >= compared:
+        return f"{cer}{characters} · {wer} · {mean} · {note}"
+    return f"{wer}{words} · {cer} · mean WER of a row {_percent(figures['mean_wer'])} · {note}"
 
 
 def _percent(rate: float | None) -> str:

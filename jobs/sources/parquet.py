@@ -200,20 +200,47 @@ def _row_group_clips(
     for batch in file.iter_batches(
         ROWS_AT_ONCE, row_groups=[number], columns=wanted.columns, use_threads=False
     ):
-        columns = [_as_stored(batch[field.name]).cast(field.type) for field in wanted.kept]
+        columns = [_carried(batch[field.name], field.type) for field in wanted.kept]
         sounds = _as_stored(batch[wanted.audio])
         for index in range(len(batch)):
             if (place := left.pop(at + index, None)) is None:
                 continue
             try:
-                values = [column[index].as_py() for column in columns]
+                values = _row_of(columns, index, wanted.kept)
                 sound = _sound(sounds, index, wanted.source, wanted.input)
             except UnicodeDecodeError as error:
                 values = [None] * len(columns)
                 sound = ClipError("damaged", f"a text that is not UTF-8: {error}")
+            except ClipError as error:
+                values, sound = [None] * len(columns), error
             named = dict(zip(wanted.kept.names, values, strict=True))
             yield place | dict(wanted.constant) | named, sound
         at += len(batch)
+
+
+def _carried(column: pa.Array, type: pa.DataType) -> pa.Array:
+    """A column in the table's type; in its own if some value does not fit (see `_row_of`)."""
+    column = _as_stored(column)
+    is_finer = pa.types.is_timestamp(column.type) and column.type.unit == "ns"
+    try:
+        return column.cast(type, safe=not is_finer)  # a table's times are of microseconds
+    except pa.ArrowException:
+        return column
+
+
+def _row_of(columns: Sequence[pa.Array], index: int, kept: pa.Schema) -> list[Any]:
+    """A row of the carried columns. Raises ClipError for a value that the table cannot hold."""
+    values = []
+    for column, field in zip(columns, kept, strict=True):
+        try:
+            value = column[index]
+            values.append((value if value.type == field.type else value.cast(field.type)).as_py())
+        except UnicodeDecodeError:
+            raise
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            what = f"{field.name}: expected a value of type {field.type}: {error}"
+            raise ClipError("damaged", what) from None
+    return values
 
 
 def _as_stored(column: pa.Array) -> pa.Array:

@@ -254,6 +254,7 @@ def test_unknown_reference_is_reported_in_its_row(
     assert found["label"] in NAMES
     assert found.get("loss") is None and found.get("correct") is None
     assert found["reference_error"].startswith("truth: ") and message in found["reference_error"]
+    assert len(found["reference_error"]) < 400
 
 
 def test_null_reference_is_no_error(family: Any) -> None:
@@ -310,6 +311,17 @@ def test_multi_label_is_correct_if_its_top_label_is_expected(
     assert classes.columns(clip, [], [np.array(logits, np.float32)])["correct"] is correct
 
 
+@pytest.mark.parametrize(
+    "reference", [[0, 1, 0], "[0, 1, 1]", [False, True, False], ["dog", "dog"]]
+)
+def test_a_zero_or_one_for_every_label_is_not_taken_for_ids(reference: Any) -> None:
+    options = task.Options(task="audio-classification", model="m", reference="truth")
+    classes = Classes(NAMES[:3], "sigmoid", "multi_label", options, RATE)
+    clip = Clip(sound(0.1), 0.1, row={"truth": reference})
+    found = classes.columns(clip, [], [np.zeros(3, np.float32)])
+    assert found["reference_error"] and "loss" not in found and found["label"] == "dog"
+
+
 def test_regression_gives_its_value_and_squared_error(tmp_path: Path) -> None:
     folder = tiny_classifier(tmp_path, "hubert", ("valence",), problem_type="regression")
     found = labels(folder, sound(1.0), reference="truth", row={"truth": 0.25})[0]
@@ -317,12 +329,20 @@ def test_regression_gives_its_value_and_squared_error(tmp_path: Path) -> None:
     assert found["label"] == "valence"
     assert found["loss"] == pytest.approx((found["score"] - 0.25) ** 2, abs=1e-5)
     assert found.get("correct") is None
-    for reference, value in (("0.25", 0.25), (True, 1.0), ("[0.5]", 0.5)):
+    for reference, value in (
+        ("0.25", 0.25),
+        (True, 1.0),
+        ("true", 1.0),
+        ("False", 0.0),
+        ("[0.5]", 0.5),
+    ):
         found = labels(folder, sound(1.0), reference="truth", row={"truth": reference})[0]
         assert found["loss"] == pytest.approx((found["score"] - value) ** 2, abs=1e-5)
     for wrong in (10**400, "high", [0.1, 0.2], float("nan"), {"a": 1}):
         found = labels(folder, sound(1.0), reference="truth", row={"truth": wrong})[0]
         assert "expected 1 finite number(s)" in found["reference_error"]
+    found = labels(folder, sound(1.0), reference="truth", row={"truth": 1e200})[0]
+    assert "expected numbers near the outputs" in found["reference_error"]
 
 
 def test_logits_that_are_not_finite_are_a_clip_error() -> None:

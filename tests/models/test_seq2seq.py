@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,49 @@ def test_drawn_tokens_are_the_same_in_every_batch(made: Made) -> None:
     assert [found["text"] for found in together] == [found["text"] for found in alone]
     greedy = label(made("encoder-decoder"), *waves)
     assert [found["text"] for found in together] != [found["text"] for found in greedy]
+
+
+WARPED: list[dict[str, Any]] = [
+    {"temperature": 0.3},
+    {"top_k": 3, "temperature": 2.0},
+    {"top_p": 0.5},
+    {"min_p": 0.4},
+    {"top_h": 0.4},
+    {"typical_p": 0.5},
+    {"epsilon_cutoff": 0.004},
+    {"eta_cutoff": 0.3, "renormalize_logits": True},
+]
+
+
+@pytest.mark.parametrize("settings", WARPED, ids=[next(iter(one)) for one in WARPED])
+@pytest.mark.parametrize("name", ["moonshine", "speech_to_text"])
+def test_score_is_of_the_distribution_that_tokens_were_drawn_from(
+    made: Made, name: str, settings: dict[str, Any]
+) -> None:
+    """transformers' own account of it."""
+    import torch
+
+    wave = sound(1.3, 900)
+    chosen = {"generate": {"do_sample": True, **settings}, "max_new_tokens": 12}
+    (found,) = label(made(name), wave, **chosen)
+    model: Any = labeller(made(name), **chosen).model.family
+    inputs = model._inputs([wave])
+    torch.manual_seed(zlib.crc32(wave.tobytes()))
+    output = model.model.generate(**inputs, output_scores=True)
+    drawn = model.model.compute_transition_scores(
+        output.sequences, output.scores, normalize_logits=True
+    )
+    assert (
+        found["text"]
+        == model.tokenizer.decode(output.sequences[0], skip_special_tokens=True).strip()
+    )
+    assert found["score"] == pytest.approx(drawn.mean().exp().item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["moonshine", "encoder-decoder"])
+def test_what_is_certain_to_be_drawn_scores_one(made: Made, name: str) -> None:
+    (found,) = label(made(name), sound(1.0, 300), generate={"do_sample": True, "top_k": 1})
+    assert found["score"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

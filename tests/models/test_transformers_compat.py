@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import tiny_ctc, tiny_seamless, tiny_whisper
+from checkpoints import tiny_ctc, tiny_moonshine, tiny_seamless, tiny_whisper
 from hearing import label, labeller, sound
 
 from audio_ops.inference import transformers_compat as compat
@@ -131,10 +131,8 @@ def test_languages_have_names_and_codes() -> None:
     assert compat.language_code("de") == "de"
 
 
-def test_normalizers_are_whispers() -> None:
+def test_the_english_normalizer_is_whispers() -> None:
     assert compat.english_normalizer({"colour": "color"})("The Colour, it's") == "the color it is"
-    assert compat.basic_normalizer()("Straße (laut), 5!").split() == ["straße", "5"]
-    assert compat.basic_normalizer(split_letters=True)("你好").split() == ["你", "好"]
 
 
 @pytest.mark.parametrize("ends", [5, [5, 6], [5, 6, 7]])
@@ -216,3 +214,27 @@ def test_an_extractor_with_another_filter_bank_stays_as_it_is() -> None:
         assert compat.replace_filter_bank(extractor, lambda _: "another")
         assert extractor._extract_fbank_features == "another"
     assert not compat.replace_filter_bank(object(), lambda _: "another")
+
+
+def test_a_processor_is_called_behind_temperature_and_its_kin(tmp_path: Path) -> None:
+    """transformers calls a caller's own ahead of them."""
+    from transformers import AutoModelForSpeechSeq2Seq, LogitsProcessorList
+
+    class Last:
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            self.allowed = int(scores.isfinite().sum())
+            return scores
+
+    model: Any = AutoModelForSpeechSeq2Seq.from_pretrained(tiny_moonshine(tmp_path))
+    for hooked in (False, True):
+        if hooked:
+            compat.call_last(model, Last)
+        last = Last()
+        model.generate(
+            torch.zeros(1, 16_000),
+            do_sample=True,
+            top_k=3,
+            max_new_tokens=2,
+            logits_processor=LogitsProcessorList([last]),
+        )
+        assert (last.allowed == 3) == hooked

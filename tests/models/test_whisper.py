@@ -209,6 +209,15 @@ def test_alone_or_in_a_mixed_batch_a_sound_gets_the_same_label(
                 assert (one["start_s"], one["end_s"]) == (other["start_s"], other["end_s"])
 
 
+def test_what_is_certain_to_be_drawn_scores_one(many_tongues: Path) -> None:
+    options: dict[str, Any] = {"language": "fr", "max_new_tokens": 20}
+    (greedy,) = transcribe(whisper(many_tongues, **options), tones()[:1])
+    drawn = {"do_sample": True, "top_k": 1}
+    (certain,) = transcribe(whisper(many_tongues, **options, generate=drawn), tones()[:1])
+    assert certain["text"] == greedy["text"]
+    assert certain["score"] == pytest.approx(1.0) and greedy["score"] < 0.9
+
+
 def test_windows_that_go_on_for_ever_are_the_pipelines(many_tongues: Path) -> None:
     options = {"language": "fr", "max_new_tokens": 200}
     expected = pipeline_texts(many_tongues, tones(), generate_kwargs=options)

@@ -45,8 +45,8 @@ def test_a_manifests_text_is_the_reference_and_is_carried_along(
     tmp_path: Path, whisper: Path, local_ray: None
 ) -> None:
     job = recognising(tmp_path, whisper, "text", input={"path": str(tmp_path / "clips.jsonl")})
-    job.sounds(3)
-    texts = ["it was the best of times", "", None]
+    job.sounds(5)
+    texts = ["it was the best of times", "", None, ["a", "list"], {"an": "object"}]
     entries = [
         {"audio_filepath": f"audio/clip{n:03}.wav", "text": text} for n, text in enumerate(texts)
     ]
@@ -54,14 +54,19 @@ def test_a_manifests_text_is_the_reference_and_is_carried_along(
     code, said = job.run()
     assert code == 0, said
     rows = [row for _, row in sorted(job.by_name().items())]
-    assert [row["text"] for row in rows] == texts
-    best, empty, none = rows
+    assert [row["text"] for row in rows] == [*texts[:3], '["a", "list"]', '{"an": "object"}']
+    best, empty, none, *wrong = rows
     assert best["words_edits"]["words"] == 6 and best["words_wer"] > 0
     assert empty["words_edits"]["words"] == 0
     assert empty["words_wer"] == empty["words_edits"]["word_edits"]
     assert none["words_wer"] is none["words_cer"] is none["words_edits"] is None
     assert none["words_text"] is not None and none["status"] == "ok"
-    assert "words against text: 2 of 3 rows compared (1 no reference)" in said
+    for row in wrong:
+        assert row["status"] == "ok" and row["words_text"] is not None
+        assert row["words_wer"] is None and row["words_reference_error"].startswith("text: ")
+    assert best["words_compared_by"] == "words" and best["words_reference_error"] is None
+    reasons = "2 bad reference, 1 no reference"
+    assert f"words against text: 2 of 5 rows compared ({reasons})" in said
 
 
 def test_one_reference_that_cannot_be_compared_costs_no_row_its_labels(

@@ -68,9 +68,11 @@ def make(
     rows: Sequence[dict[str, Any]],
     used: str | None = None,
     options: Mapping[str, Any] | None = None,
+    without: Sequence[str] = (),
 ) -> Table:
     """A table with these rows, in two data files before they are compacted."""
-    schema = table_schema(TASKS, KEPT)
+    whole = table_schema(TASKS, KEPT)
+    schema = pa.schema([field for field in whole if field.name not in without])
     fields = [field for field in schema if field.name not in ("status", *RUN.names)]
     given = pa.schema([*fields, *CHANGE, ("shard_end", SHARD_END)])
     table = held(f"{folder}/table", "run", schema, SETTINGS, options)
@@ -106,7 +108,7 @@ def clip(number: int, **columns: Any) -> dict[str, Any]:
 
 
 def speech() -> list[dict[str, Any]]:
-    compare = WordErrors({})
+    compare = WordErrors()
     rows = []
     for number, (speaker, said, heard) in enumerate(SPEECH):
         row = clip(number, speaker=speaker, text=said, words_text=heard)
@@ -140,6 +142,54 @@ def test_wer_is_all_edits_by_all_words(tmp_path: Path) -> None:
     assert words["wer"] == pytest.approx(jiwer.wer(list(said), list(heard)))
     assert words["cer"] == pytest.approx(jiwer.cer(list(said), list(heard)))
     assert words["kind"] == "recognition" and words["reference"] == "text"
+
+
+UNSPACED = [("你好世界", "你好时界"), ("今天天气好", "今天天汽好")]  # 1 of 4, 1 of 5
+
+
+def told(pairs: Sequence[tuple[str, str]], language: str | None) -> list[dict[str, Any]]:
+    compare = WordErrors()
+    return [
+        clip(100 + n, text=said, words_text=heard)
+        | {f"words_{name}": value for name, value in compare(said, heard, language).items()}
+        for n, (said, heard) in enumerate(pairs)
+    ]
+
+
+@pytest.mark.parametrize("language", ["zh", None])
+def test_cer_is_the_figure_where_words_are_not_spaced(tmp_path: Path, language: str | None) -> None:
+    report = evaluate(make(tmp_path, told(UNSPACED, language)), ["speaker"])
+    words = report["tasks"]["words"]
+    assert words["cer"] == pytest.approx(2 / 9) and words["mean_cer"] == pytest.approx(0.225)
+    assert words["without_spaces"] == words["compared"] == 2
+    said = list(lines(report))
+    figure = "CER 22.2 % (2 edits in 9 characters) · mean CER of a row 22.5 %"
+    assert f"  {figure} · no WER, as words are not spaced" in said
+    assert any(line.startswith("    None · 2 rows · CER 22.2 %") for line in said)
+    assert "  highest CER:" in said and "    25.0 % · /audio/0100.wav" in said
+
+
+def test_a_table_of_both_kinds_says_how_many_rows_have_no_spaces(tmp_path: Path) -> None:
+    report = evaluate(make(tmp_path, [*speech(), *told(UNSPACED, "zh")]), ["text"])
+    said = list(lines(report))
+    assert "2 rows without spaces, where each letter counts as a word" in said[1]
+    assert said[1].startswith("  WER 38.9 % (7 edits in 18 words) · CER ")
+    assert "  highest WER or CER:" in said
+    mostly = evaluate(make(tmp_path / "more", [*speech()[:2], *told(UNSPACED, "zh")]))
+    assert "  CER " in list(lines(mostly))[1][:6]
+
+
+def test_references_that_could_not_be_compared_are_counted(tmp_path: Path) -> None:
+    row = clip(99, text="[...]", words_text="you", words_reference_error="text: no text")
+    words = evaluate(make(tmp_path, [*speech(), row]))["tasks"]["words"]
+    assert words["not_compared"]["bad_reference"] == 1
+
+
+def test_a_table_of_an_earlier_version_is_evaluated(tmp_path: Path) -> None:
+    """It has no column that says what counts, nor one for references that cannot be compared."""
+    table = make(tmp_path, speech(), without=["words_compared_by", "words_reference_error"])
+    words = evaluate(table)["tasks"]["words"]
+    assert (words["words"], words["word_edits"], words["without_spaces"]) == (9, 5, 0)
 
 
 def test_rows_that_were_not_compared_are_counted_with_the_reason(tmp_path: Path) -> None:

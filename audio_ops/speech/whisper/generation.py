@@ -13,7 +13,7 @@ from audio_ops.inference.transformers_compat import (
     rows_of_cache,
     token_end_times,
 )
-from audio_ops.speech.tokens import TokenLogProbabilities
+from audio_ops.speech.tokens import TokenLogProbabilities, keep_draws
 from audio_ops.speech.whisper.segments import Generation
 from audio_ops.speech.whisper.settings import Settings
 
@@ -59,6 +59,7 @@ class Generator:
         import torch
 
         self.model, self.settings = model, settings
+        keep_draws(model)
         self.suppressed, self.suppressed_first = (
             torch.tensor(tokens, dtype=torch.long, device=model.device)
             for tokens in (settings.suppressed, settings.suppressed_first)
@@ -147,7 +148,7 @@ class Generator:
         if self.settings.timestamps != "none":
             processors.append(WhisperTimeStampLogitsProcessor(config, begin_index=begin))
         if self.settings.num_beams == 1:
-            processors.append(probabilities)
+            processors += probabilities.processors
         return processors
 
     def _of_beams(self, sequences: list[list[int]], scores: list[float]) -> list[list[float]]:
