@@ -23,6 +23,8 @@ from jobs.sources import NO_VERSION, PLACE, Listing
 LABEL_VERSION = 1
 # Model types whose labels in half precision were wrong: a misread language or rounded positions.
 CHANGED_IN_HALF_PRECISION = {"moonshine", "parakeet_ctc", "wav2vec2-conformer", "whisper"}
+# By task: what is new in its labels since tables were made that do not name it.
+CHANGED_LABELS = {"automatic-speech-recognition": "suspects are found by segment, 2"}
 COMMITTED = pa.schema(
     [("clip_id", pa.string()), *PLACE, ("status", pa.string()), ("fingerprint", pa.string())]
 )
@@ -262,6 +264,11 @@ def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str,
         if options.dtype != "float32"
         and checkpoints[name].json("config.json").get("model_type") in CHANGED_IN_HALF_PRECISION
     ]
+    changed = {
+        name: CHANGED_LABELS[options.task]
+        for name, options in config.tasks.items()
+        if options.task in CHANGED_LABELS
+    }
     return {
         "label_version": LABEL_VERSION,
         "audio": config.audio.model_dump(mode="json", include={"max_clip_s"}),
@@ -272,6 +279,7 @@ def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str,
             for name, options in config.tasks.items()
         },
         **({"half_precision_version": dict.fromkeys(corrected, 2)} if corrected else {}),
+        **({"task_version": changed} if changed else {}),
     }
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import tiny_whisper
+from checkpoints import tiny_classifier, tiny_whisper
 from runs import Job
 
 from jobs.config_file import load_config
-from jobs.plan import settings
+from jobs.plan import difference, settings
 from jobs.preflight import find_models
 
 
@@ -26,3 +26,26 @@ def test_labels_that_whisper_made_in_half_precision_are_not_those_of_this_versio
     made_with = settings(config, find_models(config, job.config))
     assert made_with["label_version"] == 1
     assert made_with.get("half_precision_version") == ({"words": 2} if is_changed else None)
+
+
+def test_a_recognisers_new_labels_change_its_own_tables_alone(tmp_path: Path) -> None:
+    """Their suspects are found by segment; a classifier's labels are as they were."""
+    tiny_whisper(tmp_path / "whisper")
+    tiny_classifier(tmp_path / "wav2vec2", "wav2vec2")
+    job = Job(tmp_path, tmp_path / "whisper")
+    tasks = {
+        "words": {"task": "automatic-speech-recognition", "model": str(tmp_path / "whisper")},
+        "kind": {"task": "audio-classification", "model": str(tmp_path / "wav2vec2")},
+    }
+    job.write(tasks=tasks)
+    config = load_config(job.config)
+    both = settings(config, find_models(config, job.config))
+    assert list(both["task_version"]) == ["words"]
+    before = {key: value for key, value in both.items() if key != "task_version"}
+    [line] = difference(before, both)
+    assert line == (
+        'task_version.words: absent in the table, "suspects are found by segment, 2" in this run'
+    )
+    job.write(tasks={"kind": tasks["kind"]})
+    config = load_config(job.config)
+    assert "task_version" not in settings(config, find_models(config, job.config))
