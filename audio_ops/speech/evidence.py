@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from audio_ops.speech.transcript import Segment, Transcript
 SPEECH = 128  # probability (uint8) from which a frame is speech: a half
 MIN_SPEECH_S = 0.25  # the voice detector's own minimum; less is a click or a chord
 STRETCH = 400  # characters, about 30 s of speech
+COPIES = re.compile(r"(.+?)\1{2,}")
+MIN_COPIED = 0.4  # songs: up to a third
 REPEATS = 3  # segments of equal text in one window from which they are judged as one text
 # The reasons for a segment, in the order in which they are named; `mixed_languages` is the clip's.
 REASONS = ("no_speech", "low_probability", "loop", "too_fast")
@@ -26,13 +30,44 @@ def compression_ratio(text: str) -> float:
     """How well zlib compresses the text, with a byte for each character: a loop compresses well.
 
     Of English it is OpenAI's ratio. That counts bytes of UTF-8, of which characters of most other
-    scripts have two or three, alike in all but the last: plain Hindi and Thai exceed its threshold.
-    The highest over stretches of 400 characters (a longer text compresses better without being a
-    loop, and a loop in a long one must not be averaged away). 0 for no text.
+    scripts have two or three, alike in all but the last: plain Hindi, Thai, Tamil, Bengali,
+    Georgian and Burmese have 2.4 to 3.1, here 1.4 to 1.6 like English. The highest over the text's
+    stretches. 0 for no text.
     """
-    stretches = [text[i : i + STRETCH] for i in range(0, max(len(text) - STRETCH // 2, 1), STRETCH)]
-    encoded = [_byte_per_character(stretch) for stretch in stretches if stretch]
-    return max((len(part) / len(zlib.compress(part)) for part in encoded), default=0.0)
+    return max(map(_compression, _stretches(text)), default=0.0)
+
+
+def is_loop(text: str, max_compression_ratio: float | None) -> bool:
+    """Whether a stretch of the text compresses better than that, and two fifths of it or more are
+    copies, three or more, one behind the other.
+
+    Speakers count, list and repeat themselves on purpose: such text has ratios of up to 4, but no
+    three copies in succession.
+    """
+    return max_compression_ratio is not None and any(
+        _compression(part) > max_compression_ratio and _copied(part) >= MIN_COPIED
+        for part in _stretches(text)
+    )
+
+
+def _stretches(text: str) -> list[str]:
+    """Parts of about 400 characters. A longer text compresses better without being a loop, and a
+    loop in a long one must not be averaged away."""
+    count = max(round(len(text) / STRETCH), 1)
+    edges = [len(text) * n // count for n in range(count + 1)]
+    return [text[start:stop] for start, stop in pairwise(edges) if start < stop]
+
+
+def _compression(text: str) -> float:
+    encoded = _byte_per_character(text)
+    return len(encoded) / len(zlib.compress(encoded))
+
+
+def _copied(text: str) -> float:
+    """The share of the text that consists of copies in succession, whatever their case and
+    punctuation."""
+    words = f"{plain(text) or text} "  # notes (♪♪♪) are neither letters nor digits
+    return sum(len(copies[0]) for copies in COPIES.finditer(words)) / len(words)
 
 
 def _byte_per_character(text: str) -> bytes:
@@ -59,15 +94,14 @@ def segment_evidence(
     - `chars_per_s`: characters of text per second of sound, of a second at least.
     - `suspect`: the reasons to distrust the text; none for a good or an empty one.
     """
-    loops = _loops(segments)
     entries = []
-    for segment, loop in zip(segments, loops, strict=True):
+    for segment, text in zip(segments, _with_repeats(segments), strict=True):
         length_s = segment.end_s - segment.start_s
         voiced = None if speech is None else _voiced(speech, segment.start_s, segment.end_s)
         evidence = {
             "no_speech": segment.no_speech,
             "speech_ratio": None if voiced is None else float(np.mean(voiced)),
-            "compression_ratio": loop,
+            "compression_ratio": compression_ratio(text),
             "chars_per_s": len(segment.text) / max(length_s, 1.0),
         }
         speech_s = None if voiced is None else float(np.sum(voiced)) * FRAME_S
@@ -81,14 +115,18 @@ def segment_evidence(
                 "detected_language": segment.detected_language,
                 "language_probability": segment.language_probability,
                 **evidence,
-                "suspect": _reasons(segment, evidence, speech_s, options),
+                "suspect": _reasons(segment, evidence, speech_s, text, options),
             }
         )
     return entries
 
 
 def _reasons(
-    segment: Segment, evidence: Mapping[str, Any], speech_s: float | None, options: Options
+    segment: Segment,
+    evidence: Mapping[str, Any],
+    speech_s: float | None,
+    with_repeats: str,
+    options: Options,
 ) -> list[str]:
     """Those of `REASONS` that hold for one segment."""
     if not segment.text.strip():
@@ -102,7 +140,7 @@ def _reasons(
         "no_speech": (is_silent and _under(speech_s, needed_s))
         or (unsure and _over(evidence["no_speech"], options.max_no_speech)),
         "low_probability": unsure,
-        "loop": _over(evidence["compression_ratio"], options.max_compression_ratio),
+        "loop": is_loop(with_repeats, options.max_compression_ratio),
         "too_fast": _over(evidence["chars_per_s"], options.max_chars_per_s),
     }
     return [reason for reason in REASONS if holds[reason]]
@@ -140,20 +178,18 @@ def _voiced(speech: np.ndarray, start_s: float, end_s: float) -> np.ndarray | No
     return frames >= SPEECH if frames.size else None
 
 
-def _loops(segments: Sequence[Segment]) -> list[float]:
-    """Each segment's compression ratio. Whisper's loops often repeat a short segment many times:
-    these are compressed together."""
+def _with_repeats(segments: Sequence[Segment]) -> list[str]:
+    """Each segment's text, or the texts that its window repeats, if it is one of these: Whisper's
+    loops often are a short segment many times."""
     keys = [(segment.window, plain(segment.text)) for segment in segments]
     counts = Counter(keys)
-    repeated = [counts[key] >= REPEATS for key in keys]
-    texts: dict[int, list[str]] = {}
-    for segment, is_repeated in zip(segments, repeated, strict=True):
-        if is_repeated:
-            texts.setdefault(segment.window, []).append(segment.text)
-    ratios = {window: compression_ratio(" ".join(parts)) for window, parts in texts.items()}
+    repeats: dict[int, list[str]] = {}
+    for segment, key in zip(segments, keys, strict=True):
+        if counts[key] >= REPEATS:
+            repeats.setdefault(segment.window, []).append(segment.text)
     return [
-        max(compression_ratio(segment.text), ratios[segment.window] if is_repeated else 0.0)
-        for segment, is_repeated in zip(segments, repeated, strict=True)
+        " ".join(repeats[segment.window]) if counts[key] >= REPEATS else segment.text
+        for segment, key in zip(segments, keys, strict=True)
     ]
 
 

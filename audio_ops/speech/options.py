@@ -93,8 +93,8 @@ class Options(TaskOptions):
     max_no_speech: float | None = Field(0.6, ge=0, le=1)
     """So does a higher `no_speech` probability of Whisper, with a score under `min_score`."""
     max_compression_ratio: float | None = Field(MAX_COMPRESSION_RATIO, gt=0)
-    """A text that compresses better repeats itself (`loop`); each character counts as a byte, in
-    every script."""
+    """A text that compresses better, each of its characters counted as a byte, and consists of
+    copies in succession is a `loop`."""
     min_score: float | None = Field(MIN_SCORE, ge=0, le=1)
     """A lower score makes a text suspect (`low_probability`)."""
     max_chars_per_s: float | None = Field(30.0, gt=0)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prose import PROSE
+from prose import PROSE, REFRAINS
 
-from audio_ops.speech.evidence import clip_evidence, segment_evidence
+from audio_ops.speech.evidence import clip_evidence, compression_ratio, is_loop, segment_evidence
 from audio_ops.speech.options import Options
 from audio_ops.speech.transcript import Segment, Transcript
 
@@ -92,3 +92,64 @@ def test_a_segment_without_length_is_judged_by_its_first_frame(end_s: float) -> 
     entries = segment_evidence([segment(9, 9, "Yes.")], speech(1, (0, 1)), options())
     assert entries[0]["speech_ratio"] == 1.0  # at the sound's end
     assert entries[0]["chars_per_s"] == 4
+
+
+@pytest.mark.parametrize("language", PROSE)
+def test_plain_prose_is_no_loop_in_any_script(language: str) -> None:
+    assert 0.9 < compression_ratio(PROSE[language]) < 1.7
+    assert suspects([segment(0, 30, PROSE[language])], speech(30, (0, 30))) == [[]]
+
+
+@pytest.mark.parametrize("language", PROSE)
+@pytest.mark.parametrize("gap", [" ", "", ". ", "\n"])
+def test_a_loop_is_one_in_every_script(language: str, gap: str) -> None:
+    sentence = PROSE[language][:30].strip()
+    loop = gap.join([sentence] * 8)
+    assert suspects([segment(0, 30, loop)], speech(30, (0, 30))) == [["loop"]]
+    behind_prose = PROSE[language] + gap + gap.join([sentence] * 30)
+    assert "loop" in suspects([segment(0, 300, behind_prose)], speech(300, (0, 300)))[0]
+    assert suspects([segment(0, 30, loop)], None, max_compression_ratio=None) == [[]]
+
+
+def test_five_minutes_of_prose_and_refrains_are_no_loop() -> None:
+    for talk in (" ".join(REFRAINS), "\n".join(PROSE.values()), *REFRAINS):
+        assert not is_loop(talk, 2.4)
+    numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    assert not is_loop(", ".join(f"{a} hundred and {b}" for a in numbers for b in numbers), 2.4)
+    saints = [
+        "Michael",
+        "Gabriel",
+        "Raphael",
+        "Joseph",
+        "Peter",
+        "Paul",
+        "Andrew",
+        "James",
+        "John",
+        "Thomas",
+        "Philip",
+    ]
+    assert compression_ratio(" ".join(f"Saint {saint}, pray for us." for saint in saints)) > 2.4
+    assert not is_loop(" ".join(f"Saint {saint}, pray for us." for saint in saints), 2.4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["you " * 12, "♪" * 60, "ha" * 40, "No, no, no. " * 10, "Thank you. Bye. " * 12, "." * 200],
+)
+def test_short_loops_and_signs_are_loops(text: str) -> None:
+    assert is_loop(text, 2.4)
+
+
+def test_a_loop_may_end_a_long_text() -> None:
+    """The last 200 characters of a text of 600 count as much as the first 400."""
+    assert is_loop(PROSE["en"][:300] + "I'm going to go. " * 17, 2.4)
+
+
+def test_segments_that_a_window_repeats_are_one_loop_and_its_others_are_none() -> None:
+    looping = [segment(n, n + 1, "I'm going to go to the next one.", window=1) for n in range(30)]
+    talk = [segment(60, 70, TALK, window=1), segment(80, 90, looping[0].text, window=2)]
+    found = suspects([*looping, *talk], speech(90, (0, 90)), max_chars_per_s=None)
+    assert found == [["loop"]] * 30 + [[], []]
+    alternating = [segment(n, n + 1, ("And so it goes.", "And then?")[n % 2]) for n in range(20)]
+    assert suspects(alternating, speech(20, (0, 20))) == [["loop"]] * 20
