@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,9 @@ import numpy as np
 
 from audio_ops.signal.segment import FRAME_S
 from audio_ops.speech.options import Options
+from audio_ops.speech.phrases import is_credit, is_phrase, plain
 from audio_ops.speech.transcript import Segment, Transcript
+from audio_ops.tasks import Clip
 
 SPEECH = 128  # probability (uint8) from which a frame is speech: a half
 MIN_SPEECH_S = 0.25  # the voice detector's own minimum; less is a click or a chord
@@ -22,8 +23,11 @@ STRETCH = 400  # characters, about 30 s of speech
 COPIES = re.compile(r"(.+?)\1{2,}")
 MIN_COPIED = 0.4  # songs: up to a third
 REPEATS = 3  # segments of equal text in one window from which they are judged as one text
+# A phrase is doubtful from this probability of no speech, and said faster than that. (Speech has up
+# to 19 characters a second.)
+WEAK_NO_SPEECH, PHRASE_CHARS_PER_S = 0.3, 20.0
 # The reasons for a segment, in the order in which they are named; `mixed_languages` is the clip's.
-REASONS = ("no_speech", "low_probability", "loop", "too_fast")
+REASONS = ("no_speech", "low_probability", "loop", "too_fast", "phrase", "wrong_language")
 
 
 def compression_ratio(text: str) -> float:
@@ -143,21 +147,46 @@ def _reasons(
         "loop": is_loop(with_repeats, options.max_compression_ratio),
         "too_fast": _over(evidence["chars_per_s"], options.max_chars_per_s),
     }
+    is_weak = (
+        any(holds.values())
+        or _over(evidence["no_speech"], WEAK_NO_SPEECH)
+        or _under(speech_s, len(segment.text) / PHRASE_CHARS_PER_S)
+    )
+    holds["phrase"] = options.phrases and (
+        is_credit(segment.text) or (is_weak and is_phrase(segment.text))
+    )
+    holds["wrong_language"] = segment.detected_language != segment.language and _is_sure(
+        segment, options
+    )
     return [reason for reason in REASONS if holds[reason]]
+
+
+def _is_sure(segment: Segment, options: Options) -> bool:
+    """Whether the model is sure of the language that it detects."""
+    probability, threshold = segment.language_probability, options.min_language_probability
+    return probability is not None and threshold is not None and probability >= threshold
 
 
 def clip_evidence(
     transcript: Transcript,
     segments: Sequence[Mapping[str, Any]],
-    speech: np.ndarray | None,
-    duration_s: float,
+    clip: Clip,
+    options: Options,
 ) -> dict[str, Any]:
     """The evidence columns of one clip, whose `segment_evidence` is `segments`.
 
     `compression_ratio` is the highest of the segments', and `suspect` names each reason that any of
-    them has.
+    them has, and `mixed_languages` if segments that are good so far were detected in several
+    languages, each with high probability.
     """
     found = {reason for segment in segments for reason in segment["suspect"]}
+    languages = {
+        segment.detected_language
+        for segment, entry in zip(transcript.segments, segments, strict=True)
+        if entry["text"].strip() and not entry["suspect"] and _is_sure(segment, options)
+    }
+    is_mixed = len(languages) > 1 and not options.translate
+    speech, duration_s = clip.speech, clip.duration_s
     return {
         "speech_ratio": float(np.mean(speech >= SPEECH))
         if speech is not None and speech.size
@@ -165,7 +194,10 @@ def clip_evidence(
         "no_speech": transcript.no_speech,
         "compression_ratio": max((s["compression_ratio"] for s in segments), default=0.0),
         "chars_per_s": len(transcript.text) / duration_s if duration_s > 0 else 0.0,
-        "suspect": [reason for reason in REASONS if reason in found],
+        "suspect": [
+            *(reason for reason in REASONS if reason in found),
+            *(["mixed_languages"] if is_mixed else []),
+        ],
     }
 
 
@@ -191,13 +223,6 @@ def _with_repeats(segments: Sequence[Segment]) -> list[str]:
         " ".join(repeats[segment.window]) if counts[key] >= REPEATS else segment.text
         for segment, key in zip(segments, keys, strict=True)
     ]
-
-
-def plain(text: str) -> str:
-    """The text's letters, marks and digits in lower case, in words with a space between them."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    letters = (c if unicodedata.category(c)[0] in "LMN" else " " for c in folded)
-    return " ".join("".join(letters).split())
 
 
 def _under(value: float | None, threshold: float | None) -> bool:

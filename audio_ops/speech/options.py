@@ -99,6 +99,12 @@ class Options(TaskOptions):
     """A lower score makes a text suspect (`low_probability`)."""
     max_chars_per_s: float | None = Field(30.0, gt=0)
     """More characters per second of sound make a text suspect (`too_fast`)."""
+    phrases: bool = True
+    """Texts that Whisper is known to invent (credits of subtitles; thanks for watching, where other
+    evidence is weak) are suspect (`phrase`)."""
+    min_language_probability: float | None = Field(0.9, ge=0, le=1)
+    """From this probability on, a detected language other than `language` makes a text suspect
+    (`wrong_language`), and several languages in a clip the clip (`mixed_languages`)."""
 
 
 def check_options(options: Options) -> None:

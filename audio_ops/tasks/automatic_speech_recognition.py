@@ -143,7 +143,7 @@ class Model:
     def join(self, clip: Clip, windows: Sequence[Window], outputs: Sequence[Any]) -> dict[str, Any]:
         transcript = self.family.join(clip, windows, outputs)
         segments = segment_evidence(transcript.segments, clip.speech, self.options)
-        signs = clip_evidence(transcript, segments, clip.speech, clip.duration_s)
+        signs = clip_evidence(transcript, segments, clip, self.options)
         text, words = transcript.text, transcript.words
         if self.options.suspect == "drop" and any(segment["suspect"] for segment in segments):
             segments = [{**s, "text": ""} if s["suspect"] else s for s in segments]

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from prose import PROSE, REFRAINS
 
 from audio_ops.speech.evidence import clip_evidence, compression_ratio, is_loop, segment_evidence
 from audio_ops.speech.options import Options
+from audio_ops.speech.phrases import PHRASES, is_credit, is_phrase
 from audio_ops.speech.transcript import Segment, Transcript
+from audio_ops.tasks import Clip
 
 FRAME_S = 0.032
 TALK = "We met at the station and walked along the river to the old mill."
@@ -31,6 +34,10 @@ def segment(start_s: float, end_s: float, text: str, score: float = 0.8, **more:
     return Segment(start_s, end_s, text, score, **more)
 
 
+def clip_of(length_s: float, heard: np.ndarray | None = None) -> Clip:
+    return Clip(np.zeros(1, np.float32), length_s, heard)
+
+
 def suspects(segments: list[Segment], heard: np.ndarray | None, **changed: Any) -> list[list[str]]:
     return [entry["suspect"] for entry in segment_evidence(segments, heard, options(**changed))]
 
@@ -45,12 +52,13 @@ def test_each_segment_is_judged_by_its_own_part_of_the_sound() -> None:
     heard = speech(95, (0, 15), (76, 95))
     entries = segment_evidence(segments, heard, options())
     found = [entry["suspect"] for entry in entries]
-    assert found == [[], ["no_speech"], ["no_speech", "low_probability"], []]
+    silent = ["no_speech", "phrase"]
+    assert found == [[], silent, ["no_speech", "low_probability", "phrase"], []]
     assert [entry["speech_ratio"] for entry in entries] == pytest.approx(
         [0.75, 0, 0, 0.95], abs=0.01
     )
-    clip = clip_evidence(Transcript("", None, segments), entries, heard, 95.0)
-    assert clip["suspect"] == ["no_speech", "low_probability"]
+    clip = clip_evidence(Transcript("", None, segments), entries, clip_of(95, heard), options())
+    assert clip["suspect"] == ["no_speech", "low_probability", "phrase"]
     assert clip["speech_ratio"] == pytest.approx(34 / 95, abs=0.01)
 
 
@@ -61,7 +69,7 @@ def test_each_segment_is_judged_by_its_own_part_of_the_sound() -> None:
         ("Yes.", 0.4, False),
         ("Yes.", 0.1, True),  # a click
         (TALK + PROSE["en"][:150], 2.8, True),  # more than can be said in that time
-        ("you", 0.0, True),
+        ("And so it goes.", 0.0, True),
     ],
 )
 def test_a_sentence_in_much_silence_stays_and_an_invented_one_does_not(
@@ -153,3 +161,94 @@ def test_segments_that_a_window_repeats_are_one_loop_and_its_others_are_none() -
     assert found == [["loop"]] * 30 + [[], []]
     alternating = [segment(n, n + 1, ("And so it goes.", "And then?")[n % 2]) for n in range(20)]
     assert suspects(alternating, speech(20, (0, 20))) == [["loop"]] * 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Untertitel der Amara.org-Community",
+        " Sous-titres réalisés para la communauté d'Amara.org",
+        "Subtítulos realizados por la comunidad de Amara.org",
+        "Legendas pela comunidade Amara.org",
+        "字幕由Amara.org社区提供",
+        "Napisy stworzone przez społeczność Amara.org",
+        "Субтитры сделал DimaTorzok",
+        "Редактор субтитров А.Синецкая Корректор А.Егорова",
+        "Untertitelung des ZDF, 2020",
+        "Untertitel im Auftrag des ZDF für funk, 2017",
+        "Sous-titrage ST' 501",
+        "Altyazı M.K.",
+        "Thank you. Subtitles by the Amara.org community",
+    ],
+)
+def test_credits_of_subtitles_are_suspect_whatever_the_evidence(text: str) -> None:
+    assert suspects([segment(0, 5, text, 0.99)], speech(5, (0, 5))) == [["phrase"]]
+    assert suspects([segment(0, 5, text, 0.99)], speech(5, (0, 5)), phrases=False) == [[]]
+    assert not is_credit(f"{text} {TALK}") and not is_credit(f"{TALK} {text}")
+
+
+def all_phrases() -> list[str]:
+    content = yaml.safe_load(PHRASES.read_text(encoding="utf-8"))
+    return [phrase for phrases in content["phrases"].values() for phrase in phrases]
+
+
+@pytest.mark.parametrize("phrase", all_phrases())
+def test_phrases_that_people_say_are_suspect_where_the_evidence_is_weak(phrase: str) -> None:
+    spoken, silent = speech(5, (0, 5)), speech(5)
+    text = f" {phrase.capitalize()}!"
+    assert suspects([segment(0, 5, text)], spoken) == [[]]
+    assert suspects([segment(0, 5, text, no_speech=0.4)], spoken) == [["phrase"]]
+    assert suspects([segment(0, 5, text, 0.2)], spoken) == [["low_probability", "phrase"]]
+    assert suspects([segment(0, 5, text)], silent) == [["no_speech", "phrase"]]
+    assert is_phrase(text * 2) and not is_phrase(text + TALK)
+
+
+def test_a_word_that_begins_like_a_phrase_is_none() -> None:
+    for text in ("your", "Byes", "Thank your father", "", "..."):
+        assert not is_phrase(text) and not is_credit(text)
+
+
+def test_a_long_text_of_phrases_is_read_at_once() -> None:
+    assert is_phrase("Bye. " * 5000) and not is_phrase("bye " * 5000 + "then")
+
+
+@pytest.mark.parametrize(
+    ("detected", "probability", "found"),
+    [("de", 0.95, []), ("fr", 0.95, ["wrong_language"]), ("fr", 0.6, []), (None, None, [])],
+)
+def test_another_language_than_the_one_that_is_set_is_suspect(
+    detected: str | None, probability: float | None, found: list[str]
+) -> None:
+    part = segment(
+        0, 30, TALK, language="de", detected_language=detected, language_probability=probability
+    )
+    assert suspects([part], speech(30, (0, 30))) == [found]
+    assert suspects([part], speech(30, (0, 30)), min_language_probability=None) == [[]]
+
+
+def test_windows_in_several_languages_are_a_sign_of_their_clip() -> None:
+    def of_clip(*parts: tuple[str, float, str], **changed: Any) -> list[str]:
+        segments = [
+            segment(
+                *(30 * n, 30 * n + 30, text),
+                language=language,
+                detected_language=language,
+                language_probability=probability,
+                window=n,
+            )
+            for n, (language, probability, text) in enumerate(parts)
+        ]
+        heard = speech(30 * len(parts), (0, 30 * len(parts)))
+        entries = segment_evidence(segments, heard, options(**changed))
+        clip = clip_of(30.0 * len(parts), heard)
+        found = clip_evidence(Transcript("", None, segments), entries, clip, options(**changed))
+        reasons: list[str] = found["suspect"]
+        assert "mixed_languages" not in [r for entry in entries for r in entry["suspect"]]
+        return reasons
+
+    assert of_clip(("en", 0.99, TALK), ("fr", 0.95, TALK)) == ["mixed_languages"]
+    assert of_clip(("en", 0.99, TALK), ("en", 0.95, TALK)) == []
+    assert of_clip(("en", 0.99, TALK), ("fr", 0.5, TALK)) == []
+    assert of_clip(("en", 0.99, TALK), ("nn", 0.95, "so it goes " * 20)) == ["loop"]
+    assert of_clip(("en", 0.99, TALK), ("fr", 0.95, "")) == []
+    assert of_clip(("en", 0.99, TALK), ("fr", 0.95, TALK), translate=True) == []
