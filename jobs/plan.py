@@ -23,10 +23,10 @@ from jobs.sources import NO_VERSION, PLACE, Listing
 LABEL_VERSION = 1
 # Model types whose labels in half precision were wrong: a misread language or rounded positions.
 CHANGED_IN_HALF_PRECISION = {"moonshine", "parakeet_ctc", "wav2vec2-conformer", "whisper"}
-# To be raised when tokens that are drawn at random get other scores.
-SAMPLING_VERSION = 2
 # To be raised when the code compares labels with their references in another way.
 REFERENCE_VERSION = 2
+# By task: what is new in its labels since tables were made that do not name it.
+CHANGED_LABELS = {"automatic-speech-recognition": "suspects are found by segment, 2"}
 COMMITTED = pa.schema(
     [("clip_id", pa.string()), *PLACE, ("status", pa.string()), ("fingerprint", pa.string())]
 )
@@ -260,16 +260,6 @@ def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
     """Everything that can change a label, as JSON values, without batch sizes, pools and paths."""
-    corrected = [
-        name
-        for name, options in config.tasks.items()
-        if options.dtype != "float32"
-        and checkpoints[name].json("config.json").get("model_type") in CHANGED_IN_HALF_PRECISION
-    ]
-    compared = [
-        name for name, options in config.tasks.items() if getattr(options, "reference", None)
-    ]
-    drawn = [name for name, options in config.tasks.items() if _draws(options, checkpoints[name])]
     return {
         "label_version": LABEL_VERSION,
         "audio": config.audio.model_dump(mode="json", include={"max_clip_s"}),
@@ -279,18 +269,30 @@ def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str,
             | {"model": checkpoints[name].digest()}
             for name, options in config.tasks.items()
         },
-        **({"half_precision_version": dict.fromkeys(corrected, 2)} if corrected else {}),
-        **({"reference_version": dict.fromkeys(compared, REFERENCE_VERSION)} if compared else {}),
-        **({"sampling_version": dict.fromkeys(drawn, SAMPLING_VERSION)} if drawn else {}),
+        **_versions(config, checkpoints),
     }
 
 
-def _draws(options: Any, checkpoint: Checkpoint) -> bool:
-    """Whether a task draws its tokens at random."""
-    if not hasattr(options, "generate"):
-        return False
-    default = checkpoint.json("generation_config.json").get("do_sample")
-    return bool(options.generate.get("do_sample", default))
+def _versions(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
+    """By kind of change, the tasks whose labels are not those of earlier versions of the code."""
+    tasks = config.tasks.items()
+    corrected = [
+        name
+        for name, options in tasks
+        if options.dtype != "float32"
+        and checkpoints[name].json("config.json").get("model_type") in CHANGED_IN_HALF_PRECISION
+    ]
+    compared = [name for name, options in tasks if getattr(options, "reference", None)]
+    versions = {
+        "half_precision_version": dict.fromkeys(corrected, 2),
+        "reference_version": dict.fromkeys(compared, REFERENCE_VERSION),
+        "task_version": {
+            name: CHANGED_LABELS[options.task]
+            for name, options in tasks
+            if options.task in CHANGED_LABELS
+        },
+    }
+    return {kind: names for kind, names in versions.items() if names}
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ options.py      the task's options
 transcript.py   windows' transcripts, and the clip's that they make up
 tokens.py       log probabilities of generated tokens
 evidence.py     signs that a text was invented
+phrases.py      texts that Whisper is known to invent, from invented_phrases.yaml
 wer.py          word and character errors against a reference
 
 Importing any of these imports neither torch nor transformers: only a family's `Model()` does.

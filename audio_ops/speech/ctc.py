@@ -36,7 +36,7 @@ from audio_ops.inference.wav2vec2 import (
     shortest,
 )
 from audio_ops.speech.options import Options
-from audio_ops.speech.transcript import TimedText, Transcript, geometric_mean
+from audio_ops.speech.transcript import Segment, TimedText, Transcript, geometric_mean
 from audio_ops.tasks import Clip, Window
 
 MODEL_TYPES = (
@@ -276,11 +276,11 @@ class Model:
         tokens = self._tokens(ids, log_probabilities, np.concatenate(places))
         words = self._words(tokens)
         units = {"word": words, "char": [[token] for token in tokens], "none": []}
+        seams = [int(place[0]) for place in places if place.size]
         return Transcript(
             text=self.tokenizer.decode(ids, skip_special_tokens=False) if ids.size else "",
             score=geometric_mean(sum(token.log_probability for token in tokens), len(tokens)),
-            segments=self._segments(clip, words, [int(place[0]) for place in places if place.size]),
-            words=[self._timed(unit) for unit in units[self.timestamps]],
+            segments=self._segments(clip, words, seams, units[self.timestamps]),
             language=self.language,
         )
 
@@ -318,9 +318,14 @@ class Model:
         return piece.startswith("▁")
 
     def _segments(
-        self, clip: Clip, words: Sequence[list[TokenSpan]], seams: Sequence[int]
-    ) -> list[TimedText]:
-        """A segment for each window: the words that begin in it; `seams` are its first frames.
+        self,
+        clip: Clip,
+        words: Sequence[list[TokenSpan]],
+        seams: Sequence[int],
+        units: Sequence[Sequence[TokenSpan]],
+    ) -> list[Segment]:
+        """A segment for each window with words: those that begin in it; `seams` are the windows'
+        first frames. `units` are the words or characters whose times are wanted.
 
         A script without spaces is cut at the seam itself.
         """
@@ -333,17 +338,25 @@ class Model:
             for number in np.unique(numbers):
                 own = [t for t, n in zip(word, numbers, strict=True) if n == number]
                 by_window[number].append(own)
-        starts_s = [seam * self.chunks.frame / self.sample_rate for seam in seams]
-        stops_s = [*starts_s[1:], len(clip.waveform) / self.sample_rate]
+        has_words = [number for number, parts in enumerate(by_window) if parts]
+        first_frames = [seams[number] for number in has_words]
+        timed: list[list[TimedText]] = [[] for _ in has_words]
+        for unit in units if has_words else ():
+            place = int(np.searchsorted(first_frames, unit[0].start, "right")) - 1
+            timed[max(place, 0)].append(self._timed(unit))
+        edges_s = [seam * self.chunks.frame / self.sample_rate for seam in seams]
+        edges_s.append(len(clip.waveform) / self.sample_rate)
         return [
-            TimedText(
-                start_s=round(start_s, 3),
-                end_s=round(stop_s, 3),
-                text=" ".join(self._text(part) for part in parts),
-                score=_score([token for part in parts for token in part]),
+            Segment(
+                start_s=round(edges_s[number], 3),
+                end_s=round(edges_s[number + 1], 3),
+                text=" ".join(self._text(part) for part in by_window[number]),
+                score=_score([token for part in by_window[number] for token in part]),
+                words=own,
+                window=number,
+                language=self.language,
             )
-            for start_s, stop_s, parts in zip(starts_s, stops_s, by_window, strict=False)
-            if parts
+            for number, own in zip(has_words, timed, strict=True)
         ]
 
     def _timed(self, tokens: Sequence[TokenSpan]) -> TimedText:

@@ -51,8 +51,8 @@ class Options(TaskOptions):
     """Settings of `automatic-speech-recognition`. An option that some family names in its `OPTIONS`
     is for the families that do; the others are for all.
 
-    A row whose evidence is beyond a threshold names the reason in `suspect`. A threshold that is
-    None is not applied.
+    A segment whose evidence is beyond a threshold names the reason in its `suspect`, and its row
+    does. A threshold that is None is not applied.
     """
 
     language: str | None = None
@@ -86,17 +86,25 @@ class Options(TaskOptions):
     reference_language: str | None = None
     """Language of the reference, if the model neither detects nor is given it (a CTC model, say)."""
     suspect: Literal["keep", "drop"] = "keep"
-    """`drop` empties the text of a suspect row."""
+    """`drop` empties the text of suspect segments, and leaves it out of the clip's."""
     min_speech_ratio: float | None = Field(0.1, ge=0, le=1)
-    """Less speech in the sound than this share makes a text suspect (`no_speech`)."""
+    """A text is suspect (`no_speech`) if less of its sound is speech than this share, and less
+    than it takes to say it at `max_chars_per_s` (a sentence in a minute of silence stays)."""
     max_no_speech: float | None = Field(0.6, ge=0, le=1)
     """So does a higher `no_speech` probability of Whisper, with a score under `min_score`."""
     max_compression_ratio: float | None = Field(MAX_COMPRESSION_RATIO, gt=0)
-    """A text that compresses better repeats itself (`loop`)."""
+    """A text that compresses better, each of its characters counted as a byte, and consists of
+    copies in succession is a `loop`."""
     min_score: float | None = Field(MIN_SCORE, ge=0, le=1)
     """A lower score makes a text suspect (`low_probability`)."""
     max_chars_per_s: float | None = Field(30.0, gt=0)
     """More characters per second of sound make a text suspect (`too_fast`)."""
+    phrases: bool = True
+    """Texts that Whisper is known to invent (credits of subtitles; thanks for watching, where other
+    evidence is weak) are suspect (`phrase`)."""
+    min_language_probability: float | None = Field(0.9, ge=0, le=1)
+    """From this probability on, a detected language other than `language` makes a text suspect
+    (`wrong_language`), and several languages in a clip the clip (`mixed_languages`)."""
 
 
 def check_options(options: Options) -> None:

@@ -28,7 +28,7 @@ from audio_ops.signal.segment import cut_at_quiet
 from audio_ops.speech.options import Options
 from audio_ops.speech.tokens import TokenLogProbabilities, keep_draws
 from audio_ops.speech.transcript import (
-    TimedText,
+    Segment,
     Transcript,
     WindowTranscript,
     geometric_mean,
@@ -180,12 +180,11 @@ class Model:
     ) -> WindowTranscript:
         total, tokens = sum(log_probabilities), len(log_probabilities)
         score = geometric_mean(total, tokens) or 0.0
-        segment = TimedText(start_s=0.0, end_s=length_s, text=text, score=score)
         return WindowTranscript(
             text=text,
             log_probability=total,
             tokens=tokens,
-            segments=[segment] if text.strip() else [],
+            segments=[Segment(0.0, length_s, text, score)] if text.strip() else [],
             language=self.language,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 from audio_ops.tasks import Window
@@ -18,7 +18,7 @@ UNSPACED = {
 
 
 class TimedText(TypedDict):
-    """A segment, word or character with its times in seconds and its geometric mean token
+    """A word or character with its times in seconds and its geometric mean token
     probability, 0 to 1."""
 
     start_s: float
@@ -28,18 +28,40 @@ class TimedText(TypedDict):
 
 
 @dataclass(frozen=True)
+class Segment:
+    """A part of a transcript, of one window, with its times in seconds.
+
+    `score` is the geometric mean probability of its tokens. The fields behind `words` are its
+    window's: `language` is that of the text, `detected_language` what the model detects, even
+    where `language` is set, with its probability.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    score: float
+    words: list[TimedText] = field(default_factory=list)
+    window: int = 0  # the number of its window in the clip
+    language: str | None = None
+    detected_language: str | None = None
+    language_probability: float | None = None
+    no_speech: float | None = None
+
+
+@dataclass(frozen=True)
 class WindowTranscript:
     """The transcript of one window. Times count from the window's start."""
 
     text: str
     log_probability: float  # summed over the generated tokens, the end-of-text token included
     tokens: int
-    segments: list[TimedText]
-    words: list[TimedText] = field(default_factory=list)
+    segments: list[Segment]
     language: str | None = None
+    detected_language: str | None = None
+    language_probability: float | None = None  # of the detected language
     no_speech: float | None = None
     complete: bool = True  # the model generated an end of text; it was not cut off at a limit
-    redone: bool | None = None  # transcribed again in full context; None without `guarded`
+    redone: bool | None = None  # transcribed again; None without `guarded` or `retry_temperatures`
 
 
 @dataclass(frozen=True)
@@ -52,11 +74,14 @@ class Transcript:
 
     text: str
     score: float | None
-    segments: list[TimedText]
-    words: list[TimedText] = field(default_factory=list)
+    segments: list[Segment]
     language: str | None = None
     no_speech: float | None = None
-    redone: bool | None = None  # at least one window was transcribed again in full context
+    redone: bool | None = None  # at least one window was transcribed again
+
+    @property
+    def words(self) -> list[TimedText]:
+        return [word for segment in self.segments for word in segment.words]
 
 
 def geometric_mean(log_probability: float, tokens: int) -> float | None:
@@ -73,24 +98,28 @@ def join_windows(
     """
     seconds = [(window.stop - window.start) / sample_rate for window in windows]
     language = _main_language(transcripts, seconds)
-    texts = [part.text.strip() for part in transcripts]
-    placed = [
-        (part, window.start / sample_rate)
-        for part, window in zip(transcripts, windows, strict=True)
-    ]
     redone = [part.redone for part in transcripts if part.redone is not None]
     return Transcript(
-        text=("" if language in UNSPACED else " ").join(text for text in texts if text),
+        text=join_texts([part.text for part in transcripts], language),
         score=geometric_mean(
             sum(part.log_probability for part in transcripts),
             sum(part.tokens for part in transcripts),
         ),
-        segments=[_moved(segment, by) for part, by in placed for segment in part.segments],
-        words=[_moved(word, by) for part, by in placed for word in part.words],
+        segments=[
+            _placed(segment, number, part, window.start / sample_rate)
+            for number, (part, window) in enumerate(zip(transcripts, windows, strict=True))
+            for segment in part.segments
+        ],
         language=language,
         no_speech=_mean_no_speech(transcripts, seconds),
         redone=any(redone) if redone else None,
     )
+
+
+def join_texts(texts: Sequence[str], language: str | None) -> str:
+    """The texts of successive parts as one, without the empty ones."""
+    parts = [text.strip() for text in texts]
+    return ("" if language in UNSPACED else " ").join(part for part in parts if part)
 
 
 def _main_language(transcripts: Sequence[WindowTranscript], seconds: Sequence[float]) -> str | None:
@@ -110,6 +139,22 @@ def _mean_no_speech(
     ]
     total_s = sum(length_s for _, length_s in known)
     return sum(p * length_s for p, length_s in known) / total_s if total_s else None
+
+
+def _placed(segment: Segment, number: int, part: WindowTranscript, offset_s: float) -> Segment:
+    """A segment of the clip's window `number`, which begins at `offset_s`."""
+    return replace(
+        segment,
+        start_s=round(segment.start_s + offset_s, 3),
+        end_s=round(segment.end_s + offset_s, 3),
+        text=segment.text.strip(),
+        words=[_moved(word, offset_s) for word in segment.words],
+        window=number,
+        language=part.language,
+        detected_language=part.detected_language,
+        language_probability=part.language_probability,
+        no_speech=part.no_speech,
+    )
 
 
 def _moved(piece: TimedText, offset_s: float) -> TimedText:

@@ -11,9 +11,10 @@ import pyarrow as pa
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.checkpoint_files import check_files
 from audio_ops.speech import Family, Recogniser, families, family_of, wer
-from audio_ops.speech.evidence import evidence
+from audio_ops.speech.evidence import clip_evidence, segment_evidence
 from audio_ops.speech.options import Options as Options
 from audio_ops.speech.options import check_options
+from audio_ops.speech.transcript import join_texts
 from audio_ops.tasks import Clip, Reporting, WantsSpeech, Window
 
 
@@ -69,22 +70,29 @@ def wants_speech(options: Options) -> WantsSpeech:
 def columns(options: Options) -> dict[str, pa.DataType]:
     """The task's columns; `words` with word or character times alone, those of `speech/wer.py` with
     a reference alone."""
-    pieces = pa.list_(
-        pa.struct(
-            {
-                "start_s": pa.float64(),
-                "end_s": pa.float64(),
-                "text": pa.string(),
-                "score": pa.float32(),
-            }
-        )
-    )
+    timed = {
+        "start_s": pa.float64(),
+        "end_s": pa.float64(),
+        "text": pa.string(),
+        "score": pa.float32(),
+    }
+    of_segments = {
+        "language": pa.string(),
+        "detected_language": pa.string(),
+        "language_probability": pa.float32(),
+        "no_speech": pa.float32(),
+        "speech_ratio": pa.float32(),
+        "compression_ratio": pa.float32(),
+        "chars_per_s": pa.float32(),
+        "suspect": pa.list_(pa.string()),
+    }
+    words = pa.list_(pa.struct(timed))
     return {
         "text": pa.string(),
         "score": pa.float32(),
         "language": pa.string(),
-        "segments": pieces,
-        **({"words": pieces} if options.timestamps in ("word", "char") else {}),
+        "segments": pa.list_(pa.struct({**timed, **of_segments})),
+        **({"words": words} if options.timestamps in ("word", "char") else {}),
         **({"redone": pa.bool_()} if options.window == "guarded" else {}),
         **(wer.COLUMNS if options.reference is not None else {}),
         "speech_ratio": pa.float32(),
@@ -130,15 +138,20 @@ class Model:
 
     def join(self, clip: Clip, windows: Sequence[Window], outputs: Sequence[Any]) -> dict[str, Any]:
         transcript = self.family.join(clip, windows, outputs)
-        signs = evidence(transcript, clip, self.options)
-        is_dropped = self.options.suspect == "drop" and bool(signs["suspect"])
-        text = "" if is_dropped else transcript.text
+        segments = segment_evidence(transcript.segments, clip.speech, self.options)
+        signs = clip_evidence(transcript, segments, clip, self.options)
+        text, words = transcript.text, transcript.words
+        if self.options.suspect == "drop" and any(segment["suspect"] for segment in segments):
+            segments = [{**s, "text": ""} if s["suspect"] else s for s in segments]
+            text = join_texts([segment["text"] for segment in segments], transcript.language)
+            pairs = zip(transcript.segments, segments, strict=True)
+            words = [word for part, entry in pairs if entry["text"] for word in part.words]
         return {
             "text": text,
             "score": transcript.score,
             "language": transcript.language,
-            "segments": [] if is_dropped else transcript.segments,
-            "words": [] if is_dropped else transcript.words,
+            "segments": segments,
+            "words": words,
             **({"redone": transcript.redone} if self.options.window == "guarded" else {}),
             **signs,
             **self._errors(clip, text, transcript.language),

@@ -143,12 +143,13 @@ class Transactions:
         self.log.refresh()
 
     def adapt(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
-        """Add the columns that are missing, and replace the settings."""
+        """Add the columns, and fields of structs, that are missing, and replace the settings."""
         have, alter = self.log.fields(), self.log.delta.alter
-        if new := [field for field in delta_fields(schema) if field.name not in have]:
+        new = [field for field in delta_fields(schema) if have.get(field.name) != str(field.type)]
+        if new:
             self.insist(
                 lambda: alter.add_columns(new),
-                lambda: all(field.name in self.log.fields() for field in new),
+                lambda: all(self.log.fields().get(f.name) == str(f.type) for f in new),
             )
         self.insist(
             lambda: alter.set_table_description(json.dumps(settings)),
@@ -185,6 +186,21 @@ class Transactions:
 
 def delta_fields(schema: pa.Schema) -> list[Field]:
     return Schema.from_arrow(schema).fields
+
+
+def arrow_types(schema: pa.Schema) -> dict[str, pa.DataType]:
+    """The columns' types as a table returns them."""
+    return {f.name: f.type for f in pa.schema(Schema.from_arrow(schema).to_arrow())}
+
+
+def can_grow(old: pa.DataType, new: pa.DataType) -> bool:
+    """Whether `new` is `old`, but for fields that structs in it have besides the old ones."""
+    if pa.types.is_struct(old) and pa.types.is_struct(new):
+        have = {field.name: field.type for field in new}
+        return all(f.name in have and can_grow(f.type, have[f.name]) for f in old)
+    if pa.types.is_list(old) and pa.types.is_list(new):
+        return can_grow(old.value_type, new.value_type)
+    return old == new
 
 
 def _causes(error: Exception) -> str:

@@ -19,7 +19,7 @@ from deltalake.exceptions import TableNotFoundError
 
 from jobs.plan import Shard, fingerprint
 from jobs.table.lease import Holder, Lease, TableInUse, holder_of, in_use
-from jobs.table.log import Log, Transactions, create_log, delta_fields
+from jobs.table.log import Log, Transactions, arrow_types, can_grow, create_log, delta_fields
 from jobs.table.rewrite import LOOKUPS_AT_ONCE, Rewriter, add, remove
 from jobs.table.schema import SHARDS, TableMismatch
 from jobs.table.storage import Storage
@@ -221,12 +221,13 @@ class HeldTable(Table):
         self.rewriter = Rewriter(self.storage, self.log, self.run_id)
 
     def adapt(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
-        """Add columns and replace the settings. Raises TableMismatch for a column of another type."""
-        have = self.log.fields()
+        """Add columns and fields of structs, and replace the settings. Raises TableMismatch for a
+        column of another type."""
+        have = {field.name: field.type for field in self.log.schema()}
         changed = [
-            field.name
-            for field in delta_fields(schema)
-            if field.name in have and have[field.name] != str(field.type)
+            name
+            for name, type_ in arrow_types(schema).items()
+            if name in have and not can_grow(have[name], type_)
         ]
         if changed:
             raise TableMismatch(

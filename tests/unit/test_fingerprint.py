@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import tiny_whisper
+from checkpoints import tiny_classifier, tiny_whisper
 from runs import Job
 
 from jobs.config_file import load_config
-from jobs.plan import settings
+from jobs.plan import difference, settings
 from jobs.preflight import find_models
 
 
@@ -45,13 +45,24 @@ def test_tasks_with_a_reference_are_compared_anew(tmp_path: Path) -> None:
     assert made_with["one"]["reference_version"] == {"compared": 2}
 
 
-@pytest.mark.parametrize(("generate", "is_changed"), [({}, False), ({"do_sample": True}, True)])
-def test_tokens_that_were_drawn_have_other_scores(
-    tmp_path: Path, generate: dict[str, Any], is_changed: bool
-) -> None:
-    task = {"task": "automatic-speech-recognition", "dtype": "float32", "generate": generate}
-    job = Job(tmp_path, tiny_whisper(tmp_path / "whisper"))
-    job.write(tasks={"words": task | {"model": str(tmp_path / "whisper")}})
+def test_a_recognisers_new_labels_change_its_own_tables_alone(tmp_path: Path) -> None:
+    """Their suspects are found by segment; a classifier's labels are as they were."""
+    tiny_whisper(tmp_path / "whisper")
+    tiny_classifier(tmp_path / "wav2vec2", "wav2vec2")
+    job = Job(tmp_path, tmp_path / "whisper")
+    tasks = {
+        "words": {"task": "automatic-speech-recognition", "model": str(tmp_path / "whisper")},
+        "kind": {"task": "audio-classification", "model": str(tmp_path / "wav2vec2")},
+    }
+    job.write(tasks=tasks)
     config = load_config(job.config)
-    made_with = settings(config, find_models(config, job.config))
-    assert made_with.get("sampling_version") == ({"words": 2} if is_changed else None)
+    both = settings(config, find_models(config, job.config))
+    assert list(both["task_version"]) == ["words"]
+    before = {key: value for key, value in both.items() if key != "task_version"}
+    [line] = difference(before, both)
+    assert line == (
+        'task_version.words: absent in the table, "suspects are found by segment, 2" in this run'
+    )
+    job.write(tasks={"kind": tasks["kind"]})
+    config = load_config(job.config)
+    assert "task_version" not in settings(config, find_models(config, job.config))

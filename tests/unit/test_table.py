@@ -348,3 +348,42 @@ def test_what_is_known_of_shards_may_be_damaged(tmp_path: Path, damage: str) -> 
     table.add_shards(other)
     assert table.shards() == other
     table.release()
+
+
+def narrowed(type_: pa.DataType, without: str) -> pa.DataType:
+    return pa.list_(pa.struct([field for field in type_.value_type if field.name != without]))
+
+
+def test_a_column_of_structs_gains_fields_which_old_rows_have_empty(tmp_path: Path) -> None:
+    """What a run that relabels does with a table of an earlier version."""
+    new = table_schema(TASKS, KEPT)
+    place = new.get_field_index("kind_segments")
+    old = new.set(
+        place, pa.field("kind_segments", narrowed(new.field(place).type, without="score"))
+    )
+    table = opened(tmp_path, old)
+    table.commit(written(table, labelled({"aa": None, "bb": None})))
+    table.release()
+    assert table.columns_that_differ(new)
+    wider = opened(tmp_path, new, settings={"label_version": 2})
+    assert not wider.columns_that_differ(new)
+    wider.commit(written(wider, labelled({"cc": "aa"})))
+    wider.tidy()
+    wider.release()
+    rows = wider.rows(["clip_id", "kind_segments"]).to_pylist()
+    assert {row["clip_id"]: row["kind_segments"][0]["score"] for row in rows} == {
+        "bb": None,
+        "cc": 0.5,
+    }
+    for file in (tmp_path / "table").glob("*.parquet"):  # a plain reader expects equal schemas
+        assert pq.read_schema(file).field("kind_segments").type == new.field(place).type
+
+
+@pytest.mark.parametrize("lost", ["score", "label"])
+def test_a_column_of_structs_loses_no_fields(tmp_path: Path, lost: str) -> None:
+    new = table_schema(TASKS, KEPT)
+    opened(tmp_path).release()
+    place = new.get_field_index("kind_segments")
+    fewer = new.set(place, pa.field("kind_segments", narrowed(new.field(place).type, without=lost)))
+    with pytest.raises(TableMismatch, match="has other types in kind_segments"):
+        opened(tmp_path, fewer, settings={"label_version": 2})

@@ -22,7 +22,8 @@ class FirstStep:
     """The decoder's first step on a batch, one entry per window."""
 
     finite: list[bool]  # whether the model's numbers are finite so far
-    languages: list[str | None]
+    languages: list[str | None]  # of the texts: set, or detected
+    detected: list[tuple[str, float] | None]  # the likeliest language and its probability
     no_speech: Sequence[float | None]  # Whisper's own probability that nobody speaks
     cache: Any  # the encoder's keys and values, with which `generate` goes on, or None
 
@@ -63,23 +64,28 @@ class Encoder:
         import torch
 
         settings, count = self.settings, states.shape[0]
-        languages = [settings.language] * count
+        languages: list[str | None] = [settings.language] * count
+        detected: list[tuple[str, float] | None] = [None] * count
         no_speech: Sequence[float | None] = [None] * count
         if settings.no_speech is None and not settings.detects_language:
-            return FirstStep(finite_rows(states), languages, no_speech, None)
+            return FirstStep(finite_rows(states), languages, detected, no_speech, None)
         start = torch.full((count, 1), settings.start, device=states.device)
         use_cache = settings.num_beams == 1 and settings.timestamps != "word"
         step = self.model(encoder_outputs=(states,), decoder_input_ids=start, use_cache=use_cache)
         logits = step.logits[:, 0].float()
         if settings.no_speech is not None:
             no_speech = logits.softmax(-1)[:, settings.no_speech].tolist()
-        if settings.detects_language:
+        if settings.languages:
             codes = list(settings.languages)
-            best = logits[:, list(settings.languages.values())].argmax(-1).tolist()
-            languages = [codes[index] for index in best]
+            among = logits[:, list(settings.languages.values())].softmax(-1).max(-1)
+            places, probabilities = among.indices.tolist(), among.values.tolist()
+            detected = [(codes[n], p) for n, p in zip(places, probabilities, strict=True)]
+            if settings.detects_language:
+                languages = [codes[n] for n in places]
         return FirstStep(
             finite_rows(logits.logsumexp(1, keepdim=True)),  # a token may be ruled out by -Inf
             languages,
+            detected,
             no_speech,
             encoder_keys_alone(step.past_key_values) if use_cache else None,
         )

@@ -160,10 +160,12 @@ class Model:
                 frames=min(-(-len(waveform) // self.extractor.hop_length), features.shape[-1]),
                 length_s=len(waveform) / self.sample_rate,
                 language=language,
+                detected_language=detected and detected[0],
+                language_probability=detected and detected[1],
                 no_speech=no_speech,
             )
-            for waveform, language, no_speech in zip(
-                waveforms, first.languages, first.no_speech, strict=True
+            for waveform, language, detected, no_speech in zip(
+                waveforms, first.languages, first.detected, first.no_speech, strict=True
             )
         ]
         self._transcribe_to_the_end(windows, features, states, first.cache)

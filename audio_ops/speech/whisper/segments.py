@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from audio_ops.inference.transformers_compat import words_of
-from audio_ops.speech.transcript import TimedText, WindowTranscript, geometric_mean
+from audio_ops.speech.transcript import Segment, TimedText, WindowTranscript, geometric_mean
 from audio_ops.speech.whisper.settings import Settings
 
 TIMESTAMP_S = 0.02  # from one timestamp token to the next: two frames
@@ -40,13 +40,14 @@ class WindowState:
     frames: int
     length_s: float
     language: str | None = None
+    detected_language: str | None = None
+    language_probability: float | None = None  # of the detected language
     no_speech: float | None = None
     seek: int = 0  # frames transcribed
     complete: bool = True  # each pass ended with an end of text
     tokens: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
-    segments: list[TimedText] = field(default_factory=list)
-    words: list[TimedText] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
 
     @property
     def frames_left(self) -> int:
@@ -76,10 +77,8 @@ class SegmentReader:
             numbers = [n for n in range(start, index) if self.settings.is_text(tokens[n])]
             if numbers:
                 text, score = self.text([tokens[n] for n in numbers]), generation.score(numbers)
-                state.segments.append(
-                    TimedText(start_s=begin_s, end_s=end_s, text=text, score=score)
-                )
-                state.words += self._words(state, generation, numbers)
+                words = self._words(state, generation, numbers)
+                state.segments.append(Segment(begin_s, end_s, text, score, words))
             start, begin_s = index + 1, end_s
         state.tokens += [token for token in tokens if self.settings.is_text(token)]
         is_whole = len(tokens) == len(generation.tokens)
@@ -141,8 +140,9 @@ class SegmentReader:
             log_probability=sum(state.log_probabilities),
             tokens=len(state.log_probabilities),
             segments=state.segments,
-            words=state.words,
             language=state.language,
+            detected_language=state.detected_language,
+            language_probability=state.language_probability,
             no_speech=state.no_speech,
             redone=False if self.settings.is_guarded else None,
             complete=state.complete,
