@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.speech.options import Options as RecognitionOptions
+from audio_ops.speech.whisper.prompt import changed_prompt
 from jobs.config import Config
 from jobs.sources import NO_VERSION, PLACE, Listing
 
@@ -262,6 +264,13 @@ def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str,
         if options.dtype != "float32"
         and checkpoints[name].json("config.json").get("model_type") in CHANGED_IN_HALF_PRECISION
     ]
+    prompts = {
+        name: prompt
+        for name, options in config.tasks.items()
+        if isinstance(options, RecognitionOptions)
+        and checkpoints[name].json("config.json").get("model_type") == "whisper"
+        and (prompt := changed_prompt(options, checkpoints[name])) is not None
+    }
     return {
         "label_version": LABEL_VERSION,
         "audio": config.audio.model_dump(mode="json", include={"max_clip_s"}),
@@ -272,6 +281,7 @@ def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str,
             for name, options in config.tasks.items()
         },
         **({"half_precision_version": dict.fromkeys(corrected, 2)} if corrected else {}),
+        **({"prompts": prompts} if prompts else {}),
     }
 
 

@@ -152,7 +152,7 @@ class Model:
         """The columns of `wer.py`; {} without a reference."""
         if self.word_errors is None or self.options.reference is None:
             return {}
-        written = self.options.reference_language or ("en" if self.options.translate else language)
+        written = self.options.reference_language or ("en" if self.family.translates else language)
         return self.word_errors(clip.row[self.options.reference], text, written)
 
 

@@ -26,3 +26,30 @@ def test_labels_that_whisper_made_in_half_precision_are_not_those_of_this_versio
     made_with = settings(config, find_models(config, job.config))
     assert made_with["label_version"] == 1
     assert made_with.get("half_precision_version") == ({"words": 2} if is_changed else None)
+
+
+@pytest.mark.parametrize(
+    ("said", "options", "prompt"),
+    [
+        ({}, {}, None),
+        ({"language": "german", "task": "transcribe"}, {}, None),
+        ({"task": "translate"}, {"translate": True}, None),
+        ({"task": "translate"}, {}, [None, [262]]),
+        ({"task": "translate"}, {"translate": False}, None),
+        ({"forced_decoder_ids": [[1, 259], [2, 263]]}, {}, None),
+        ({"forced_decoder_ids": [[1, 259], [2, 262]]}, {}, ["de", [262]]),
+        ({"forced_decoder_ids": [[1, 259], [2, 262]]}, {"language": "de"}, None),
+        ({"forced_decoder_ids": [[1, 259]], "task": "transcribe"}, {}, [None, [263]]),
+    ],
+)
+def test_labels_are_stale_where_another_task_or_language_was_taken_from_the_checkpoint(
+    tmp_path: Path, said: dict[str, Any], options: dict[str, Any], prompt: Any
+) -> None:
+    """Before, its task and the order of what it says of itself were passed over."""
+    folder = tiny_whisper(tmp_path / "whisper", **said)
+    job = Job(tmp_path, folder)
+    task = {"task": "automatic-speech-recognition", "dtype": "float32", "model": str(folder)}
+    job.write(tasks={"words": task | options})
+    config = load_config(job.config)
+    made_with = settings(config, find_models(config, job.config))
+    assert made_with.get("prompts") == (prompt and {"words": prompt})
