@@ -14,7 +14,14 @@ from typing import Any
 
 from filelock import FileLock
 
-from audio_ops.inference.checkpoint import LOADED_SUFFIXES, Checkpoint, find_checkpoint
+from audio_ops.inference.checkpoint import (
+    ADAPTER_CONFIG,
+    LOADED_SUFFIXES,
+    AdaptedCheckpoint,
+    Checkpoint,
+    find_checkpoint,
+    with_adapter,
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ def find_model(model: str, revision: str | None, options: Mapping[str, Any]) -> 
         return find_checkpoint(model, revision)
     if revision is not None:
         raise FileNotFoundError(f"{model} is a folder, which has no revisions: found {revision!r}")
-    return fetch(model, options)
+    return with_adapter(fetch(model, options), lambda name, at: find_model(name, at, options))
 
 
 def on_this_node(checkpoint: Checkpoint) -> Checkpoint:
@@ -48,6 +55,8 @@ def on_this_node(checkpoint: Checkpoint) -> Checkpoint:
     Raises FileNotFoundError if a local folder is not there, RuntimeError if files on a store have
     changed since the run began.
     """
+    if isinstance(checkpoint, AdaptedCheckpoint):
+        return AdaptedCheckpoint.of(on_this_node(checkpoint.base), on_this_node(checkpoint.adapter))
     if not isinstance(checkpoint, StoredCheckpoint):
         if checkpoint.revision is None and not os.path.isdir(checkpoint.name):
             raise FileNotFoundError(
@@ -76,7 +85,8 @@ def fetch(url: str, options: Mapping[str, Any]) -> StoredCheckpoint:
         for info in infos
         if info["type"] == "file" and posixpath.splitext(info["name"])[1] in LOADED_SUFFIXES
     )
-    if f"{root}/config.json" not in [name for name, *_ in files]:
+    names = [name for name, *_ in files]
+    if not any(f"{root}/{file}" in names for file in ("config.json", ADAPTER_CONFIG)):
         raise FileNotFoundError(
             f"expected a folder with a transformers checkpoint, found no config.json in {url}"
         )

@@ -5,13 +5,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from audio_ops.inference import cpu_bfloat16
 from audio_ops.inference.dtype import torch_dtype
+from audio_ops.inference.merge import merge_adapter, without_adapter
 
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+EXTRACTORS = ("preprocessor_config.json", "processor_config.json")
+TOKENIZERS = (
+    *("tokenizer_config.json", "tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"),
+    *("special_tokens_map.json", "added_tokens.json", "normalizer.json"),
+    *("sentencepiece.bpe.model", "spiece.model", "tokenizer.model"),
+)
 # Of the files that `from_pretrained` may read. Pickled weights are never loaded.
 LOADED_SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".tiktoken", ".jinja", ".py"}
 
@@ -37,9 +47,24 @@ class Checkpoint:
     revision: str | None = None
 
     def json(self, file: str) -> dict[str, Any]:
-        """The content of one of the checkpoint's JSON files, {} if it has no such file."""
+        """The content of one of the checkpoint's JSON files, {} if it has no such file.
+
+        Raises ValueError if that is no JSON object.
+        """
         path = self.path(file)
-        return json.loads(path.read_text(encoding="utf-8")) if path else {}
+        if path is None:
+            return {}
+        try:
+            content = json.loads(path.read_bytes())
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            start = path.read_bytes()[:40]
+            raise ValueError(
+                f"model: expected a JSON object in {file} of {self.source}, found {start!r}: copy "
+                "the file again"
+            )
+        return content
 
     def path(self, file: str) -> Path | None:
         """The local path of a file, fetched from the hub if needed; None if it does not exist."""
@@ -75,6 +100,10 @@ class Checkpoint:
     def source(self) -> str:
         """Where it comes from, for messages: the folder, hub id or URL in the config."""
         return self.name
+
+    def part(self, auto: Any) -> Checkpoint:
+        """The checkpoint from which the transformers class `auto` is loaded."""
+        return self
 
     def extractor_settings(self) -> dict[str, Any]:
         """The feature extractor's settings, from the file in which transformers would find them.
@@ -113,6 +142,51 @@ class Checkpoint:
         return f"sha256:{whole.hexdigest()[:32]}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdaptedCheckpoint(Checkpoint):
+    """A base model, whose are `name` and `revision`, and the PEFT adapter to be merged into it.
+
+    The tokenizer and the feature extractor are the adapter's, if they are saved beside it.
+    """
+
+    base: Checkpoint
+    adapter: Checkpoint
+
+    @classmethod
+    def of(cls, base: Checkpoint, adapter: Checkpoint) -> AdaptedCheckpoint:
+        return cls(base.name, base.revision, base=base, adapter=adapter)
+
+    def json(self, file: str) -> dict[str, Any]:
+        return self._owner(file).json(file)
+
+    def path(self, file: str) -> Path | None:
+        return self._owner(file).path(file)
+
+    def has(self, file: str) -> bool:
+        return self._owner(file).has(file)
+
+    def part(self, auto: Any) -> Checkpoint:
+        name = auto.__name__
+        files = [TOKENIZERS[0]] if name.endswith(("Tokenizer", "Processor")) else []
+        files += [EXTRACTORS[0]] if name.endswith(("FeatureExtractor", "Processor")) else []
+        owners = [self._owner(file) for file in files]
+        is_adapters = bool(owners) and all(owner is self.adapter for owner in owners)
+        return self.adapter if is_adapters else self.base
+
+    def _owner(self, file: str) -> Checkpoint:
+        """Whose file of that name counts."""
+        marks = TOKENIZERS[:1] if file in TOKENIZERS else EXTRACTORS if file in EXTRACTORS else ()
+        return self.adapter if any(self.adapter.has(mark) for mark in marks) else self.base
+
+    @property
+    def source(self) -> str:
+        return self.adapter.source
+
+    def digest(self) -> str:
+        both = f"{self.base.digest()}\0{self.adapter.digest()}"
+        return f"adapter:sha256:{hashlib.sha256(both.encode()).hexdigest()[:32]}"
+
+
 def _sha256(file: BinaryIO) -> Any:  # Python 3.10 has no hashlib.file_digest
     digest = hashlib.sha256()
     while chunk := file.read(1 << 20):
@@ -121,13 +195,14 @@ def _sha256(file: BinaryIO) -> Any:  # Python 3.10 has no hashlib.file_digest
 
 
 def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
-    """Find a local folder, or else a hub id at `revision` (by default its main branch).
+    """Find a local folder, or else a hub id at `revision` (by default its main branch), and the base
+    model of an adapter in there.
 
     Raises FileNotFoundError, with the places searched, if there is neither.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not any((folder / file).is_file() for file in ("config.json", ADAPTER_CONFIG)):
             raise FileNotFoundError(
                 f"expected a folder with a transformers checkpoint, found no config.json in {folder}"
             )
@@ -135,20 +210,63 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
             raise FileNotFoundError(
                 f"{folder} is a local folder, which has no revisions: found revision {revision!r}"
             )
-        return Checkpoint(str(folder.resolve()))
+        return with_adapter(Checkpoint(str(folder.resolve())), find_checkpoint)
     if model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
         raise FileNotFoundError(f"expected a model folder, found nothing at {folder}")
+    return with_adapter(_on_the_hub(model, revision), find_checkpoint)
+
+
+def _on_the_hub(model: str, revision: str | None) -> Checkpoint:
+    """A hub id with a model or an adapter, at one commit. Raises FileNotFoundError."""
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        config = Path(hf_hub_download(model, "config.json", revision=revision))
+        try:
+            found = Path(hf_hub_download(model, "config.json", revision=revision))
+        except EntryNotFoundError:
+            found = Path(hf_hub_download(model, ADAPTER_CONFIG, revision=revision))
     except Exception as error:  # the hub's client raises its own errors, HTTP errors and OSErrors
         raise FileNotFoundError(
-            f"expected a model folder or a hub id, found no folder {folder} and the hub gave no "
-            f"config.json for {model!r} at revision {revision or 'main'!r}: "
+            f"expected a model folder or a hub id, found no folder {Path(model).expanduser()} and the "
+            f"hub gave no config.json for {model!r} at revision {revision or 'main'!r}: "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         ) from error
-    return Checkpoint(model, config.parent.name)  # .../snapshots/<commit>/config.json
+    return Checkpoint(model, found.parent.name)  # .../snapshots/<commit>/config.json
+
+
+def with_adapter(found: Checkpoint, find: Callable[[str, str | None], Checkpoint]) -> Checkpoint:
+    """The checkpoint as it is, or one of a PEFT adapter with its base model, which `find` finds.
+
+    As for transformers, the base model of an adapter in a folder with a whole model is that model.
+    Raises FileNotFoundError if there is no base model.
+    """
+    path = found.path(ADAPTER_CONFIG)
+    if path is None:
+        return found
+    is_whole = found.has("config.json") and (found.has(WEIGHTS) or found.has(INDEX))
+    if found.revision is None and is_whole:
+        return AdaptedCheckpoint.of(found, found)
+    try:
+        said = found.json(ADAPTER_CONFIG)
+    except ValueError as error:
+        raise FileNotFoundError(str(error).removeprefix("model: ")) from None
+    named, revision = said.get("base_model_name_or_path"), said.get("revision")
+    where = f"as base_model_name_or_path in {ADAPTER_CONFIG} of the adapter {found.source}"
+    if not named:
+        raise FileNotFoundError(f"expected a base model {where}, found {named!r}: name it there")
+    try:
+        base = find(named, revision)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"expected the base model {named!r}, named {where}: {error}"
+        ) from None
+    if isinstance(base, AdaptedCheckpoint):
+        raise FileNotFoundError(
+            f"expected a base model without an adapter of its own, found {named!r} {where}: merge that "
+            "one first (peft's merge_and_unload)"
+        )
+    return AdaptedCheckpoint.of(base, found)
 
 
 def load(auto: Any, checkpoint: Checkpoint, options: LoadOptions, **settings: Any) -> Any:
@@ -160,9 +278,10 @@ def load(auto: Any, checkpoint: Checkpoint, options: LoadOptions, **settings: An
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    part = checkpoint.part(auto)
     return auto.from_pretrained(
-        checkpoint.name,
-        revision=checkpoint.revision,
+        part.name,
+        revision=part.revision,
         trust_remote_code=options.trust_remote_code,
         **settings,
     )
@@ -182,15 +301,12 @@ def load_model(
         torch.backends.cudnn.allow_tf32 = False
     # cuDNN plans its attention for each new shape in each thread, so for every step of a decoder.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    model, info = load(
-        auto,
-        checkpoint,
-        options,
-        dtype=dtype,
-        use_safetensors=True,
-        output_loading_info=True,
-        **settings,
-    )
+    settings |= {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
+    if isinstance(checkpoint, AdaptedCheckpoint) and checkpoint.base == checkpoint.adapter:
+        with without_adapter(checkpoint.base.name) as folder:
+            model, info = load(auto, Checkpoint(folder), options, **settings)
+    else:
+        model, info = load(auto, checkpoint, options, **settings)
     # Used only in training, and not in all checkpoints.
     missing = sorted(key for key in info["missing_keys"] if not key.endswith("masked_spec_embed"))
     if missing:
@@ -198,6 +314,8 @@ def load_model(
             f"model: expected all weights of {type(model).__name__}, found none for "
             f"{', '.join(missing[:5])} in {checkpoint.name}"
         )
+    if isinstance(checkpoint, AdaptedCheckpoint):
+        model = merge_adapter(model, checkpoint.adapter.name, checkpoint.adapter.revision)
     # To no dtype: that would round buffers that transformers keeps in float32 (positions).
     model = model.to(device).eval()
     if cpu_bfloat16.applies_to(dtype, device):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from audio_ops.inference.checkpoint import Checkpoint, LoadOptions
+from audio_ops.inference.adapter import check_adapter
+from audio_ops.inference.checkpoint import AdaptedCheckpoint, Checkpoint, LoadOptions
+from audio_ops.inference.weights import INDEX, WEIGHTS, shapes, weight_map
 
 Alternatives = tuple[tuple[str, ...], ...]  # sets of files, each of which suffices
 
@@ -49,7 +51,6 @@ DEFAULTS = {
     "wav2vec2-conformer": "Wav2Vec2CTCTokenizer",
     "whisper": "WhisperTokenizer",
 }
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -59,13 +60,17 @@ def check_files(options: LoadOptions, checkpoint: Checkpoint, tokenizer: bool) -
     checkpoint.extractor_settings()
     if tokenizer:
         _check_tokenizer(options, checkpoint)
-    _check_weights(checkpoint)
+    base = checkpoint.base if isinstance(checkpoint, AdaptedCheckpoint) else checkpoint
+    _check_weights(base)
+    shapes(base)
+    if isinstance(checkpoint, AdaptedCheckpoint):
+        check_adapter(checkpoint)
 
 
 def _check_weights(checkpoint: Checkpoint) -> None:
     if checkpoint.has(WEIGHTS):
         return
-    shards = sorted(set(checkpoint.json(INDEX).get("weight_map", {}).values()))
+    shards = sorted(set(weight_map(checkpoint).values()))
     # Only for a folder: an offline driver's cache need not hold the weights of a hub id.
     is_folder = checkpoint.revision is None
     missing = [shard for shard in shards if not checkpoint.has(shard)]

@@ -35,6 +35,7 @@ class Recogniser(Protocol):
     sample_rate: int
     is_generative: bool
     equal_lengths: bool
+    translates: bool  # the text is English, whatever the language of the speech
 
     def windows(self, clip: Clip) -> list[Window]: ...
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from audio_ops.errors import ClipError
-from audio_ops.inference.checkpoint import Checkpoint, load, load_model
+from audio_ops.inference.checkpoint import AdaptedCheckpoint, Checkpoint, load, load_model
 from audio_ops.inference.features import compute_on
 from audio_ops.inference.finite import are_finite, not_finite
 from audio_ops.inference.wav2vec2 import (
@@ -35,8 +35,10 @@ from audio_ops.inference.wav2vec2 import (
     conv_frames,
     shortest,
 )
+from audio_ops.inference.weights import check_rows, shapes_in
 from audio_ops.speech.options import Options
 from audio_ops.speech.transcript import Segment, TimedText, Transcript, geometric_mean
+from audio_ops.speech.vocabulary import check_ctc
 from audio_ops.tasks import Clip, Window
 
 MODEL_TYPES = (
@@ -47,6 +49,7 @@ TIMESTAMPS = ("none", "word", "char")
 OPTIONS = ("chunk_length_s", "stride_length_s", "target_lang")
 # Attention over time costs its square: an hour at once runs out of memory.
 DEFAULT_CHUNK_S = 30.0
+HEADS = ("lm_head.weight", "ctc_head.weight")
 LM_PROCESSOR = "Wav2Vec2ProcessorWithLM"
 MAX_WORD_S = 5.0  # longer runs without a delimiter are taken for a script without spaces
 
@@ -67,6 +70,7 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
         )
     Chunking.of(options, checkpoint)
     _check_language(options, checkpoint, config)
+    _check_vocabulary(options, checkpoint, config)
     files = ("preprocessor_config.json", "processor_config.json", "tokenizer_config.json")
     if any(checkpoint.json(file).get("processor_class") == LM_PROCESSOR for file in files):
         logging.getLogger(__name__).warning(
@@ -84,11 +88,23 @@ def _check_language(options: Options, checkpoint: Checkpoint, config: dict[str, 
                 f"target_lang: expected one of {', '.join(languages)}, as {checkpoint.name} has a "
                 "vocabulary for each and no default, found none"
             )
+        default = checkpoint.json("tokenizer_config.json").get("target_lang")
+        if languages and default not in languages:
+            raise ValueError(
+                f"model: expected target_lang in tokenizer_config.json as one of "
+                f"{', '.join(languages)}, which vocab.json has, found {default!r} in "
+                f"{checkpoint.source}: correct it, or set the option `target_lang`"
+            )
         return
     if not languages or config.get("adapter_attn_dim") is None:
         raise ValueError(
             "target_lang: expected none, as only a checkpoint with language adapters (MMS) has "
             f"languages to choose from, found {language!r} for {checkpoint.name}"
+        )
+    if isinstance(checkpoint, AdaptedCheckpoint):
+        raise ValueError(
+            "target_lang: expected none beside a PEFT adapter, which was trained on one language of "
+            f"{checkpoint.base.source}, found {language!r}"
         )
     if language not in languages:
         raise ValueError(f"target_lang: expected one of {', '.join(languages)}, found {language!r}")
@@ -96,6 +112,19 @@ def _check_language(options: Options, checkpoint: Checkpoint, config: dict[str, 
         raise ValueError(
             f"target_lang: expected adapter.{language}.safetensors in {checkpoint.name}, found none"
         )
+
+
+def _check_vocabulary(options: Options, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
+    """ValueError if the head, config.json and the tokenizer are not of one model."""
+    size = config.get("vocab_size")
+    if size is not None:
+        check_rows(checkpoint, HEADS, size, "vocab_size")
+    if options.target_lang is not None and checkpoint.revision is None:
+        adapter = checkpoint.path(f"adapter.{options.target_lang}.safetensors")
+        rows = shapes_in(adapter).get("lm_head.weight") if adapter else None
+        size = rows[0] if rows else size
+    if size is not None and not options.trust_remote_code:
+        check_ctc(checkpoint, options.target_lang, size)
 
 
 def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
@@ -185,6 +214,7 @@ class Model:
     """
 
     is_generative = False
+    translates = False
 
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
         from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer

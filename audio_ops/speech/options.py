@@ -56,9 +56,10 @@ class Options(TaskOptions):
     """
 
     language: str | None = None
-    """Language of the speech, as the checkpoint's own code (`de`); detected per clip if left out."""
+    """Language of the speech, as the checkpoint's own code (`de`); if left out, the one that the
+    checkpoint is fixed to, or else detected per clip."""
     translate: bool = False
-    """Translate into English instead of transcribing."""
+    """Translate into English instead of transcribing; if left out, as the checkpoint says."""
     timestamps: Literal["none", "segment", "word", "char"] = "none"
     """Times to add to the text. Whisper has `segment` and `word`, CTC models have `word` and
     `char` (Parakeet `word` alone), the others none."""

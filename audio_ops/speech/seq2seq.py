@@ -34,10 +34,13 @@ from audio_ops.speech.transcript import (
     geometric_mean,
     join_windows,
 )
+from audio_ops.speech.vocabulary import CONFIG, GENERATION, check_ids, check_start_and_end
 from audio_ops.tasks import Clip, Window
 
 TIMESTAMPS = ("none",)
 OPTIONS = ("num_beams", "max_new_tokens", "generate")
+START = ("decoder_start_token_id", "bos_token_id")  # with one of these tokens `generate` begins
+TOKENS = (*START, "eos_token_id", "forced_bos_token_id", "suppress_tokens")
 MIN_S = 0.1
 # The longest sound that each was made for. Moonshine was trained on 4 to 30 s
 # (https://arxiv.org/abs/2410.15608) and its 194 tokens are those of 30 s; Speech2Text takes 6,000
@@ -63,6 +66,21 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
             f"num_beams: expected 1 beside generate.do_sample, found {options.num_beams}"
         )
     checkpoint.extractor_settings()
+    _check_tokens(checkpoint, config)
+
+
+def _check_tokens(checkpoint: Checkpoint, config: dict[str, Any]) -> None:
+    """ValueError if tokens that the files name are missing or beyond the vocabulary."""
+    check_start_and_end(checkpoint, START)
+    decoder = config.get("decoder") or config
+    size = decoder.get("vocab_size")
+    if size is None:
+        return
+    generation = checkpoint.json(GENERATION)
+    said, file = (generation, GENERATION) if generation else (decoder | config, CONFIG)
+    check_ids(((f"{file}: {key}", said.get(key)) for key in TOKENS), size, checkpoint)
+    languages = list((generation.get("text_decoder_lang_to_code_id") or {}).values())
+    check_ids([(f"{GENERATION}: text_decoder_lang_to_code_id", languages)], size, checkpoint)
 
 
 def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
@@ -78,6 +96,7 @@ class Model:
     """
 
     is_generative = True
+    translates = False
     max_s: float
     language: str | None = None
 

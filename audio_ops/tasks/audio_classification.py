@@ -26,6 +26,7 @@ from audio_ops.inference.checkpoint import Checkpoint, load, load_model
 from audio_ops.inference.checkpoint_files import check_files
 from audio_ops.inference.features import compute_on
 from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP, accepts_padding, shortest
+from audio_ops.inference.weights import check_rows
 from audio_ops.tasks import Clip, Reporting, WantsSpeech, Window
 
 # transformers' MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES, which takes a second to import.
@@ -45,6 +46,7 @@ ARCHITECTURES = {
     "whisper": "WhisperForAudioClassification",
 }
 
+HEADS = ("classifier.weight", "classifier.dense.weight")  # the last layer's, in all of these
 # Attention takes memory by the square of the length: an hour at once does not fit.
 DEFAULT_WINDOW_S = 30.0
 
@@ -76,6 +78,7 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
                 f"model: expected architecture {ARCHITECTURES[model_type]}, found {found} in "
                 f"{checkpoint.name}"
             )
+    _check_labels(checkpoint, config)
     if _function(options, config.get("problem_type")) == "softmax" and _outputs(config) == 1:
         raise ValueError(
             "function_to_apply: expected sigmoid or none for a model with one output, found "
@@ -83,6 +86,28 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
         )
     check_files(options, checkpoint, tokenizer=False)
     _windowing(options, checkpoint)
+
+
+def _check_labels(checkpoint: Checkpoint, config: dict[str, Any]) -> None:
+    """ValueError if config.json does not have a label for each output of the classifier."""
+    labels = config.get("id2label")
+    count = config.get("num_labels")
+    if labels:
+        ids = sorted(int(id) for id in labels if str(id).isdigit())
+        expected = len(labels) if count is None else count
+        if ids != list(range(expected)) or len(labels) != expected:
+            raise ValueError(
+                f"model: expected id2label in config.json with a label for each id from 0 to "
+                f"{expected - 1}, found {len(labels)} labels, of ids {_shown(labels)}, in "
+                f"{checkpoint.source}: complete it from the checkpoint that this one was trained from"
+            )
+    if labels or count is not None:
+        key = "id2label" if labels else "num_labels"
+        check_rows(checkpoint, HEADS, _outputs(config), key)
+
+
+def _shown(labels: dict[str, Any]) -> str:
+    return ", ".join([*labels][:5]) + (", ..." if len(labels) > 5 else "")
 
 
 def sample_rate(options: Options, checkpoint: Checkpoint) -> int:

@@ -163,7 +163,7 @@ class Model:
         column = self.options.reference
         if self.word_errors is None or column is None:
             return {}
-        written = self.options.reference_language or ("en" if self.options.translate else language)
+        written = self.options.reference_language or ("en" if self.family.translates else language)
         try:
             return self.word_errors(clip.row.get(column), text, written)
         except Exception as error:  # a normaliser of words and numbers meets any text here

@@ -74,8 +74,49 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
             "model: expected model_type 'clap' with architecture ClapModel, found "
             f"{model_type!r} with {found} in {checkpoint.name}"
         )
+    if len(options.candidate_labels) == 1 and not options.multi_label:
+        raise ValueError(
+            "candidate_labels: expected two or more to choose from, found one, which a softmax over "
+            "all labels scores 1.0 whatever the sound: add labels (`other sounds`, `silence`), or set "
+            "multi_label: true for a score that depends on the sound"
+        )
     check_files(options, checkpoint, tokenizer=True)
     _windowing(options, checkpoint)
+    _check_lengths(options, checkpoint, config.get("text_config") or {})
+
+
+def _check_lengths(options: Options, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
+    """ValueError if a label's text has more tokens than the text encoder has positions."""
+    padding = config.get("pad_token_id", 1)
+    longest = config.get("max_position_embeddings", 514) - padding - 1  # they begin behind its id
+    counts = _tokens(options, checkpoint)
+    for label, count in zip(options.candidate_labels, counts, strict=True):
+        if count > longest:
+            raise ValueError(
+                f"candidate_labels: expected at most {longest} tokens in a label's text, all that "
+                f"this model's text encoder has positions for, found {count} in {_start(label)!r} "
+                "with hypothesis_template: shorten it"
+            )
+
+
+def _tokens(options: Options, checkpoint: Checkpoint) -> list[int]:
+    """The tokens of each label's text, those that begin and end it included."""
+    texts = [options.hypothesis_template.format(label) for label in options.candidate_labels]
+    path = checkpoint.path("tokenizer.json")
+    if path is None:  # an older tokenizer, of two files
+        from transformers import AutoTokenizer
+
+        return [len(ids) for ids in load(AutoTokenizer, checkpoint, options)(texts).input_ids]
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
+
+
+def _start(label: str) -> str:
+    return label if len(label) <= 60 else f"{label[:57]}..."
 
 
 def sample_rate(options: Options, checkpoint: Checkpoint) -> int:

@@ -1,6 +1,7 @@
 """Whisper, any size and language, in transformers' format.
 
 check.py        whether a checkpoint fits the options, without torch
+prompt.py       language and task, as the options and the checkpoint say
 settings.py     its tokens and limits, read once when it is loaded
 model.py        the loaded model: windows -> transcripts, some of them in several passes
 log_mel.py      waveforms -> log-mel features on the model's device
@@ -12,8 +13,8 @@ Windows of at most 30 s, cut in pauses, are independent of each other: each has 
 and no window's text is a prompt for the next (which is what makes Whisper's loops contagious).
 
 The texts are those of transformers' pipeline on the same checkpoint, with two intended differences.
-The task's token is always part of the prompt; the pipeline leaves it out if neither language nor
-task is set. And with timestamps the sound is followed to its own end, as OpenAI's code does, not to
+The task's token is always part of the prompt; the pipeline leaves it out if neither the call nor
+the checkpoint sets a language or a task. And with timestamps the sound is followed to its own end, as OpenAI's code does, not to
 the end of the 30 s of padding, for which Whisper can only invent text.
 
 Whisper's encoder takes 30 s, however short the sound is. With `window: guarded` short windows get

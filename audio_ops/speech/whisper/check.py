@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.inference.weights import check_rows
 from audio_ops.speech.options import Options
-from audio_ops.speech.whisper.settings import MULTILINGUAL_VOCABULARY
+from audio_ops.speech.vocabulary import check_ids, check_start_and_end
+from audio_ops.speech.whisper.prompt import (
+    CONFIG,
+    GENERATION,
+    forced_ids,
+    is_multilingual,
+    languages_of,
+    prompt_of,
+)
 
 NEEDS = {  # of generation_config.json, by the value of `timestamps`
     "segment": ("no_timestamps_token_id",),
@@ -17,8 +27,14 @@ LONGEST_PROMPT = 4  # tokens: start, language, task, no timestamps
 
 def check(options: Options, checkpoint: Checkpoint) -> None:
     """ValueError if this Whisper cannot do what the options ask for."""
-    config, generation = checkpoint.json("config.json"), checkpoint.json("generation_config.json")
-    if generation.get("is_multilingual", config.get("vocab_size", 0) >= MULTILINGUAL_VOCABULARY):
+    config, generation = checkpoint.json(CONFIG), checkpoint.json(GENERATION)
+    found = config.get("architectures") or []
+    if any(name.endswith("ForAudioClassification") for name in found):  # it has no decoder
+        raise ValueError(
+            "model: expected architecture WhisperForConditionalGeneration, found "
+            f"{found} in {checkpoint.source}"
+        )
+    if is_multilingual(checkpoint):
         _check_languages(options, checkpoint, generation)
     else:
         _check_english_alone(options)
@@ -41,6 +57,10 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
             f"max_new_tokens: expected at most {limit}, all that this Whisper's decoder holds beside "
             f"its prompt, found {options.max_new_tokens}"
         )
+    prompt_of(options, checkpoint)
+    _check_vocabulary(options, checkpoint)
+    if options.timestamps == "word":
+        _check_alignment_heads(checkpoint)
 
 
 def _check_english_alone(options: Options) -> None:
@@ -58,7 +78,7 @@ def _check_english_alone(options: Options) -> None:
 def _check_languages(options: Options, checkpoint: Checkpoint, generation: dict[str, Any]) -> None:
     if options.language is None and not options.translate:
         return
-    languages = [token.strip("<|>") for token in generation.get("lang_to_id") or {}]
+    languages = languages_of(generation)
     if not languages or not generation.get("task_to_id"):
         raise ValueError(
             f"{'language' if options.language else 'translate'}: expected a checkpoint whose "
@@ -68,6 +88,56 @@ def _check_languages(options: Options, checkpoint: Checkpoint, generation: dict[
     if options.language not in (None, *languages):
         raise ValueError(
             f"language: expected one of {', '.join(sorted(languages))}, found {options.language!r}"
+        )
+
+
+def _check_vocabulary(options: Options, checkpoint: Checkpoint) -> None:
+    """ValueError if a token of the checkpoint's files is beyond its vocabulary, or missing."""
+    check_start_and_end(checkpoint, ["decoder_start_token_id"])
+    size = checkpoint.json(CONFIG).get("vocab_size")
+    if size is None:
+        return
+    check_ids(_ids(checkpoint), size, checkpoint)
+    check_rows(checkpoint, ("decoder.embed_tokens.weight",), size, "vocab_size")
+    last = checkpoint.json(GENERATION).get("no_timestamps_token_id") == size - 1
+    if options.timestamps != "none" and last:
+        raise ValueError(
+            f"timestamps: expected none, as the vocabulary in {checkpoint.source} ends with the "
+            f"token for no timestamps, found {options.timestamps!r}"
+        )
+
+
+def _ids(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
+    """`file: key` and the token ids that it holds, one or several."""
+    config, generation = checkpoint.json(CONFIG), checkpoint.json(GENERATION)
+    for key in ("lang_to_id", "task_to_id"):
+        yield f"{GENERATION}: {key}", list((generation.get(key) or {}).values())
+    for key in ("suppress_tokens", "begin_suppress_tokens", "no_timestamps_token_id"):
+        yield f"{GENERATION}: {key}", generation.get(key)
+    for key in ("decoder_start_token_id", "eos_token_id"):
+        file = GENERATION if generation.get(key) is not None else CONFIG
+        yield f"{file}: {key}", (generation if file == GENERATION else config).get(key)
+    file, forced = forced_ids(checkpoint)
+    yield f"{file}: forced_decoder_ids", [pair[1] for pair in forced if isinstance(pair, list)]
+
+
+def _check_alignment_heads(checkpoint: Checkpoint) -> None:
+    config = checkpoint.json(CONFIG)
+    layers, heads = config.get("decoder_layers", 4), config.get("decoder_attention_heads", 6)
+    listed = checkpoint.json(GENERATION)["alignment_heads"]
+    wrong = [
+        pair
+        for pair in listed
+        if not isinstance(pair, list)
+        or [type(number) for number in pair] != [int, int]
+        or not (0 <= pair[0] < layers and 0 <= pair[1] < heads)
+    ]
+    if wrong or not listed:
+        raise ValueError(
+            f"timestamps: expected alignment_heads in {GENERATION} of {checkpoint.source} as pairs of "
+            f"a layer under {layers} and a head under {heads}, all that this decoder has, found "
+            f"{', '.join(map(str, wrong[:3])) or 'none'}: take the file from the checkpoint that this "
+            "one was trained from, or leave word times out"
         )
 
 

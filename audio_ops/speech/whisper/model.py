@@ -29,6 +29,7 @@ from audio_ops.speech.whisper.generation import (
     Generator,
     max_plausible_tokens,
 )
+from audio_ops.speech.whisper.prompt import prompt_of
 from audio_ops.speech.whisper.segments import Generation, SegmentReader, WindowState
 from audio_ops.speech.whisper.settings import settings_of
 from audio_ops.tasks import Clip, Window
@@ -61,7 +62,9 @@ class Model:
         self.model = load_model(
             WhisperForConditionalGeneration, checkpoint, options, device, **attention
         )
-        self.settings = settings_of(options, self.model, self.tokenizer)
+        prompt = prompt_of(options, checkpoint)
+        self.settings = settings_of(options, prompt, self.model, self.tokenizer)
+        self.translates = prompt.translates
         self.model.generation_config = self.settings.generation
         self.encoder = Encoder(self.model, self.settings, self.extractor, device)
         self.generator = Generator(self.model, self.settings)

@@ -7,10 +7,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from audio_ops.inference.transformers_compat import language_code
 from audio_ops.speech.options import Options
+from audio_ops.speech.whisper.prompt import Prompt
 
-MULTILINGUAL_VOCABULARY = 51_865  # OpenAI's own rule: the English-only one is a token shorter
 PIPELINE_NEW_TOKENS = 256  # the pipeline's own limit for a checkpoint that sets none
 
 
@@ -26,15 +25,12 @@ class Settings:
     no_speech: int | None
     special: frozenset[int]
     languages: Mapping[str, int]  # tokens by language code; empty for an English-only Whisper
-    language: str | None  # None: detected in each window, if there are `languages`
+    language: str | None  # of all windows, if it is not detected in each
+    detects_language: bool
     after_language: tuple[int, ...]  # the rest of the prompt
     suppressed: tuple[int, ...]  # never generated
     suppressed_first: tuple[int, ...]  # not generated as the first token behind a prompt
     generation: Any  # transformers' GenerationConfig
-
-    @property
-    def detects_language(self) -> bool:
-        return not self.language and bool(self.languages)
 
     @property
     def max_new_tokens(self) -> int:
@@ -73,25 +69,21 @@ class Settings:
         return token < self.first_timestamp and token not in self.special
 
 
-def settings_of(options: Options, model: Any, tokenizer: Any) -> Settings:
+def settings_of(options: Options, prompt: Prompt, model: Any, tokenizer: Any) -> Settings:
     """The settings of a loaded WhisperForConditionalGeneration, which stays as it is."""
     config, original = model.config, model.generation_config
-    is_multilingual = getattr(
-        original, "is_multilingual", config.vocab_size >= MULTILINGUAL_VOCABULARY
-    )
-    languages = _languages(original) if is_multilingual else {}
-    language = options.language or _fixed_language(model, languages) if is_multilingual else "en"
-    after_language = _after_language(options, model) if is_multilingual else []
+    after_language = prompt.after_language
     no_timestamps = getattr(original, "no_timestamps_token_id", None)
-    if no_timestamps is not None and options.timestamps == "none":
-        after_language = [token for token in after_language if token != no_timestamps]
-        after_language += [no_timestamps]
+    if no_timestamps is not None:
+        after_language = tuple(token for token in after_language if token != no_timestamps)
+        if options.timestamps == "none":
+            after_language = (*after_language, no_timestamps)
 
     generation = deepcopy(original)
     for name, value in options.generate.items():
         setattr(generation, name, value)
     suppressed, suppressed_first = generation.suppress_tokens, generation.begin_suppress_tokens
-    free = config.max_target_positions - 1 - bool(languages) - len(after_language)
+    free = config.max_target_positions - 1 - bool(prompt.languages) - len(after_language)
     asked = options.max_new_tokens or original.max_new_tokens or original.max_length
     generation.update(**_overrides(options, min(asked or PIPELINE_NEW_TOKENS, free)))
     ends = original.eos_token_id
@@ -103,9 +95,10 @@ def settings_of(options: Options, model: Any, tokenizer: Any) -> Settings:
         first_timestamp=(no_timestamps or config.vocab_size) + 1,
         no_speech=no_timestamps - 1 if no_timestamps is not None else None,
         special=frozenset(tokenizer.all_special_ids),
-        languages=languages,
-        language=language,
-        after_language=tuple(after_language),
+        languages=prompt.languages,
+        language=prompt.language,
+        detects_language=prompt.is_detected,
+        after_language=after_language,
         suppressed=tuple(suppressed or ()),
         suppressed_first=tuple(suppressed_first or ()),
         generation=generation,
@@ -125,34 +118,3 @@ def _overrides(options: Options, max_new_tokens: int) -> dict[str, Any]:
         "output_scores": options.num_beams > 1,  # of greedy search every step's would be kept
         "output_attentions": options.timestamps == "word",
     }
-
-
-def _languages(original: Any) -> dict[str, int]:
-    tokens: dict[str, int] = getattr(original, "lang_to_id", None) or {}
-    return {name.strip("<|>"): token for name, token in tokens.items()}
-
-
-def _fixed_language(model: Any, languages: Mapping[str, int]) -> str | None:
-    """The language that a fine-tuned checkpoint is fixed to, if it is."""
-    name = getattr(model.generation_config, "language", None)
-    if name:
-        return language_code(name.lower().strip("<|>"))
-    forced = {token for _, token in _forced_prompt(model)}
-    return next((code for code, token in languages.items() if token in forced), None)
-
-
-def _after_language(options: Options, model: Any) -> list[int]:
-    """The token of the task; of a checkpoint from before `task_to_id` its fixed prompt."""
-    tasks: dict[str, int] = getattr(model.generation_config, "task_to_id", None) or {}
-    if tasks:
-        return [tasks["translate" if options.translate else "transcribe"]]
-    return [token for _, token in _forced_prompt(model) if token is not None]
-
-
-def _forced_prompt(model: Any) -> list[tuple[int, int | None]]:
-    """Positions in the prompt and their tokens, of checkpoints from before `lang_to_id`."""
-    return (
-        getattr(model.generation_config, "forced_decoder_ids", None)
-        or getattr(model.config, "forced_decoder_ids", None)
-        or []
-    )

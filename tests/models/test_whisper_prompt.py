@@ -1,0 +1,245 @@
+"""What a Whisper's files say of language and task is followed as transformers' pipeline follows it, and
+what makes no sense is refused before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import librosa
+import pytest
+from checkpoints import LANGUAGES, tiny_whisper
+from hearing import RATE, label, sound
+from test_whisper import TASK, pipeline_texts
+
+from audio_ops.inference.checkpoint import find_checkpoint
+from audio_ops.tasks.automatic_speech_recognition import Options, check
+from jobs.bench.testbed import prompts, whisper_base
+
+EN, DE, FR, AR = 258, 259, 260, 261
+TRANSLATE, TRANSCRIBE, NO_TIMESTAMPS = 262, 263, 267
+SIZE = 1769  # of the vocabulary
+SOUNDS = [sound(2.5, 400), sound(1.0, 900)]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_whisper(tmp_path_factory.mktemp("whisper"))
+
+
+def edited(original: Path, folder: Path, file: str = "generation_config.json", **keys: Any) -> Path:
+    """A copy of the checkpoint with other values for keys of a file; None removes a key."""
+    if not folder.exists():
+        shutil.copytree(original, folder)
+    content = json.loads((folder / file).read_text())
+    content |= keys
+    kept = {key: value for key, value in content.items() if key not in keys or value is not None}
+    (folder / file).write_text(json.dumps(kept))
+    return folder
+
+
+# What generation_config.json says, what config.json says, and the language and task that follow; with
+# neither the pipeline leaves out the task's token, which is intended otherwise here.
+SAID: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {
+    "task": ({"task": "translate"}, {}, None),
+    "transcribe": ({"task": "transcribe"}, {}, None),
+    "language": ({"language": "german"}, {}, "de"),
+    "a code": ({"language": "de"}, {}, "de"),
+    "a token": ({"language": "<|de|>"}, {}, "de"),
+    "capitals": ({"language": "German"}, {}, "de"),
+    "language and task": ({"language": "fr", "task": "translate"}, {}, "fr"),
+    "forced": ({"forced_decoder_ids": [[1, DE], [2, TRANSLATE]]}, {}, "de"),
+    "forced to transcribe": ({"forced_decoder_ids": [[1, FR], [2, TRANSCRIBE]]}, {}, "fr"),
+    "forced whole": ({"forced_decoder_ids": [[1, FR], [2, TRANSCRIBE], [3, 267]]}, {}, "fr"),
+    "forced, detected": ({"forced_decoder_ids": [[1, None], [2, TRANSLATE]]}, {}, None),
+    "forced language": ({"forced_decoder_ids": [[1, DE]]}, {}, "de"),
+    "forced in config.json": ({}, {"forced_decoder_ids": [[1, DE], [2, TRANSLATE]]}, "de"),
+    "the generation config's": (
+        {"forced_decoder_ids": [[1, None], [2, TRANSLATE]]},
+        {"forced_decoder_ids": [[1, EN], [2, TRANSCRIBE], [3, NO_TIMESTAMPS]]},
+        None,
+    ),
+    "task beside forced": (
+        {"task": "transcribe", "forced_decoder_ids": [[1, DE], [2, TRANSLATE]]},
+        {},
+        None,
+    ),
+    "language beside forced": (
+        {"language": "fr", "forced_decoder_ids": [[1, DE], [2, TRANSLATE]]},
+        {},
+        "fr",
+    ),
+    "languages, but English-only": ({"is_multilingual": False, "task": "translate"}, {}, None),
+    "not said whether": ({"is_multilingual": None, "task": "translate"}, {}, None),
+}
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_what_a_checkpoint_says_is_followed_as_the_pipeline_follows_it(
+    said: str, original: Path, tmp_path: Path
+) -> None:
+    generation, config, language = SAID[said]
+    folder = edited(original, tmp_path / "whisper", **generation)
+    edited(original, folder, "config.json", **config)
+    found = label(folder, *SOUNDS)
+    expected = pipeline_texts(folder, SOUNDS)
+    assert [one["text"] for one in found] == [one["text"].strip() for one in expected]
+    if language:
+        assert {one["language"] for one in found} == {language}
+
+
+# On real weights: what a file of the checkpoint says, and `timestamps`.
+REAL = [
+    ({"task": "translate"}, "generation_config.json", "none"),
+    ({"forced_decoder_ids": [[1, 50262], [2, 50358]]}, "config.json", "segment"),
+]
+
+
+@pytest.mark.parametrize(("said", "file", "timestamps"), REAL)
+def test_whisper_base_translates_if_its_files_say_so(
+    said: dict[str, Any], file: str, timestamps: str, tmp_path: Path
+) -> None:
+    """ "Llave incorrecta. Por favor, ... su número ..." is a number in English."""
+    (path,) = prompts("es").rglob("agent-incorrect.wav")
+    spoken = librosa.load(path, sr=RATE)[0]
+    folder = edited(whisper_base(), tmp_path / "base", file, **said)
+    (found,) = label(folder, spoken, timestamps=timestamps)
+    (expected,) = pipeline_texts(folder, [spoken], return_timestamps=timestamps == "segment")
+    assert found["language"] == "es"
+    assert found["text"] == expected["text"].strip()
+    assert "number" in found["text"]
+
+
+OVERRIDES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, str]]] = {
+    "language": ({"language": "de"}, {"language": "fr"}, {"language": "fr"}),
+    "language, not the task": (
+        {"language": "de", "task": "translate"},
+        {"language": "fr"},
+        {"language": "fr"},
+    ),
+    "transcribe": ({"task": "translate"}, {"translate": False}, {"task": "transcribe"}),
+    "translate": ({"language": "de"}, {"translate": True}, {"task": "translate"}),
+    "language, not the forced": (
+        {"forced_decoder_ids": [[1, DE], [2, TRANSLATE]]},
+        {"language": "fr"},
+        {"language": "fr"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_the_options_come_before_the_checkpoint(name: str, original: Path, tmp_path: Path) -> None:
+    said, options, call = OVERRIDES[name]
+    folder = edited(original, tmp_path / "whisper", **said)
+    expected = pipeline_texts(folder, SOUNDS, generate_kwargs=call)
+    found = label(folder, *SOUNDS, **options)
+    assert [one["text"] for one in found] == [one["text"].strip() for one in expected]
+    assert [one["text"] for one in found] != [one["text"] for one in label(folder, *SOUNDS)]
+
+
+FORCED = "expected forced_decoder_ids"
+BEYOND = (
+    f"expected token ids from 0 to {SIZE - 1}, .* found {{}} as generation_config.json: {{}} in"
+)
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a language without a token": ({"language": "polish"}, "a token in lang_to_id .*'polish' in"),
+    "no language at all": ({"language": "elvish"}, "a token in lang_to_id .*'elvish' in"),
+    "several languages": ({"language": ["de", "fr"]}, "a token in lang_to_id .*'de', 'fr'"),
+    "a language, no map": ({"language": "de", "lang_to_id": None}, "no language.*'de'"),
+    "a task of no Whisper": ({"task": "summarise"}, "expected task 'summarise' among"),
+    "a task without a token": (
+        {"task": "translate", "task_to_id": {"transcribe": TRANSCRIBE}},
+        "expected task 'translate' .* found \\['transcribe'\\]",
+    ),
+    "a task, no map": ({"task": "translate", "task_to_id": None}, "expected task 'translate'"),
+    "a gap": ({"forced_decoder_ids": [[1, DE], [3, TRANSCRIBE]]}, f"{FORCED} as pairs"),
+    "no first": ({"forced_decoder_ids": [[2, TRANSCRIBE]]}, f"{FORCED} as pairs"),
+    "no pairs": ({"forced_decoder_ids": [DE, TRANSCRIBE]}, f"{FORCED} as pairs"),
+    "text": ({"forced_decoder_ids": [[1, "<|de|>"]]}, f"{FORCED} as pairs"),
+    "of another vocabulary": ({"forced_decoder_ids": [[1, DE], [2, 264]]}, f"{FORCED} .*\\[264\\]"),
+    "forced beyond": ({"forced_decoder_ids": [[1, DE], [2, 50359]]}, f"{FORCED} .*\\[50359\\]"),
+    "languages beyond": (
+        {"lang_to_id": {"<|de|>": 50261}},
+        BEYOND.format("50261", "lang_to_id"),
+    ),
+    "tasks beyond": ({"task_to_id": {"transcribe": SIZE}}, BEYOND.format(SIZE, "task_to_id")),
+    "suppressed beyond": ({"suppress_tokens": [1, -1]}, BEYOND.format("-1", "suppress_tokens")),
+    "start beyond": (
+        {"decoder_start_token_id": 50258},
+        BEYOND.format("50258", "decoder_start_token_id"),
+    ),
+    "end beyond": ({"eos_token_id": [256, 50257]}, BEYOND.format("50257", "eos_token_id")),
+    "no timestamps beyond": (
+        {"no_timestamps_token_id": 50363},
+        BEYOND.format("50363", "no_timestamps_token_id"),
+    ),
+    "English-only, another language": (
+        {"is_multilingual": False, "lang_to_id": None, "language": "de"},
+        "expected no language but 'en' .*'de'",
+    ),
+    "English-only, translating": (
+        {"is_multilingual": False, "lang_to_id": None, "task": "translate"},
+        "expected no task but 'transcribe' .*'translate'",
+    ),
+}
+
+
+def refused(folder: Path, message: str, **options: Any) -> None:
+    chosen = Options(task=TASK, model=str(folder), **options)
+    with pytest.raises(ValueError, match=f"^(model|timestamps|generate).*{message}") as error:
+        check(chosen, find_checkpoint(str(folder)))
+    assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_makes_no_sense_is_refused_before_anything_starts(
+    name: str, original: Path, tmp_path: Path
+) -> None:
+    said, message = REFUSED[name]
+    refused(edited(original, tmp_path / "whisper", **said), message)
+
+
+@pytest.mark.parametrize("heads", [[[0, 0], [2, 0]], [[0, 2]], [[-1, 0]], [[0]], []])
+def test_alignment_heads_are_those_of_the_decoder(
+    heads: Any, original: Path, tmp_path: Path
+) -> None:
+    folder = edited(original, tmp_path / "whisper", alignment_heads=heads)
+    message = "alignment_heads .* a layer under 2 and a head under 2"
+    refused(folder, message, timestamps="word")
+    check(Options(task=TASK, model=str(folder)), find_checkpoint(str(folder)))
+
+
+def test_an_english_only_whisper_may_say_so(tmp_path: Path) -> None:
+    said = {"language": "en", "task": "transcribe", "forced_decoder_ids": [[1, NO_TIMESTAMPS]]}
+    folder = tiny_whisper(tmp_path / "english", multilingual=False)
+    plain = label(folder, *SOUNDS)
+    again = label(edited(folder, tmp_path / "said", **said), *SOUNDS)
+    assert [one["text"] for one in plain] == [one["text"] for one in again]
+    assert {one["language"] for one in again} == {"en"}
+
+
+def test_the_reference_of_a_translating_checkpoint_is_english(
+    original: Path, tmp_path: Path
+) -> None:
+    """English is normalised by English rules, whatever was spoken."""
+    from audio_ops.inference.runner import available_device
+    from audio_ops.tasks import Clip
+    from audio_ops.tasks.automatic_speech_recognition import Model
+
+    for task, is_same in (("translate", True), ("transcribe", False)):
+        folder = edited(original, tmp_path / task, language="de", task=task)
+        options = Options(task=TASK, model=str(folder), reference="said", dtype="float32")
+        model = Model(options, find_checkpoint(str(folder)), available_device())
+        clip = Clip(SOUNDS[0], len(SOUNDS[0]) / RATE, row={"said": "I am"})
+        assert (model._errors(clip, "I'm", "de")["wer"] == 0) is is_same
+
+
+def test_languages_of_the_tests_are_those_of_the_checkpoint(original: Path) -> None:
+    generation = json.loads((original / "generation_config.json").read_text())
+    ids = [generation["lang_to_id"][f"<|{code}|>"] for code in LANGUAGES]
+    assert ids == [EN, DE, FR, AR]
+    assert generation["task_to_id"] == {"translate": TRANSLATE, "transcribe": TRANSCRIBE}
+    assert generation["no_timestamps_token_id"] == NO_TIMESTAMPS
+    assert json.loads((original / "config.json").read_text())["vocab_size"] == SIZE
