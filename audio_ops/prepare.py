@@ -16,7 +16,9 @@ import pyarrow as pa
 from audio_ops.decode.open import open_sound
 from audio_ops.decode.sound import Sound
 from audio_ops.errors import NO_FAILURES, ClipError
+from audio_ops.flags import FLAGS, KEEP, Damage, Findings
 from audio_ops.schemas import prepared_schema
+from audio_ops.signal.oddities import Oddities
 from audio_ops.signal.voice import SAMPLE_RATE as SPEECH_RATE
 from audio_ops.signal.voice import speech_probability
 from audio_ops.signal.wave import Level, Resampler, downmix, resample
@@ -36,6 +38,7 @@ def prepare(
     rates: Sequence[int],
     max_clip_s: float,
     *,
+    damage: Damage = KEEP,
     want_speech: Speech = "never",
     long_s: float = 30.0,
     max_batch_bytes: int = 64 << 20,
@@ -49,13 +52,14 @@ def prepare(
         reading raised, or None for a row that is no clip. A `duration_s` in the identity, which may
         be Inf, selects that many seconds of the file from its `offset_s` on.
     rates: sample rates of the waveforms in each row, in Hz.
+    damage: how much of a damaged sound may be lost.
     want_speech: for which clips `speech` is computed (uint8 per 32 ms, see signal/voice.py): all,
         those longer than `long_s` seconds, or none.
     max_batch_bytes, max_batch_clips: limits of one table; a single clip may have more bytes.
     failed: errors by `clip_id` of clips that have crashed a process before; they are not decoded.
     decoded: called after each block with the seconds of the clip that are decoded so far.
     """
-    options = _Options(rates, max_clip_s, want_speech, long_s, decoded)
+    options = _Options(rates, max_clip_s, damage, want_speech, long_s, decoded)
     rows = (_row(identity, file, options, failed) for identity, file in clips)
     target = prepared_schema(schema, rates)
     batch: list[Row] = []
@@ -81,6 +85,7 @@ class _Options:
 
     rates: Sequence[int]
     max_clip_s: float
+    damage: Damage
     want_speech: Speech
     long_s: float
     decoded: Callable[[float], None]
@@ -117,7 +122,9 @@ def _sound(file: BinaryIO, options: _Options, stretch: Stretch | None) -> Row:
     """The columns of `prepare_clip`, and `speech` if wanted. Closes the file."""
     rates, want_speech = options.rates, options.want_speech
     with file:
-        row = prepare_clip(file, rates, options.max_clip_s, stretch, options.decoded)
+        row = prepare_clip(
+            file, rates, options.max_clip_s, stretch, options.decoded, damage=options.damage
+        )
     if want_speech == "always" or (want_speech == "long" and row["duration_s"] > options.long_s):
         rate = SPEECH_RATE if SPEECH_RATE in rates else max(rates)
         sound = resample(row[f"sound_{rate}"][:], rate, SPEECH_RATE)
@@ -135,50 +142,89 @@ def prepare_clip(
     max_clip_s: float,
     stretch: Stretch | None = None,
     decoded: Callable[[float], None] = lambda _: None,
+    *,
+    damage: Damage = KEEP,
 ) -> Row:
     """Decode, downmix and resample a file block by block, never holding it at its stored rate.
 
-    Returns `duration_s`, `sample_rate`, `channels`, `format`, `peak_dbfs`, `rms_dbfs` and, for
-    each rate in Hz, `sound_{rate}`: (samples,), float32 or Pcm16, whose slices are float32.
+    Returns `duration_s`, `sample_rate`, `channels`, `format`, `peak_dbfs`, `rms_dbfs`,
+    `sound_flags` and, for each rate in Hz, `sound_{rate}`: (samples,), float32 or Pcm16, whose
+    slices are float32. Of channels that cancel each other, the loudest one takes the place of their
+    mean, for which the file is decoded again.
 
     Of a `stretch` nothing after its end is decoded, and nothing before its start in formats with
     seeking (WAV, W64, AIFF, AU, CAF).
 
     Raises ClipError: `too_long` for more than `max_clip_s` seconds, `not_finite` for NaN, Inf and
     peaks of `MAX_PEAK` on, `truncated` for less sound than the header or the stretch claims, and
-    whatever `open_sound` and its blocks raise.
+    whatever `open_sound` and its blocks raise; but only what `damage` does not keep.
     """
-    start_s, length_s = stretch or (0.0, math.inf)
-    sound = open_sound(file, start_s)
-    if (sound.duration_s or 0) - start_s > max_clip_s < length_s:
-        raise _too_long(f"{sound.duration_s:.2f} s", max_clip_s)
-    expected_s = min(sound.duration_s or 0, length_s, max_clip_s)
-    outputs = {rate: _Output(sound.sample_rate, rate, expected_s) for rate in rates}
+    part = _Part(rates, max_clip_s, *(stretch or (0.0, math.inf)), damage)
+    row, oddities = _decode(file, part, decoded)
+    if oddities.channels_cancel:
+        file.seek(0)
+        row, _ = _decode(file, part, decoded, channel=oddities.loudest_channel)
+    flags = {*row["sound_flags"], *oddities.flags()}
+    return row | {"sound_flags": [flag for flag in FLAGS if flag in flags]}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What `prepare_clip` takes from a file."""
+
+    rates: Sequence[int]
+    max_clip_s: float
+    start_s: float
+    length_s: float
+    damage: Damage
+
+
+def _decode(
+    file: BinaryIO, part: _Part, decoded: Callable[[float], None], channel: int | None = None
+) -> tuple[Row, Oddities]:
+    """The columns of `prepare_clip`, without the flags of the samples. channel: used alone."""
+    start_s, length_s = part.start_s, part.length_s
+    sound = open_sound(file, start_s, part.damage)
+    if (sound.duration_s or 0) - start_s > part.max_clip_s < length_s:
+        raise _too_long(f"{sound.duration_s:.2f} s", part.max_clip_s)
+    expected_s = min(sound.duration_s or 0, length_s, part.max_clip_s)
+    outputs = {rate: _Output(sound.sample_rate, rate, expected_s) for rate in part.rates}
     level, count = Level(), 0
+    oddities = Oddities(sound.channels, _is_lossless(sound.format))
     blocks = _up_to(sound, length_s)
-    if sound.sample_rate not in rates:  # then no output takes the integers
+    if sound.sample_rate not in part.rates:  # then no output takes the integers
         blocks = _as_float32(blocks, sound.channels)
     for block in blocks:
         count += block.shape[1]
-        if count > max_clip_s * sound.sample_rate:
-            raise _too_long("more", max_clip_s)
+        if count > part.max_clip_s * sound.sample_rate:
+            raise _too_long("more", part.max_clip_s)
         decoded(count / sound.sample_rate)
-        if not level.add(block) < MAX_PEAK:
+        peak = level.add(block)
+        if not peak < MAX_PEAK:
             raise _not_finite(block, count - block.shape[1], sound.sample_rate, start_s)
-        mono = downmix(block)
+        oddities.add(block, peak)
+        mono = downmix(block if channel is None else block[channel : channel + 1])
         for output in outputs.values():
             output.add(mono)
-    _check_length(count / sound.sample_rate, start_s, length_s)
+    duration_s = count / sound.sample_rate
+    _check_length(duration_s, part, sound.findings)
+    sound.findings.check(duration_s)
     waveforms = {f"sound_{rate}": output.finish() for rate, output in outputs.items()}
     return {
-        "duration_s": count / sound.sample_rate,
+        "duration_s": duration_s,
         "sample_rate": sound.sample_rate,
         "channels": sound.channels,
         "format": sound.format,
         "peak_dbfs": level.peak_dbfs,
         "rms_dbfs": level.rms_dbfs,
+        "sound_flags": sound.findings.flags,
         **waveforms,
-    }
+    }, oddities
+
+
+def _is_lossless(format: str) -> bool:
+    codec = format.split("/")[-1]
+    return codec in ("float", "double") or codec.startswith("pcm_")
 
 
 def _up_to(sound: Sound, length_s: float) -> Iterator[np.ndarray]:
@@ -213,16 +259,18 @@ def _not_finite(block: np.ndarray, before: int, sample_rate: int, start_s: float
     return ClipError("not_finite", f"NaN or Inf at {start_s + at / sample_rate:.2f} s")
 
 
-def _check_length(found_s: float, start_s: float, length_s: float) -> None:
-    """Raise ClipError `truncated` for no sound at all, or less than a stretch needs."""
-    missing_s = length_s - found_s
+def _check_length(found_s: float, part: _Part, findings: Findings) -> None:
+    """Add to `findings` whether a stretch has less sound than it needs. Raises ClipError
+    `truncated` for no sound at all."""
+    missing_s = part.length_s - found_s
     if not found_s:
-        raise ClipError("truncated", f"the sound ends before {start_s:g} s")
+        raise ClipError("truncated", f"the sound ends before {part.start_s:g} s")
     if SHORT_S < missing_s < math.inf:
-        raise ClipError(
-            "truncated",
-            f"expected {length_s:g} s from {start_s:g} s on, {missing_s:.2f} s are missing",
+        message = (
+            f"expected {part.length_s:g} s from {part.start_s:g} s on, "
+            f"{missing_s:.2f} s are missing"
         )
+        findings.damage("shorter_than_header", ClipError("truncated", message), missing_s=missing_s)
 
 
 class _Output:

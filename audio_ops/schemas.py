@@ -16,6 +16,7 @@ SOUND = pa.schema(
         ("format", pa.string()),
         ("peak_dbfs", pa.float32()),  # null for digital silence
         ("rms_dbfs", pa.float32()),
+        ("sound_flags", pa.list_(pa.string())),  # keys of flags.FLAGS
     ]
 )
 ERROR = pa.schema(

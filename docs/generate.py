@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from audio_ops.decode.formats import CODECS, CONTAINERS, REFUSED  # noqa: E402
 from audio_ops.errors import KINDS  # noqa: E402
+from audio_ops.flags import FLAGS  # noqa: E402
 from audio_ops.speech import families  # noqa: E402
 from audio_ops.tasks import TaskOptions, load_task, task_names  # noqa: E402
 from jobs import cli, config  # noqa: E402
@@ -157,6 +158,11 @@ def error_kinds() -> str:
     return table(("`error_kind`", "meaning"), ((f"`{kind}`", text) for kind, text in KINDS.items()))
 
 
+def sound_flags() -> str:
+    """The closed list of `sound_flags`."""
+    return table(("flag", "meaning"), ((f"`{flag}`", text) for flag, text in FLAGS.items()))
+
+
 def exit_codes() -> str:
     """Exit codes of `earmark run`."""
     return table(
@@ -209,7 +215,7 @@ PARTS: dict[str, Callable[[], str]] = {
     for part in (
         *(model_types, task_options, recognition_options, classification_options),
         *(zero_shot_options, input_keys, audio_keys, output_keys, resource_keys, drift_keys),
-        *(other_keys, error_kinds, exit_codes, formats, codecs, refused_formats),
+        *(other_keys, error_kinds, sound_flags, exit_codes, formats, codecs, refused_formats),
         *(run_options, evaluate_options, verify_options),
     )
 }

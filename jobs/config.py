@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
+from audio_ops.flags import Damage, OnDamage
 from audio_ops.tasks import TaskOptions
 from jobs.input import Input, Section
 
@@ -22,11 +23,21 @@ class Audio(Section):
 
     max_clip_s: Annotated[float, Field(gt=0)] = 4 * 3600.0
     """Longer recordings become an error row (`too_long`)."""
+    on_damage: OnDamage = "keep"
+    """`keep` labels what can be decoded of a damaged clip, with a word in `sound_flags`; `error` makes
+    an error row of every clip with a gap, a bad packet, a change of rate or less sound than claimed."""
+    max_damage: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """With `on_damage: keep`: the share of a clip that may be lost; more is an error row (`damaged`,
+    `truncated`). Time in which nothing was sent is not lost."""
     decode_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """Decoding may take so long, plus the duration of the clip; longer is an error row (`timeout`)."""
     decode_memory_mb: Annotated[int, Field(ge=64)] = 6144
     """Memory that decoding may take beyond what its process starts with; more is an error row
     (`memory`). Four hours at 16 kHz take 1,000. Enforced on Linux alone."""
+
+    @property
+    def damage(self) -> Damage:
+        return Damage(self.on_damage, self.max_damage)
 
 
 class Output(Section):

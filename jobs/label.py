@@ -33,7 +33,7 @@ from jobs.sources._paths import absolute
 from jobs.stop import Stop
 from jobs.stream import Stalled, Stream
 from jobs.table.lease import TableInUse
-from jobs.table.schema import TableMismatch
+from jobs.table.schema import ADDED_LATER, TableMismatch
 from jobs.table.storage import Storage
 from jobs.table.table import HeldTable, Table, hold
 from jobs.workers.crash_ledger import end_ledger, start_ledger
@@ -139,7 +139,7 @@ def refuse_other_labels(table: Table, run: Run) -> None:
     """Raise TableMismatch if the table's labels were made with other settings."""
     settings = table.settings()
     differences = difference(settings, run.settings) if settings else []
-    differences = differences or table.columns_that_differ(run.schema)
+    differences = differences or table.columns_that_differ(run.schema, but=ADDED_LATER)
     if differences:
         raise TableMismatch(
             f"the table at {table.path} was made with other settings:\n  "

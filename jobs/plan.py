@@ -262,7 +262,7 @@ def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str,
     """Everything that can change a label, as JSON values, without batch sizes, pools and paths."""
     return {
         "label_version": LABEL_VERSION,
-        "audio": config.audio.model_dump(mode="json", include={"max_clip_s"}),
+        "audio": _audio_settings(config),
         "keep": sorted(config.output.keep),
         "tasks": {
             name: options.model_dump(mode="json", exclude={"model", "revision"})
@@ -293,6 +293,20 @@ def _versions(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str
         },
     }
     return {kind: names for kind, names in versions.items() if names}
+
+
+def _audio_settings(config: Config) -> dict[str, Any]:
+    """The keys of `audio` that change labels.
+
+    Tables from before `on_damage` and `max_damage` have neither. Their labels are those of sounds
+    without damage, which the defaults label alike, so that the defaults continue them.
+    """
+    kept = config.audio.model_dump(mode="json", include={"max_clip_s"})
+    rules = config.audio.model_dump(mode="json", include={"on_damage", "max_damage"})
+    defaults = {name: type(config.audio).model_fields[name].default for name in rules}
+    if config.audio.on_damage == "error":
+        rules.pop("max_damage")
+    return kept | {name: value for name, value in rules.items() if value != defaults[name]}
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ source.py          the file, as decoders read it
 sound.py           `Sound`, its limits, and the check that nothing is missing
 pcm.py             16-bit WAV without a decoder, and libsndfile
 ffmpeg.py          everything else, through PyAV
+packets.py         packets -> frames, and what bad packets cost
+join.py            frames -> blocks of one rate, with silence in the gaps
 mp3.py             many MP3 frames per packet
 decoder_errors.py  decoders' exceptions -> ClipError
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HEAD_BYTES = 1 << 16  # searched for headers
 TAIL_BYTES = 1 << 16  # searched for the last page or packet
+_STREAM_HEADER_BYTES = 1 << 13  # that a placeholder may count in, or leave out
 _MAX_CHUNKS = 10_000  # a header with more is hostile, or a fragmented MP4
 _TIME_BASE = 1_000_000  # AV_TIME_BASE: ticks per second of a file's duration
 
@@ -53,11 +54,41 @@ class SoundChunk:
     start: its offset in bytes.
     size: its size in bytes, as claimed; None if it extends to the end of a streamed file.
     wav_format: the first 16 bytes of a WAV's first format chunk, if that precedes the samples.
+    more: bytes behind it that are no chunks.
     """
 
     start: int
     size: int | None
     wav_format: bytes = b""
+    more: int = 0
+
+    @property
+    def more_share(self) -> float:
+        """`more` in proportion to `size`."""
+        return self.more / self.size if self.size else 0.0
+
+
+HEADER_BYTES = 64  # so many too many are a miscounted header, and no sound is missing
+
+
+def byte_shortage(
+    chunk: SoundChunk, available: int, found_s: float = 0.0, tolerance: int = HEADER_BYTES
+) -> tuple[ClipError, float] | None:
+    """The error of a file that ends within its sound, and the share of its bytes that is missing;
+    None if it is whole,
+    but for `tolerance` bytes. found_s: seconds of sound in the `available` bytes."""
+    if chunk.size is None or (chunk.size - available <= tolerance and available):
+        return None
+    share = (chunk.size - available) / chunk.size if chunk.size else 0.0
+    if share <= 0:
+        return None
+    in_s = (
+        f"header says {found_s / (1 - share):.2f} s, found {found_s:.2f} s; "
+        if found_s and available
+        else ""
+    )
+    in_bytes = f"{available} of {chunk.size} bytes of sound"
+    return ClipError("truncated", in_s + in_bytes), share
 
 
 def find_sound_chunk(source: Source, chunks: Chunks) -> SoundChunk:
@@ -77,18 +108,16 @@ def find_sound_chunk(source: Source, chunks: Chunks) -> SoundChunk:
         start = position + len(header)
         if chunks.size_includes_header:
             size -= len(header)
+        if size < 0 and (name != chunks.sound or size != -1):
+            raise ClipError("damaged", f"the chunk {name!r} has a negative size")
         if name == b"ds64":
             rf64_size = int.from_bytes(source.at(start + 8, 8), "little")
         if name == chunks.sound:
             if size == 0xFFFFFFFF and rf64_size:
                 size = rf64_size
-            return SoundChunk(
-                start, None if _is_streamed(source, start, size) else size, wav_format
-            )
+            return _sized(source, chunks, start, size, wav_format)
         if name == b"fmt ":
             wav_format = wav_format or source.at(start, 16)
-        if size < 0:
-            raise ClipError("damaged", f"the chunk {name!r} has a negative size")
         position = start + size + -size % chunks.align
     raise _no_sound_chunk(source)
 
@@ -98,14 +127,53 @@ def _no_sound_chunk(source: Source) -> ClipError:
     return ClipError("truncated", message)
 
 
-def _is_streamed(source: Source, start: int, size: int) -> bool:
-    """True for the sizes that writers leave if they cannot seek back to the header."""
-    if size == 0:  # really empty if the size of the whole file is right
-        whole = int.from_bytes(source.at(4, 4), "little")
-        return source.length > start and whole + 8 != source.length
-    return size in (0xFFFFFFFF, -1) or (
-        0x7FFFE000 <= size <= 0x80001000 and size > source.length - start  # SoX, arecord
+def _sized(
+    source: Source, chunks: Chunks | None, start: int, size: int, wav_format: bytes = b""
+) -> SoundChunk:
+    """The chunk at `start` that claims `size` bytes, as far as the claim can be believed."""
+    available = source.length - start
+    if size in _UNKNOWN_SIZES:
+        return SoundChunk(start, None, wav_format)
+    if available - size <= 1:  # nothing follows, or a byte of padding
+        is_streamed = size > available and _is_placeholder(size)
+        return SoundChunk(start, None if is_streamed else size, wav_format)
+    more = _bytes_without_chunks(source, chunks, start + size)
+    if more and (size == 0 or _is_placeholder(size)):
+        return SoundChunk(start, None, wav_format)
+    wrapped = more >> 32 << 32  # of a size of 32 bits
+    return SoundChunk(start, size + wrapped, wav_format, more - wrapped)
+
+
+_UNKNOWN_SIZES = (-1, (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1)
+
+
+def _is_placeholder(size: int) -> bool:
+    """True for the sizes that writers leave if they cannot seek back to the header: those next to
+    2^31 and 2^32, and multiples of 10^9, with or without the header's own bytes."""
+    return any(
+        abs(size - whole) <= _STREAM_HEADER_BYTES
+        for whole in (1 << 31, 1 << 32, max(1, round(size / 10**9)) * 10**9)
     )
+
+
+def _bytes_without_chunks(source: Source, chunks: Chunks | None, at: int) -> int:
+    """The bytes from `at` on, 0 if they are whole chunks, as of metadata."""
+    left = source.length - at
+    if chunks is None:
+        return left
+    at += -at % chunks.align
+    for _ in range(_MAX_CHUNKS):
+        header = source.at(at, struct.calcsize(chunks.header))
+        if len(header) < struct.calcsize(chunks.header):
+            break
+        name, size = struct.unpack(chunks.header, header)
+        size -= len(header) if chunks.size_includes_header else 0
+        if not name[:4].isascii() or not name[:4].decode().isprintable() or name[:4] == b"RIFF":
+            return left
+        at += len(header) + size + -size % chunks.align
+        if size < 0 or at > source.length + 1:
+            return left
+    return 0 if source.length - at < 4 else left
 
 
 def au_sound_chunk(source: Source) -> SoundChunk:
@@ -114,7 +182,7 @@ def au_sound_chunk(source: Source) -> SoundChunk:
     if len(header) < 12:
         raise _no_sound_chunk(source)
     start, size = struct.unpack(">4xII", header)
-    return SoundChunk(start, None if size == 0xFFFFFFFF else size)
+    return _sized(source, None, start, size)
 
 
 # --- bytes of a whole file, by its own structure; 0 if unknown -----------------------------------
@@ -124,11 +192,18 @@ def no_bytes(source: Source) -> int:
     return 0
 
 
+_MP4_BOXES = (
+    *(b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"ssix", b"free", b"skip"),
+    *(b"wide", b"pnot", b"uuid", b"udta", b"meta", b"emsg", b"prft", b"pdin", b"meco", b"PICT"),
+)
+
+
 def mp4_bytes(source: Source) -> int:
+    """The end of the last box; what follows may be anything, as of an upload's form."""
     end = 0
     for _ in range(_MAX_CHUNKS):
         box = source.at(end, 16)
-        if len(box) < 8 or not box[4:8].isalnum():
+        if len(box) < 8 or box[4:8] not in _MP4_BOXES:
             break
         size = int.from_bytes(box[:4], "big")
         if size == 1:
@@ -190,10 +265,27 @@ def ogg_bytes(source: Source) -> int:
 
 @dataclass(frozen=True)
 class Claim:
-    """The seconds of sound that a header claims, or None, and how many of them may be missing."""
+    """What a header claims of the sound's end.
 
-    duration_s: float | None
+    end_s: seconds from the start of the timestamps, or of the sound, to its end; None if unknown.
+    tolerance_s: how many of them may be missing.
+    start_s: the first timestamp.
+    is_indexed: whether an index of the sound says so, which is there whole.
+    is_start_broken: whether the first of the sound is there, but cannot be decoded.
+    """
+
+    end_s: float | None
     tolerance_s: float = 0.0
+    start_s: float = 0.0
+    is_indexed: bool = False
+    is_start_broken: bool = False
+
+    @property
+    def duration_s(self) -> float | None:
+        """Seconds of sound, as far as timestamps tell."""
+        if self.end_s is None or self.start_s < self.tolerance_s:
+            return self.end_s
+        return max(0.0, self.end_s - self.start_s)
 
 
 def no_claim(source: Source, opened: av.container.InputContainer, stream: av.AudioStream) -> Claim:
@@ -205,36 +297,42 @@ def exact_claim(
     source: Source, opened: av.container.InputContainer, stream: av.AudioStream
 ) -> Claim:
     """The stream's duration, from a header that counts samples."""
-    return replace(_tolerant(_stream_duration(stream)), tolerance_s=0.0)
+    return replace(_tolerant(_stream_duration(stream), stream), tolerance_s=0.0)
 
 
 def stream_claim(
     source: Source, opened: av.container.InputContainer, stream: av.AudioStream
 ) -> Claim:
     """The stream's duration, from a header that may round it or include an encoder's padding."""
-    return _tolerant(_stream_duration(stream))
+    return _tolerant(_stream_duration(stream), stream)
+
+
+def index_claim(
+    source: Source, opened: av.container.InputContainer, stream: av.AudioStream
+) -> Claim:
+    """MP4: like `stream_claim`, by an index of all packets."""
+    return replace(stream_claim(source, opened, stream), is_indexed=True)
 
 
 def tag_claim(source: Source, opened: av.container.InputContainer, stream: av.AudioStream) -> Claim:
     """Matroska: the stream's DURATION tag, or else the duration of a file with one stream."""
     tagged = _tagged(stream)
     if tagged is None and b"\x44\x89" in source.at(0, HEAD_BYTES):
-        return _tolerant(_file_duration(opened))
-    return _tolerant(tagged)
+        return _tolerant(_file_duration(opened), stream)
+    return _tolerant(tagged, stream)
 
 
 def flv_claim(source: Source, opened: av.container.InputContainer, stream: av.AudioStream) -> Claim:
-    """FLV: like `tag_claim`, but the file always has a duration."""
+    """FLV: like `tag_claim`, if its metadata has a duration; else FFmpeg guesses one."""
     tagged = _tagged(stream)
-    return _tolerant(_file_duration(opened) if tagged is None else tagged)
+    if tagged is None and b"\x08duration\0" in source.at(0, HEAD_BYTES):
+        return _tolerant(_file_duration(opened), stream)
+    return _tolerant(tagged, stream)
 
 
 def ogg_claim(source: Source, opened: av.container.InputContainer, stream: av.AudioStream) -> Claim:
-    """Ogg: by the last page. None for chained streams: FFmpeg reports the duration of one only.
-
-    Raises ClipError `damaged` if the first page with sound is broken: FFmpeg skips broken pages and
-    counts from the next one.
-    """
+    """Ogg: by the last page, whole or not. None for chained streams: FFmpeg reports the duration of
+    one only."""
     tail = source.tail(TAIL_BYTES)
     last = tail[tail.rfind(b"OggS") :]
     if last[14:18] != source.at(14, 4):  # another stream's serial number
@@ -243,20 +341,20 @@ def ogg_claim(source: Source, opened: av.container.InputContainer, stream: av.Au
     if len(opened.streams) == 1:
         pages = re.findall(rb"OggS\0.(.{8})", source.at(0, HEAD_BYTES) + last[:14], re.DOTALL)
         ends = [int.from_bytes(end, "little", signed=True) for end in pages]  # in samples
-        start = stream.start_time or 0
-        if start >= next((end for end in ends if end > 0), start + 1):
-            raise ClipError("damaged", "the first page with sound is broken")
-        seconds = max(seconds or 0.0, float((ends[-1] - start) * (stream.time_base or 0)))
-    return _tolerant(seconds)
+        seconds = max(seconds or 0.0, float((ends[-1] if ends else 0) * (stream.time_base or 0)))
+        start = stream.start_time or 0  # FFmpeg skips broken pages, and counts from the next one
+        is_start_broken = start >= next((end for end in ends if end > 0), start + 1)
+        return replace(_tolerant(seconds, stream), is_start_broken=is_start_broken)
+    return _tolerant(seconds, stream)
 
 
 def mp3_claim(source: Source, opened: av.container.InputContainer, stream: av.AudioStream) -> Claim:
     """MP3: the frames of a Xing, Info or VBRI header, less the encoder's delay and padding."""
     frame = mpeg_frame(source.at(0, 4))
     frames, delay, padding = mp3_lengths(source)
-    if not frame or frames is None:
+    if not frame or frames in (None, 0xFFFFFFFF):
         return Claim(None)
-    seconds = max(0, frames * frame.samples - delay - padding) / frame.sample_rate
+    seconds = max(0, (frames or 0) * frame.samples - delay - padding) / frame.sample_rate
     return Claim(seconds or None, 3 * frame.samples / frame.sample_rate)
 
 
@@ -290,7 +388,8 @@ def _file_duration(opened: av.container.InputContainer) -> float | None:
     return None
 
 
-def _tolerant(seconds: float | None) -> Claim:
+def _tolerant(seconds: float | None, stream: av.AudioStream) -> Claim:
     if not seconds or seconds <= 0:
         return Claim(None)
-    return Claim(seconds, max(0.25, 0.01 * seconds))
+    start_s = float((stream.start_time or 0) * (stream.time_base or 0))
+    return Claim(seconds, max(0.25, 0.01 * max(0.0, seconds - start_s)), max(0.0, start_s))

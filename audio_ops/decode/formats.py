@@ -35,7 +35,8 @@ class Container:
     bytes_claimed: the file's length in bytes by its own structure, 0 if unknown.
     duration: the audio stream's duration by its header or FFmpeg's demuxer.
     frames: the syntax of frames that follow each other without a container.
-    has_sample_positions: whether FFmpeg's frame times are exact, so that a gap is missing sound.
+    has_timestamps: whether packets say when they sound, so that a gap between them shows.
+    has_sample_positions: whether these are exact and without pauses: a gap is missing sound.
     is_bare: whether `Sound.format` is the codec's name alone.
     missing_kind: the error kind for less sound than claimed.
     """
@@ -48,6 +49,7 @@ class Container:
     bytes_claimed: Callable[[Source], int] = claims.no_bytes
     duration: Duration = claims.no_claim
     frames: FrameSyntax | None = None
+    has_timestamps: bool = False
     has_sample_positions: bool = False
     is_bare: bool = False
     missing_kind: str = "truncated"
@@ -102,6 +104,7 @@ CONTAINERS = (  # the first whose magic matches
         extensions=("flac",),
         magic=rb"fLaC",
         duration=claims.exact_claim,
+        has_timestamps=True,
         has_sample_positions=True,
         is_bare=True,
     ),
@@ -113,6 +116,7 @@ CONTAINERS = (  # the first whose magic matches
         bytes_claimed=claims.ogg_bytes,
         duration=claims.ogg_claim,
         missing_kind="damaged",  # a truncated file has no complete last page, so the gap is inside
+        has_timestamps=True,
     ),
     Container(
         "mov",
@@ -120,7 +124,8 @@ CONTAINERS = (  # the first whose magic matches
         extensions=("mov",),
         magic=rb"....(ftypqt  |moov|mdat|wide|free|skip)",
         bytes_claimed=claims.mp4_bytes,
-        duration=claims.stream_claim,
+        duration=claims.index_claim,
+        has_timestamps=True,
     ),
     Container(
         "mp4",
@@ -128,7 +133,8 @@ CONTAINERS = (  # the first whose magic matches
         extensions=("m4a", "m4b", "mp4", "m4v", "3gp"),
         magic=rb"....ftyp",
         bytes_claimed=claims.mp4_bytes,
-        duration=claims.stream_claim,
+        duration=claims.index_claim,
+        has_timestamps=True,
     ),
     Container(
         "webm",
@@ -137,6 +143,7 @@ CONTAINERS = (  # the first whose magic matches
         magic=rb"\x1aE\xdf\xa3.{0,40}webm",
         bytes_claimed=claims.matroska_bytes,
         duration=claims.tag_claim,
+        has_timestamps=True,
     ),
     Container(
         "matroska",
@@ -145,6 +152,7 @@ CONTAINERS = (  # the first whose magic matches
         magic=rb"\x1aE\xdf\xa3",
         bytes_claimed=claims.matroska_bytes,
         duration=claims.tag_claim,
+        has_timestamps=True,
     ),
     Container(
         "asf",
@@ -153,6 +161,7 @@ CONTAINERS = (  # the first whose magic matches
         magic=re.escape(bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")),
         bytes_claimed=claims.asf_bytes,
         duration=claims.stream_claim,
+        has_timestamps=True,
     ),
     Container(
         "avi",
@@ -168,6 +177,7 @@ CONTAINERS = (  # the first whose magic matches
         extensions=("flv",),
         magic=rb"FLV\x01",
         duration=claims.flv_claim,
+        has_timestamps=True,
     ),
     Container(
         "mpegts",
@@ -175,6 +185,7 @@ CONTAINERS = (  # the first whose magic matches
         extensions=("ts",),
         magic=rb"G(.{187}G){2}|.{4}G(.{191}G){2}",
         bytes_claimed=claims.mpegts_bytes,
+        has_timestamps=True,
     ),
     Container(
         "mpegps",
@@ -182,6 +193,7 @@ CONTAINERS = (  # the first whose magic matches
         extensions=("mpg", "mpeg"),
         magic=rb"\x00\x00\x01\xba",
         bytes_claimed=claims.mpegps_bytes,
+        has_timestamps=True,
     ),
     Container("amr", demuxer="amr", extensions=("amr",), magic=rb"#!AMR(-WB)?\n"),
     Container(

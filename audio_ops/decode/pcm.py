@@ -11,66 +11,73 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from audio_ops.decode.claims import Claim, SoundChunk
+from audio_ops.decode.claims import HEADER_BYTES, Claim, SoundChunk, byte_shortage
 from audio_ops.decode.formats import Container
 from audio_ops.decode.sound import (
     BLOCK_SAMPLES,
     MAX_CHANNELS,
     MAX_RATE,
     MIN_RATE,
+    Expected,
     Sound,
     checked_blocks,
 )
 from audio_ops.decode.source import Source
 from audio_ops.errors import ClipError
+from audio_ops.flags import Findings
 
 _UP_TO_16_BITS = {"PCM_S8", "PCM_U8", "PCM_16", "ULAW", "ALAW"}  # libsndfile's subtypes
 
 
-def open_pcm(source: Source, container: Container, start_s: float = 0.0) -> Sound | None:
+def open_pcm(
+    source: Source, container: Container, findings: Findings, start_s: float = 0.0
+) -> Sound | None:
     """The sound from `start_s` on, or None if FFmpeg has to decode the file: another container, a
-    streamed file, an unknown codec.
+    streamed file, an unknown codec, or one in which libsndfile cannot seek.
 
     Raises ClipError `truncated` if the file, or its sound, ends too early.
     """
     if not container.sound_chunk:
         return None
     chunk = container.sound_chunk(source)
-    if chunk.size is None:
-        return None
     available = max(0, source.length - chunk.start)
     file: Any = _Pcm16.open(source, chunk, available) if container.name == "wav" else None
-    if file is None:
+    if file is None and chunk.size is not None:
         source.seek(0)
         with suppress(soundfile.LibsndfileError):
             file = soundfile.SoundFile(source)
-    if chunk.size > available:
-        raise _cut(file, chunk.size, available)
     if file is None or file.subtype.startswith("MPEG"):  # libsndfile would guess its length
         return None
     duration_s = file.frames / file.samplerate
     start = round(start_s * file.samplerate)
+    cut = byte_shortage(chunk, available, duration_s)
+    if cut and not available:
+        raise cut[0]
     if start >= file.frames > 0:
         raise ClipError("truncated", f"the sound ends at {duration_s:.2f} s, before {start_s:g} s")
-    if start:
-        file.seek(start)
-    claim = Claim((file.frames - start) / file.samplerate)
+    if start and not _sought(file, start):
+        return None
+    claimed_s = duration_s / (1 - cut[1]) if cut else duration_s
+    expected = Expected(Claim(claimed_s - start / file.samplerate), cut=cut, more=chunk.more_share)
+    if chunk.size and 0 < chunk.size - available <= HEADER_BYTES:
+        findings.note("shorter_than_header")
     blocks = _blocks(file, file.frames - start)
     return Sound(
         file.samplerate,
         file.channels,
         f"{container.name}/{file.subtype.lower()}",
         duration_s,
-        checked_blocks(blocks, source, container, file.samplerate, claim),
+        findings,
+        checked_blocks(blocks, source, file.samplerate, expected, findings),
     )
 
 
-def _cut(file: Any, claimed: int, available: int) -> ClipError:
-    """The error of a file that ends within its sound; `file` is None if it could not be opened."""
-    found_s = file.frames / file.samplerate if file and available else 0.0
-    in_s = f"header says {found_s * claimed / available:.2f} s, found {found_s:.2f} s; "
-    in_bytes = f"{available} of {claimed} bytes of sound"
-    return ClipError("truncated", (in_s if found_s else "") + in_bytes)
+def _sought(file: Any, frame: int) -> bool:
+    """Whether `file` is at that frame now: libsndfile cannot seek in some codecs, such as GSM."""
+    with suppress(soundfile.LibsndfileError):
+        file.seek(frame)
+        return True
+    return False
 
 
 def _blocks(file: Any, frames: int) -> Iterator[np.ndarray]:
@@ -107,8 +114,11 @@ class _Pcm16:
         if not MIN_RATE <= sample_rate <= MAX_RATE:  # left to libsndfile or FFmpeg to report
             return None
         source.seek(chunk.start)
-        size = min(chunk.size or 0, available)
+        size = available if chunk.size is None else min(chunk.size, available)
         return cls(source, chunk.start, size // frame_bytes, sample_rate, channels)
+
+    def seekable(self) -> bool:
+        return True
 
     def seek(self, frame: int) -> None:
         self.source.seek(self.start + frame * 2 * self.channels)

@@ -17,7 +17,7 @@ def merge_adapter(model: Any, name: str, revision: str | None) -> Any:
     """
     from peft import PeftModel
 
-    where = {} if revision is None else {"revision": revision}
+    where: dict[str, Any] = {} if revision is None else {"revision": revision}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         adapted: Any = PeftModel.from_pretrained(model, name, **where)

@@ -57,6 +57,10 @@ WRITTEN = pa.schema(
 )
 
 
+# Columns that older tables do not have. The next run adds them, null in the rows that are there.
+ADDED_LATER = ("sound_flags",)
+
+
 class TableMismatch(Exception):
     """The table's columns or settings are not those of this run. Exit code 2."""
 

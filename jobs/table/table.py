@@ -128,9 +128,9 @@ class Table:
         """Those of `names` that are data files, finished or not, and not (or no longer) in the log."""
         return sorted(set(filter(DATA_FILE.fullmatch, names)) - set(self.log.names()))
 
-    def columns_that_differ(self, schema: pa.Schema) -> list[str]:
+    def columns_that_differ(self, schema: pa.Schema, but: Collection[str] = ()) -> list[str]:
         """`column: expected ..., found ...` for each column of the schema whose type in the table is
-        another, or that the table does not have.
+        another, or that the table does not have; those of `but` may be missing.
 
         A column that only the table has belongs to a removed task, and is null in new rows.
         """
@@ -140,6 +140,7 @@ class Table:
             f"{have.get(field.name, 'no such column')}"
             for field in delta_fields(schema)
             if have.get(field.name) != str(field.type)
+            and not (field.name in but and field.name not in have)
         ]
 
 

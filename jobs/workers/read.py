@@ -158,6 +158,7 @@ def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
         schema=pa.schema([*IDENTITY, *settings.kept, *CHANGE, ("shard_end", SHARD_END)]),
         rates=settings.rates,
         max_clip_s=settings.audio.max_clip_s,
+        damage=settings.audio.damage,
         want_speech=settings.want_speech,
         failed=work.failed,
         decoded=memory.decoded,

@@ -49,14 +49,14 @@ HARMS = {
 
 def decode(module):
     open_sound = module.open_sound
-    def poisoned(file, start_s=0.0):
+    def poisoned(file, start_s=0.0, *rest):
         data = file.read()
         file.seek(0)
         with open(HERE / "decoded", "a") as log:
             log.write(f"{os.getpid()}\\n")
         if harm := re.search(rb"POISON:([a-z ]+);", data):
             HARMS[harm[1].decode()]()
-        return open_sound(file, start_s)
+        return open_sound(file, start_s, *rest)
     module.open_sound = poisoned
 
 def webdataset(module):

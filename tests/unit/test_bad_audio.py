@@ -31,6 +31,7 @@ from bad_audio import (
 from sounds import encode
 from test_poison import rows
 
+from audio_ops.flags import Damage
 from audio_ops.prepare import prepare
 from jobs.input import Input
 from jobs.sources import PLACE, load_source
@@ -44,6 +45,8 @@ def test_a_bad_file_has_its_outcome(tmp_path: Path, name: str) -> None:
     with bounded_memory(), (tmp_path / "x.wav").open("rb") as file:
         assert outcome(io.BytesIO(bad.data)) in bad.outcome.split("|")
         assert outcome(file) in bad.outcome.split("|")
+        file.seek(0)
+        assert outcome(file, Damage("error")) in (bad.strict or bad.outcome).split("|")
 
 
 def outcomes(input: Input, keep: list[str]) -> list[str]:

@@ -15,15 +15,17 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from sounds import FORMATS, encode, noise, silent_video, tone
+from sounds import FORMATS, SNDFILE, encode, noise, silent_video, tone
 
 from audio_ops.decode import ffmpeg
 from audio_ops.decode.formats import CONTAINERS, recognise
 from audio_ops.decode.frames import mpeg_frame
+from audio_ops.decode.join import frame_samples
 from audio_ops.decode.mp3 import mp3_packets
 from audio_ops.decode.open import decode, open_sound
 from audio_ops.decode.source import Source
 from audio_ops.errors import KINDS, ClipError
+from audio_ops.flags import Damage
 
 RATES = {"amr": 8000, "opus": 48000, "webm": 48000}
 EXACT = {"wav", "wav_24", "wav_32", "wav_float", "wav_double", "wavex", "rf64", "w64", "aiff"} | {
@@ -34,6 +36,8 @@ SAME_LENGTH = EXACT | {"wav_u8", "wav_alaw", "wav_ulaw", "au_ulaw"} | {
 }  # fmt: skip
 
 
+# Whose sizes are believed to some bytes only, as writers count in the header.
+MISCOUNTED = {*SNDFILE} - {"flac", "flac_24", "mp3", "ogg"}
 KINDS_OF_CUT = {
     "half": {"truncated"},
     "last byte": {"truncated", "damaged"},
@@ -41,9 +45,13 @@ KINDS_OF_CUT = {
 }
 
 
+STRICT = Damage("error")
+
+
 def error(data: bytes) -> ClipError:
+    """The error with `on_damage: error`."""
     with pytest.raises(ClipError) as caught:
-        decode(io.BytesIO(data))
+        decode(io.BytesIO(data), STRICT)
     assert caught.value.kind in KINDS
     return caught.value
 
@@ -82,7 +90,13 @@ def test_a_format_decodes_to_the_sound_that_was_encoded(format: str) -> None:
 )
 def test_a_cut_file_is_reported(format: str, where: str) -> None:
     data = encoded(format)[2]
-    found = error(data[: {"half": int(len(data) * 0.55), "last byte": -1, "header": 30}[where]])
+    data = data[: {"half": int(len(data) * 0.55), "last byte": -1, "header": 30}[where]]
+    if where == "last byte" and format in MISCOUNTED:
+        sound = open_sound(io.BytesIO(data), damage=STRICT)
+        assert sum(block.shape[1] for block in sound.blocks) > 40_000
+        assert sound.findings.flags == ["shorter_than_header"]
+        return
+    found = error(data)
     assert found.kind in KINDS_OF_CUT[where]
 
 
@@ -122,7 +136,7 @@ def test_integers_become_16_bits_or_floats_by_a_power_of_two(
 ) -> None:
     types = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "dbl": np.float64, "s16p": np.int16}
     frame = av.AudioFrame.from_ndarray(np.array([values], types[bits]), bits, "mono")
-    found = ffmpeg.frame_samples(frame)
+    found = frame_samples(frame)
     assert found.dtype == (np.int16 if bits in ("u8", "s16", "s16p") else np.float32)
     np.testing.assert_array_equal(found, [np.float32(expected)])
 
@@ -199,7 +213,7 @@ def test_a_wav_that_is_cut_while_it_is_read_is_truncated() -> None:
             return super().read(size)[:50_001]
 
     with pytest.raises(ClipError) as caught:
-        decode(Cut(encode(noise(1.0, 44_100, 2), 44_100, "wav")))
+        decode(Cut(encode(noise(1.0, 44_100, 2), 44_100, "wav")), STRICT)
     assert caught.value.kind == "truncated"
 
 

@@ -66,3 +66,24 @@ def test_a_recognisers_new_labels_change_its_own_tables_alone(tmp_path: Path) ->
     job.write(tasks={"kind": tasks["kind"]})
     config = load_config(job.config)
     assert "task_version" not in settings(config, find_models(config, job.config))
+
+
+@pytest.mark.parametrize(
+    ("audio", "expected"),
+    [
+        ({}, {}),
+        ({"on_damage": "keep", "max_damage": 0.1}, {}),
+        ({"on_damage": "error"}, {"on_damage": "error"}),
+        ({"max_damage": 0.5}, {"max_damage": 0.5}),
+        ({"on_damage": "error", "max_damage": 0.5}, {"on_damage": "error"}),
+    ],
+)
+def test_the_default_rules_for_damage_continue_a_table_that_knows_none(
+    tmp_path: Path, audio: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    task = {"task": "automatic-speech-recognition", "model": str(tmp_path / "whisper")}
+    job = Job(tmp_path, tiny_whisper(tmp_path / "whisper"))
+    job.write(tasks={"words": task}, audio=audio)
+    config = load_config(job.config)
+    made_with = settings(config, find_models(config, job.config))
+    assert made_with["audio"] == {"max_clip_s": 14_400.0, **expected}

@@ -15,7 +15,15 @@ from tables import existing, held, with_failures
 from audio_ops.errors import KINDS
 from audio_ops.tasks.audio_classification import Options
 from jobs.plan import Shard
-from jobs.table.schema import CHANGE, RUN, SHARD_END, TableMismatch, label_columns, table_schema
+from jobs.table.schema import (
+    ADDED_LATER,
+    CHANGE,
+    RUN,
+    SHARD_END,
+    TableMismatch,
+    label_columns,
+    table_schema,
+)
 from jobs.table.table import HeldTable, Table
 from jobs.table.write import WriteSettings, write_rows
 
@@ -215,6 +223,30 @@ def test_new_columns_are_added_and_null_in_old_rows(tmp_path: Path) -> None:
     table.commit(written(table, labelled({"a": "a", "b": None})))
     assert set(by_id(table)) == {"a", "b"}
     table.release()
+
+
+def test_a_table_without_sound_flags_is_continued(tmp_path: Path) -> None:
+    """The column is added, null in old rows, and is no difference that needs new labels."""
+    schema = table_schema(TASKS, KEPT)
+    old = schema.remove(schema.get_field_index("sound_flags"))
+    table = opened(tmp_path, old)
+    table.commit(written(table, labelled({"a": None}).drop_columns(["sound_flags"])))
+    before = by_id(table)["a"]
+    table.release()
+    assert table.columns_that_differ(schema, but=ADDED_LATER) == []
+    assert "sound_flags" in table.columns_that_differ(schema)[0]
+    table = opened(tmp_path, schema)
+    rows = labelled({"b": None})
+    flags = pa.array([["gap", "clipped"]])
+    at = rows.schema.get_field_index("sound_flags")
+    table.commit(written(table, rows.set_column(at, "sound_flags", flags)))
+    table.tidy()
+    table.release()
+    found = by_id(table)
+    assert found["a"].pop("sound_flags") is None and found["a"] == before
+    assert found["b"]["sound_flags"] == ["gap", "clipped"]
+    plain = pq.read_table(tmp_path / "table", columns=["clip_id", "sound_flags"])
+    assert len(plain) == 2
 
 
 def test_columns_that_differ_are_named_with_both_types(tmp_path: Path) -> None:
