@@ -257,6 +257,12 @@ REFUSED = (
     Refused("RealMedia", "unsupported", rb"\.RMF|\.ra\xfd"),
     Refused("AC-3", "unsupported", rb"\x0b\x77", extensions=("ac3",)),
     Refused("DTS", "unsupported", rb"\x7f\xfe\x80\x01"),
+    Refused("SILK v3, as messengers write it,", "unsupported", rb"\x02?#!SILK_V3"),
+    Refused(
+        "a Git LFS pointer (`git lfs pull` fetches the file)",
+        "not_audio",
+        rb"version https://git-lfs\.github\.com/spec/",
+    ),
     Refused(
         "an image",
         "not_audio",

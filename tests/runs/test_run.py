@@ -197,6 +197,7 @@ def test_columns_are_exactly_those_of_the_design(zoo: Zoo) -> None:
         "format": pa.string(),
         "peak_dbfs": pa.float32(),
         "rms_dbfs": pa.float32(),
+        "sound_flags": pa.list_(pa.string()),
         "status": pa.string(),
         "error_stage": pa.string(),
         "error_kind": pa.string(),

@@ -457,6 +457,18 @@ def test_what_is_no_sound_is_refused_by_name(kind: str, data: bytes) -> None:
     assert error(data).kind == kind
 
 
+@pytest.mark.parametrize(
+    ("data", "kind", "name"),
+    [
+        (b"\x02#!SILK_V3" + bytes(range(256)), "unsupported", "SILK v3"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not_audio", "Git LFS"),
+    ],
+)
+def test_what_a_name_hides_is_named(data: bytes, kind: str, name: str) -> None:
+    found = error(data)
+    assert found.kind == kind and name in found.message
+
+
 @pytest.mark.parametrize("lie", [{"rate": 0}, {"rate": 2**31}, {"channels": 0}, {"tag": 0x1234}])
 def test_a_lying_header_is_an_error(lie: dict[str, int]) -> None:
     assert error(header(**lie)).kind in ("damaged", "unsupported")
