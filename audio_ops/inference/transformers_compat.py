@@ -82,7 +82,7 @@ def rows_of_cache(cache: Any, rows: Sequence[int], device: torch.device) -> Any:
 
 
 def token_end_times(
-    model: Any, output: Any, row: int, *, prompt: int, length: int, frames: int
+    model: Any, output: Any, row: int, *, prompt: int, length: int, frames: int, beams: int = 1
 ) -> list[float]:
     """The end of each of a row's `length` generated tokens in seconds, by the attention to sound.
 
@@ -100,7 +100,6 @@ def token_end_times(
 
     if frames < 2 or length < 2:
         return [0.0] * length
-    beams = model.generation_config.num_beams
     rows = slice(row * beams, (row + 1) * beams)
     alone: dict[str, Any] = {
         "sequences": output.sequences[row : row + 1, : prompt + length],

@@ -161,6 +161,13 @@ def _reasons(
     return [reason for reason in REASONS if holds[reason]]
 
 
+def is_to_retry(segments: Sequence[Segment], options: Options) -> bool:
+    """Whether another transcription of the window with these segments may be better: its text is
+    suspect for what it is, and not because nobody speaks or for its language."""
+    found = {r for e in segment_evidence(segments, None, options) for r in e["suspect"]}
+    return bool(found - {"wrong_language"}) and "no_speech" not in found
+
+
 def _is_sure(segment: Segment, options: Options) -> bool:
     """Whether the model is sure of the language that it detects."""
     probability, threshold = segment.language_probability, options.min_language_probability

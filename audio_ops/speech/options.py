@@ -66,6 +66,10 @@ class Options(TaskOptions):
     window: Literal["full", "guarded"] = "full"
     """`full`: the 30 s of context that Whisper was trained with. `guarded`: less context for short
     clips, which is faster; texts that come out badly are transcribed again in full (`redone`)."""
+    retry_temperatures: tuple[float, ...] = ()
+    """Temperatures (`[0.2, 0.4, 0.6]`) at which a window with a suspect text is transcribed again,
+    one after the other, with tokens sampled by a seed from its own sound. The first text that is not
+    suspect is taken (`redone`), or else the original one."""
     num_beams: int = Field(1, ge=1)
     """Beams of the search; 1 is greedy."""
     max_new_tokens: int | None = Field(None, ge=1)
@@ -115,6 +119,17 @@ def check_options(options: Options) -> None:
     if options.reference_language is not None and options.reference is None:
         raise ValueError(
             f"reference_language: expected a reference beside it, found {options.reference_language!r}"
+        )
+    temperatures = options.retry_temperatures
+    if list(temperatures) != sorted(set(temperatures)) or not all(0 < t <= 2 for t in temperatures):
+        raise ValueError(
+            "retry_temperatures: expected rising numbers over 0 and up to 2, "
+            f"found {list(temperatures)}"
+        )
+    if temperatures and options.generate.get("do_sample"):
+        raise ValueError(
+            "retry_temperatures: expected none beside generate.do_sample, which samples every "
+            f"text, found {list(temperatures)}"
         )
     if "temperature" in options.generate and not options.generate.get("do_sample"):
         raise ValueError(

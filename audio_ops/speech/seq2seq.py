@@ -11,7 +11,6 @@ answer noise with words.
 from __future__ import annotations
 
 import threading
-import zlib
 from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
@@ -26,6 +25,7 @@ from audio_ops.inference.finite import are_finite, not_finite
 from audio_ops.inference.wav2vec2 import is_masked
 from audio_ops.signal.segment import cut_at_quiet
 from audio_ops.speech.options import Options
+from audio_ops.speech.sampling import seeded_by_sound
 from audio_ops.speech.tokens import TokenLogProbabilities, keep_draws
 from audio_ops.speech.transcript import (
     Segment,
@@ -169,14 +169,13 @@ class Model:
         )
         transcripts: list[WindowTranscript | ClipError] = [empty] * len(waveforms)
         long = [n for n, wave in enumerate(waveforms) if len(wave) >= MIN_S * self.sample_rate]
-        if not self.model.generation_config.do_sample:
-            batches = [long] if long else []
-        else:  # sampled tokens would depend on the neighbours: each alone, seeded by its own sound
-            batches = [[n] for n in long]
+        samples = self.model.generation_config.do_sample
+        # Sampled tokens would depend on the neighbours: each alone, seeded by its own sound.
+        batches = [[n] for n in long] if samples else [long] if long else []
         for batch in batches:
             sounds = [waveforms[n] for n in batch]
-            with self.turn, torch.random.fork_rng(), torch.inference_mode():
-                torch.manual_seed(zlib.crc32(sounds[0].tobytes()))
+            seeded = seeded_by_sound(sounds[0]) if samples else nullcontext()
+            with self.turn, seeded, torch.inference_mode():
                 for n, transcript in zip(batch, self.transcribe_windows(sounds), strict=True):
                     transcripts[n] = transcript
         return transcripts

@@ -93,7 +93,7 @@ def columns(options: Options) -> dict[str, pa.DataType]:
         "language": pa.string(),
         "segments": pa.list_(pa.struct({**timed, **of_segments})),
         **({"words": words} if options.timestamps in ("word", "char") else {}),
-        **({"redone": pa.bool_()} if options.window == "guarded" else {}),
+        **({"redone": pa.bool_()} if _may_redo(options) else {}),
         **(wer.COLUMNS if options.reference is not None else {}),
         "speech_ratio": pa.float32(),
         "no_speech": pa.float32(),
@@ -101,6 +101,10 @@ def columns(options: Options) -> dict[str, pa.DataType]:
         "chars_per_s": pa.float32(),
         "suspect": pa.list_(pa.string()),
     }
+
+
+def _may_redo(options: Options) -> bool:
+    return options.window == "guarded" or bool(options.retry_temperatures)
 
 
 def reporting(options: Options) -> Reporting:
@@ -152,7 +156,7 @@ class Model:
             "language": transcript.language,
             "segments": segments,
             "words": words,
-            **({"redone": transcript.redone} if self.options.window == "guarded" else {}),
+            **({"redone": transcript.redone} if _may_redo(self.options) else {}),
             **signs,
             **self._errors(clip, text, transcript.language),
         }

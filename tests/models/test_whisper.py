@@ -522,7 +522,7 @@ def test_text_behind_the_last_of_several_segments_is_transcribed_again(many_tong
     assert window.offset_s == 2.0
     generate(0.0, "cut off", 1.5, 1.5, "end", 9.0)
     assert window.seek == 500
-    assert [(p["start_s"], p["end_s"], p["text"]) for p in window.segments] == [
+    assert [(p.start_s, p.end_s, p.text) for p in window.segments] == [
         (0.0, 1.0, "one"),
         (1.0, 2.0, "two"),
         (2.0, 3.5, "cut off"),

@@ -7,6 +7,7 @@ model.py        the loaded model: windows -> transcripts, some of them in severa
 log_mel.py      waveforms -> log-mel features on the model's device
 encoder.py      log-mel features -> states; language and silence
 generation.py   states -> tokens, in batches that shrink as rows finish
+retry.py        windows with suspect texts -> other transcripts, from sampled tokens
 segments.py     tokens -> segments and words, without torch
 
 Windows of at most 30 s, cut in pauses, are independent of each other: each has its own language,
@@ -31,4 +32,7 @@ from audio_ops.speech.whisper.model import Model as Model
 
 MODEL_TYPES = ("whisper",)
 TIMESTAMPS = ("none", "segment", "word")
-OPTIONS = ("language", "translate", "window", "num_beams", "max_new_tokens", "generate")
+OPTIONS = (
+    *("language", "translate", "window", "retry_temperatures"),
+    *("num_beams", "max_new_tokens", "generate"),
+)

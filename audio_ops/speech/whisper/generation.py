@@ -52,8 +52,7 @@ class GenerationRequest:
 
 
 class Generator:
-    """Generates with a loaded WhisperForConditionalGeneration, whose generation config is
-    `settings.generation`."""
+    """Generates with a loaded WhisperForConditionalGeneration by `settings.generation`."""
 
     def __init__(self, model: Any, settings: Settings):
         import torch
@@ -114,6 +113,7 @@ class Generator:
         output = generate_from_states(
             self.model,
             request.states,
+            generation_config=self.settings.generation,
             decoder_input_ids=so_far,
             # A prompt that goes on from generated tokens has a cache of all but the last.
             decoder_attention_mask=torch.ones_like(so_far) if length > request.begin else None,
@@ -184,6 +184,7 @@ class Generator:
                 prompt=request.begin,
                 length=length,
                 frames=request.frames[row],
+                beams=self.settings.num_beams,
             )
         return Generation(sequence[: length - ended], log_probabilities, times, ended)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-import zlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from audio_ops.inference.finite import are_finite, not_finite
 from audio_ops.signal.segment import cut_at_quiet
 from audio_ops.speech.evidence import compression_ratio
 from audio_ops.speech.options import MAX_COMPRESSION_RATIO, MIN_SCORE, Options
+from audio_ops.speech.sampling import seeded_by_sound
 from audio_ops.speech.transcript import (
     Transcript,
     WindowTranscript,
@@ -30,6 +31,7 @@ from audio_ops.speech.whisper.generation import (
     max_plausible_tokens,
 )
 from audio_ops.speech.whisper.prompt import prompt_of
+from audio_ops.speech.whisper.retry import Retries
 from audio_ops.speech.whisper.segments import Generation, SegmentReader, WindowState
 from audio_ops.speech.whisper.settings import settings_of
 from audio_ops.tasks import Clip, Window
@@ -71,6 +73,7 @@ class Model:
         self.reader = SegmentReader(self.settings, self.tokenizer)
         self.turn = threading.Lock() if device != "cpu" else nullcontext()
         self.sample_rate: int = self.extractor.sampling_rate
+        self.retries = Retries(self.model, self.settings, options, self.sample_rate)
         self.whole_s = float(self.extractor.chunk_length)  # 30 s
 
     def windows(self, clip: Clip) -> list[Window]:
@@ -108,19 +111,23 @@ class Model:
         with self.turn, torch.inference_mode():
             if self.settings.samples_tokens:
                 return self.transcribe_each_alone(waveforms)
-            return self.transcribe(waveforms, context_s)
+            transcripts = self.transcribe(waveforms, context_s)
+            return self.retries(waveforms, transcripts, self.transcribe_alone)
+
+    def transcribe_alone(
+        self, waveform: np.ndarray, generator: Generator
+    ) -> WindowTranscript | ClipError:
+        [transcript] = self.transcribe_windows([waveform], self.whole_s, generator)
+        return transcript
 
     def transcribe_each_alone(
         self, waveforms: Sequence[np.ndarray]
     ) -> list[WindowTranscript | ClipError]:
         """Transcripts from sampled tokens, which would depend on the neighbours in a batch: each
         window alone, with a seed from its own sound."""
-        import torch
-
         transcripts = []
         for waveform in waveforms:
-            with torch.random.fork_rng():
-                torch.manual_seed(zlib.crc32(waveform.tobytes()))
+            with seeded_by_sound(waveform):
                 transcripts += self.transcribe_windows([waveform], self.whole_s)
         return transcripts
 
@@ -146,9 +153,13 @@ class Model:
         return transcripts
 
     def transcribe_windows(
-        self, waveforms: Sequence[np.ndarray], context_s: float
+        self,
+        waveforms: Sequence[np.ndarray],
+        context_s: float,
+        generator: Generator | None = None,
     ) -> list[WindowTranscript | ClipError]:
-        """Transcripts of windows, each padded to `context_s` seconds.
+        """Transcripts of windows, each padded to `context_s` seconds; by `self.generator`, unless
+        another is given.
 
         With timestamps Whisper may stop before the sound does, at the end of a sentence: then the
         rest is transcribed from its last timestamp on, until all is.
@@ -157,7 +168,7 @@ class Model:
         states = self.encoder.states(features)
         first = self.encoder.first_step(states)
         if not all(first.finite):
-            return self._without_spoilt(waveforms, context_s, first.finite)
+            return self._without_spoilt(waveforms, context_s, first.finite, generator)
         windows = [
             WindowState(
                 frames=min(-(-len(waveform) // self.extractor.hop_length), features.shape[-1]),
@@ -171,7 +182,8 @@ class Model:
                 waveforms, first.languages, first.detected, first.no_speech, strict=True
             )
         ]
-        self._transcribe_to_the_end(windows, features, states, first.cache)
+        generate = partial(self._generate, generator or self.generator)
+        self._transcribe_to_the_end(generate, windows, features, (states, first.cache))
         return [
             self.reader.transcript(window)
             if are_finite(window.log_probabilities)
@@ -180,21 +192,29 @@ class Model:
         ]
 
     def _without_spoilt(
-        self, waveforms: Sequence[np.ndarray], context_s: float, finite: Sequence[bool]
+        self,
+        waveforms: Sequence[np.ndarray],
+        context_s: float,
+        finite: Sequence[bool],
+        generator: Generator | None,
     ) -> list[WindowTranscript | ClipError]:
         """Errors for the windows that are not finite, which would generate to the limit, and the
         others' transcripts."""
         good = [waveform for waveform, fine in zip(waveforms, finite, strict=True) if fine]
-        others = iter(self.transcribe_windows(good, context_s) if good else ())
+        others = iter(self.transcribe_windows(good, context_s, generator) if good else ())
         return [next(others) if fine else not_finite("encoder states") for fine in finite]
 
     def _transcribe_to_the_end(
-        self, windows: list[WindowState], features: torch.Tensor, states: torch.Tensor, cache: Any
+        self,
+        generate: Callable[[Sequence[WindowState], torch.Tensor, Any], list[Generation]],
+        windows: list[WindowState],
+        features: torch.Tensor,
+        first: tuple[torch.Tensor, Any],
     ) -> None:
-        """Extend windows until each is transcribed. `states` and `cache` are those of their starts."""
-        left = windows
+        """Extend windows until each is transcribed. `first` are states and cache of their starts."""
+        left, (states, cache) = windows, first
         while left:
-            for window, generation in zip(left, self._generate(left, states, cache), strict=True):
+            for window, generation in zip(left, generate(left, states, cache), strict=True):
                 self.reader.extend(window, generation)
             rows = [
                 row
@@ -207,7 +227,11 @@ class Model:
                 states, cache = self.encoder.states_from(features[rows], seeks), None
 
     def _generate(
-        self, windows: Sequence[WindowState], states: torch.Tensor, cache: Any
+        self,
+        generator: Generator,
+        windows: Sequence[WindowState],
+        states: torch.Tensor,
+        cache: Any,
     ) -> list[Generation]:
         """One pass over each window from its `seek` on."""
         prompts = [self.settings.prompt(window.language) for window in windows]
@@ -216,19 +240,19 @@ class Model:
         is_short = states.shape[1] < self.model.config.max_source_positions
         if is_short:
             limit = min(limit, max_plausible_tokens(max(frames)))
-        generations = self.generator(
+        generations = generator(
             GenerationRequest(states, prompts, frames, limit, len(prompts[0]), cache)
         )
         if not is_short:
             return generations
-        # A longer text is transcribed again in full, whatever the limit of its neighbours.
-        return [
-            replace(
-                generation,
-                ended=generation.ended and len(generation.tokens) < max_plausible_tokens(own),
-            )
-            for generation, own in zip(generations, frames, strict=True)
-        ]
+        return [_within_limit(*pair) for pair in zip(generations, frames, strict=True)]
+
+
+def _within_limit(generation: Generation, frames: int) -> Generation:
+    """The generation, as one that has not ended if it is too long for its own window: then it is
+    transcribed again in full, whatever the limit of its neighbours."""
+    is_short = len(generation.tokens) < max_plausible_tokens(frames)
+    return replace(generation, ended=generation.ended and is_short)
 
 
 def may_be_spoilt(transcript: WindowTranscript | ClipError) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from audio_ops.speech.options import Options
@@ -59,6 +59,12 @@ class Settings:
             getattr(self.generation, name, None)
             for name in ("min_new_tokens", "exponential_decay_length_penalty", "output_attentions")
         )
+
+    def at_temperature(self, temperature: float) -> Settings:
+        """These settings, but sampling tokens at a temperature, without beams as transformers does."""
+        generation = deepcopy(self.generation)
+        generation.update(do_sample=True, temperature=temperature, num_beams=1, output_scores=False)
+        return replace(self, generation=generation)
 
     def prompt(self, language: str | None) -> list[int]:
         """The tokens ahead of a window's text."""
