@@ -77,13 +77,8 @@ class Model:
         self.whole_s = float(self.extractor.chunk_length)  # 30 s
 
     def windows(self, clip: Clip) -> list[Window]:
-        cuts = cut_at_quiet(
-            len(clip.waveform),
-            self.sample_rate,
-            self.extractor.chunk_length,
-            clip.speech,
-            clip.waveform,
-        )
+        samples, longest_s = len(clip.waveform), self.extractor.chunk_length
+        cuts = cut_at_quiet(samples, self.sample_rate, longest_s, clip.speech, clip.waveform)
         return [Window(start, stop, self.padded_s(stop - start)) for start, stop in cuts]
 
     def padded_s(self, samples: int) -> float:
