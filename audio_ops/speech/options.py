@@ -107,9 +107,9 @@ class Options(TaskOptions):
     phrases: bool = True
     """Texts that Whisper is known to invent (credits of subtitles; thanks for watching, where other
     evidence is weak) are suspect (`phrase`)."""
-    min_language_probability: float | None = Field(0.9, ge=0, le=1)
+    min_language_probability: float | None = Field(0.95, ge=0, le=1)
     """From this probability on, a detected language other than `language` makes a text suspect
-    (`wrong_language`), and several languages in a clip the clip (`mixed_languages`)."""
+    (`wrong_language`)."""
 
 
 def check_options(options: Options) -> None:

@@ -142,12 +142,18 @@ def _mean_no_speech(
 
 
 def _placed(segment: Segment, number: int, part: WindowTranscript, offset_s: float) -> Segment:
-    """A segment of the clip's window `number`, which begins at `offset_s`."""
+    """A segment of the clip's window `number`, which begins at `offset_s`.
+
+    A window's only segment has the window's score: that of a word without its end of text is too
+    low (Whisper base's "Transferred.": 0.36 instead of 0.43).
+    """
+    score = geometric_mean(part.log_probability, part.tokens) if len(part.segments) == 1 else None
     return replace(
         segment,
         start_s=round(segment.start_s + offset_s, 3),
         end_s=round(segment.end_s + offset_s, 3),
         text=segment.text.strip(),
+        score=segment.score if score is None else score,
         words=[_moved(word, offset_s) for word in segment.words],
         window=number,
         language=part.language,
