@@ -168,10 +168,11 @@ def autoscaler_groups() -> list[tuple[dict[str, float], int]]:
 
 
 def first_line(error: BaseException) -> str:
-    """An error's type and the first line of its message; of an error in a worker, the worker's own.
+    """An error's type and the first line of its message; of an error in a worker, the one that began
+    it there.
 
     `exceptions.py`: a `RayTaskError`'s text is the worker's traceback, which begins with `ray::`,
-    followed by those of the errors that it caused.
+    followed by those of the errors that were raised from it.
     """
     lines = [line for line in str(error).partition("\n\nThe above")[0].splitlines() if line.strip()]
     if lines and "ray::" in lines[0]:

@@ -16,37 +16,35 @@ from jobs import ray_compat
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
-class Adds:
-    """Adds the number of rows that came in one table, and the variable that its process has."""
-
-    def __init__(self, variable: str):
-        import os
-
-        self.variable = os.environ[variable]
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        rows = len(table)
-        table = table.append_column("rows", pa.array([rows] * rows))
-        return table.append_column("variable", pa.array([self.variable] * rows))
-
-
 def test_tasks_and_actors_get_whole_tables() -> None:
     import ray.data
+
+    class Adds:
+        """Adds the number of rows that came in one table, and the variable that its process has."""
+
+        def __init__(self, variable: str):
+            import os
+
+            self.variable = os.environ[variable]
+
+        def __call__(self, table: pa.Table) -> pa.Table:
+            rows = len(table)
+            table = table.append_column("rows", pa.array([rows] * rows))
+            return table.append_column("variable", pa.array([self.variable] * rows))
+
+    def times(table: pa.Table, by: int) -> pa.Table:
+        return pa.table({"n": [n * by for n in table["n"].to_pylist()]})
 
     tables = [pa.table({"n": list(range(size))}) for size in (3, 1, 7)]
     pool = ray_compat.ActorPool(1, 1, 0.1, 0, 2, {"EARMARK_TEST": "set"})
     passed = ray_compat.map_with_tasks(
-        ray.data.from_arrow(tables), _unchanged, {"by": 10}, num_cpus=0.1, max_retries=1
+        ray.data.from_arrow(tables), times, {"by": 10}, num_cpus=0.1, max_retries=1
     )
     rows = ray_compat.map_with_actors(passed, Adds, {"variable": "EARMARK_TEST"}, pool).take_all()
     assert sorted((row["n"], row["rows"]) for row in rows) == sorted(
         (10 * n, size) for size in (3, 1, 7) for n in range(size)
     )
     assert {row["variable"] for row in rows} == {"set"}
-
-
-def _unchanged(table: pa.Table, by: int) -> pa.Table:
-    return pa.table({"n": [n * by for n in table["n"].to_pylist()]})
 
 
 def test_map_batches_internal_takes_what_actors_with_gpus_are_given() -> None:
@@ -67,21 +65,20 @@ def test_ending_datasets_ends_their_threads() -> None:
             t for t in threading.enumerate() if isinstance(t, StreamingExecutor) and t.is_alive()
         ]
 
+    def slow(table: pa.Table) -> pa.Table:
+        import time
+
+        time.sleep(0.2)
+        return table
+
     tables = [pa.table({"n": [n]}) for n in range(50)]
-    rows = iter(ray.data.from_arrow(tables).map_batches(_slow, batch_format="pyarrow").iter_rows())
+    rows = iter(ray.data.from_arrow(tables).map_batches(slow, batch_format="pyarrow").iter_rows())
     next(rows)
     assert running()
     ray_compat.end_datasets()
     for thread in running():
         thread.join(60)
     assert not running()
-
-
-def _slow(table: pa.Table) -> pa.Table:
-    import time
-
-    time.sleep(0.2)
-    return table
 
 
 def test_the_context_has_the_limits_that_are_set() -> None:
@@ -110,19 +107,19 @@ def test_a_stalled_dataset_names_its_stages() -> None:
     assert ray_compat.stalled_stages(ValueError("other")) is None
 
 
-def test_an_error_in_a_worker_is_its_own_last_line() -> None:
+def test_an_error_in_a_worker_is_the_one_that_began_it() -> None:
     import ray
 
     @ray.remote(num_cpus=0.1)
     def fails() -> None:
         try:
-            raise KeyError("first")
+            raise KeyError("what the user has to know")
         except KeyError as error:
-            raise ValueError("what the user has to know") from error
+            raise ValueError("later") from error
 
-    with pytest.raises(ValueError, match="what the user has to know") as caught:
+    with pytest.raises(ValueError, match="later") as caught:
         ray.get(fails.remote())
-    assert ray_compat.first_line(caught.value) == "ValueError: what the user has to know"
+    assert ray_compat.first_line(caught.value) == "KeyError: 'what the user has to know'"
     assert ray_compat.first_line(OSError("one\ntwo")) == "OSError: one"
 
 

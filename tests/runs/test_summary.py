@@ -100,14 +100,14 @@ def test_a_run_that_is_refused_says_so_in_its_summary(job: Job) -> None:
 
 
 def test_a_run_that_breaks_says_so_in_its_summary(job: Job, local_ray: None) -> None:
-    """A model that is gone when the actors load it."""
+    """A model that the actors cannot build, which shows only there."""
     job.sounds(3)
     model = job.folder / "model"
     model.mkdir()
     for path in Path(job.sections["tasks"]["kind"]["model"]).iterdir():
-        content = path.read_bytes()
-        broken = path.suffix == ".safetensors"
-        (model / path.name).write_bytes(content[: len(content) // 2] if broken else content)
+        (model / path.name).write_bytes(path.read_bytes())
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"hidden_act": "no such function"}))
     file = job.folder / "summary.json"
     result = job.run(f"tasks.kind.model={model}", summary_file=str(file))
     assert result.code == 1

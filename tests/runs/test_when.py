@@ -292,7 +292,7 @@ def test_a_wrong_condition_ends_the_run_before_it_starts(
     assert "job.yaml: tasks.words.when: expected an SQL expression" in text
     assert repr(expression) in text and found in text
     assert (
-        "duration_s, sample_rate, channels, format, peak_dbfs, rms_dbfs, folder, sound_label"
+        "duration_s, sample_rate, channels, format, peak_dbfs, rms_dbfs, sound_flags, folder, sound_label"
         in text
     )
 
