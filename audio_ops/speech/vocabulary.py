@@ -41,7 +41,11 @@ def check_start_and_end(checkpoint: Checkpoint, starts: Iterable[str]) -> None:
 
 
 def ctc_vocabulary(checkpoint: Checkpoint, language: str | None) -> dict[str, int]:
-    """The ids of a CTC tokenizer's tokens, of one language if there is a vocabulary for each."""
+    """The ids of a CTC tokenizer's tokens, of one language if there is a vocabulary for each.
+
+    Tokens that were added behind the vocabulary count: `len(tokenizer)`, to which most fine-tuned
+    models set their number of outputs, includes them.
+    """
     tokens: dict[str, Any] = checkpoint.json("vocab.json")
     if any(isinstance(value, dict) for value in tokens.values()):
         named = language or checkpoint.json("tokenizer_config.json").get("target_lang")
@@ -51,7 +55,15 @@ def ctc_vocabulary(checkpoint: Checkpoint, language: str | None) -> dict[str, in
         pieces = (whole.get("model") or {}).get("vocab") or {}
         tokens = pieces if isinstance(pieces, dict) else {p[0]: n for n, p in enumerate(pieces)}
         tokens |= {token["content"]: token["id"] for token in whole.get("added_tokens") or []}
-    return tokens
+    return tokens and tokens | _added_tokens(checkpoint)
+
+
+def _added_tokens(checkpoint: Checkpoint) -> dict[str, int]:
+    """The tokens in added_tokens.json, and in tokenizer_config.json, where it stands since 2023."""
+    decoder = checkpoint.json("tokenizer_config.json").get("added_tokens_decoder") or {}
+    return checkpoint.json("added_tokens.json") | {
+        token["content"]: int(id) for id, token in decoder.items()
+    }
 
 
 def ctc_blank(checkpoint: Checkpoint) -> str:

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import TypeVar
 
+import pytest
+
+Name = TypeVar("Name", bound=Hashable)
 LANGUAGES = ("en", "de", "fr", "ar")
+
+
+def each_made_once(
+    folders: pytest.TempPathFactory, make: Callable[[Path, Name], Path]
+) -> Callable[[Name], Path]:
+    """The checkpoint of a name, made by `make(folder, name)` when it is first asked for."""
+
+    @functools.cache
+    def checkpoint(name: Name) -> Path:
+        return make(folders.mktemp("model"), name)
+
+    return checkpoint
 
 
 def whisper_tokens() -> list[str]:

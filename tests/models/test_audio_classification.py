@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from checkpoints import tiny_classifier
+from checkpoints import each_made_once, tiny_classifier
 
 from audio_ops.classification import Classes
 from audio_ops.errors import ClipError
@@ -50,15 +50,10 @@ if available_device() != "cpu":  # group norm leaves the padding out
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The checkpoint of a family, made once."""
-    made: dict[str, Path] = {}
-
-    def checkpoint(name: str) -> Path:
-        if name not in made:
-            model_type, config = FAMILIES[name]
-            made[name] = tiny_classifier(tmp_path_factory.mktemp("model"), model_type, **config)
-        return made[name]
-
-    return checkpoint
+    return each_made_once(
+        tmp_path_factory,
+        lambda folder, name: tiny_classifier(folder, FAMILIES[name][0], **FAMILIES[name][1]),
+    )
 
 
 def sound(seconds: float, frequency: float = 440.0) -> np.ndarray:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import tiny_ctc
+from checkpoints import each_made_once, tiny_ctc
 from hearing import RATE, label, labeller, sound
+from transformers import Wav2Vec2CTCTokenizer
 
 from audio_ops.inference.runner import available_device
 from audio_ops.inference.transformers_compat import mask_group_norm
@@ -43,15 +44,9 @@ Made = Callable[[str], Path]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The checkpoint of that name, made once."""
-    folders: dict[str, Path] = {}
-
-    def checkpoint(name: str) -> Path:
-        if name not in folders:
-            kind, config = MODELS[name]
-            folders[name] = tiny_ctc(tmp_path_factory.mktemp("model"), kind, **config)
-        return folders[name]
-
-    return checkpoint
+    return each_made_once(
+        tmp_path_factory, lambda folder, name: tiny_ctc(folder, MODELS[name][0], **MODELS[name][1])
+    )
 
 
 def test_a_padded_batch_is_transcribed_as_each_clip_alone_where_group_norm_ignores_padding(
@@ -315,6 +310,34 @@ def test_chunks_of_parakeet_cover_the_sound_once(made: Made) -> None:
         places = range(first, first + len(heard.tokens))
         kept.append(places[model.family.chunks.kept(windows, number)])
     assert [place for part in kept for place in part] == list(range(150))
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_tokens_added_behind_a_vocabulary_are_outputs_as_of_most_fine_tuned_models(
+    tmp_path: Path, is_old: bool
+) -> None:
+    """`vocab_size=len(tokenizer)`, with <s> and </s> behind [UNK] and [PAD], as in transformers' own
+    fine-tuning examples; of 2021 the files name them in added_tokens.json alone."""
+    vocabulary = {token: n for n, token in enumerate((*"abcdefghijk'", "|", "[UNK]", "[PAD]"))}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    tokenizer = Wav2Vec2CTCTokenizer(
+        str(tmp_path / "vocab.json"), unk_token="[UNK]", pad_token="[PAD]", word_delimiter_token="|"
+    )
+    assert len(tokenizer) == len(vocabulary) + 2
+    blank = tokenizer.pad_token_id
+    folder = tiny_ctc(
+        tmp_path / "model", "wav2vec2", seed=2, vocab_size=len(tokenizer), pad_token_id=blank
+    )
+    tokenizer.save_pretrained(folder)
+    if is_old:
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        settings.pop("added_tokens_decoder")
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        added = {"<s>": len(vocabulary), "</s>": len(vocabulary) + 1}
+        (folder / "added_tokens.json").write_text(json.dumps(added))
+    wave = sound(1.7, 300)
+    (found,) = label(folder, wave)  # which checks the files first
+    assert found["text"] == pipeline_of(folder)(wave)["text"] != ""
 
 
 def test_a_language_model_is_reported_as_left_out(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import tiny_seamless
+from checkpoints import each_made_once, tiny_seamless
 from hearing import RATE, label, labeller, sound
 
 from audio_ops.tasks import Clip
@@ -22,14 +22,7 @@ Made = Callable[[int], Path]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The checkpoint of that version, made once."""
-    folders: dict[int, Path] = {}
-
-    def checkpoint(version: int) -> Path:
-        if version not in folders:
-            folders[version] = tiny_seamless(tmp_path_factory.mktemp("model"), version)
-        return folders[version]
-
-    return checkpoint
+    return each_made_once(tmp_path_factory, tiny_seamless)
 
 
 @functools.cache

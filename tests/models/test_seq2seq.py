@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import tiny_moonshine, tiny_speech2text, tiny_speech_encoder_decoder
+from checkpoints import (
+    each_made_once,
+    tiny_moonshine,
+    tiny_speech2text,
+    tiny_speech_encoder_decoder,
+)
 from hearing import RATE, label, labeller, sound
 from safetensors.torch import load_file, save_file
 
@@ -30,14 +35,7 @@ Made = Callable[[str], Path]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The checkpoint of that name, made once."""
-    folders: dict[str, Path] = {}
-
-    def checkpoint(name: str) -> Path:
-        if name not in folders:
-            folders[name] = MODELS[name](tmp_path_factory.mktemp("model"))
-        return folders[name]
-
-    return checkpoint
+    return each_made_once(tmp_path_factory, lambda folder, name: MODELS[name](folder))
 
 
 @functools.cache
