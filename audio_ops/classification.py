@@ -22,12 +22,20 @@ from pydantic import Field
 
 from audio_ops.errors import ClipError
 from audio_ops.inference.finite import are_finite, not_finite
-from audio_ops.tasks import Clip, TaskOptions, Window
+from audio_ops.tasks import Clip, Reporting, TaskOptions, Window
 
 Function = Literal["softmax", "sigmoid", "none"]
 Kind = Literal["single_label", "multi_label", "regression"]
 
 BOOLEANS = ("true", "false")
+REPORTING = Reporting(
+    "classification",
+    label="label",
+    text=None,
+    score="score",
+    suspect=None,
+    reference_is_text=False,
+)
 SHOWN = 200  # characters of a reference in an error
 
 

@@ -96,6 +96,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from jobs.exit_codes import exit_with
-
     exit_with(main())

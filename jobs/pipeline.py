@@ -27,6 +27,7 @@ from jobs.shared_storage import SeenInput, input_files, probe_of, refuse_other_d
 from jobs.sources import load_source
 from jobs.table.schema import label_columns
 from jobs.table.table import HeldTable
+from jobs.table.write import WriteSettings
 
 if TYPE_CHECKING:
     import ray.data
@@ -102,9 +103,7 @@ def _shares(config: Config, nodes: Nodes, todo: Plan, blocks: int) -> Shares:
     return share_out(config, nodes, useful, future_nodes=nodes_to_come())
 
 
-def _write_settings(run: Run, table: HeldTable) -> Any:
-    from jobs.table.write import WriteSettings
-
+def _write_settings(run: Run, table: HeldTable) -> WriteSettings:
     return WriteSettings(
         schema=table.schema(),
         tasks=label_columns(run.schema, run.config.tasks),

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from audio_ops.classification import (
+    REPORTING,
     Classes,
     ClassificationOptions,
     Windowing,
@@ -136,14 +137,7 @@ def columns(options: Options) -> dict[str, pa.DataType]:
 
 def reporting(options: Options) -> Reporting:
     """Reports read the top label and its score."""
-    return Reporting(
-        "classification",
-        label="label",
-        text=None,
-        score="score",
-        suspect=None,
-        reference_is_text=False,
-    )
+    return REPORTING
 
 
 class Model:

@@ -8,10 +8,8 @@ from typing import Any
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.weights import check_rows
 from audio_ops.speech.options import Options
-from audio_ops.speech.vocabulary import check_ids, check_start_and_end
+from audio_ops.speech.vocabulary import CONFIG, GENERATION, check_ids, check_start_and_end
 from audio_ops.speech.whisper.prompt import (
-    CONFIG,
-    GENERATION,
     forced_ids,
     is_multilingual,
     languages_of,

@@ -15,8 +15,8 @@ from typing import Any
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.transformers_compat import language_code
 from audio_ops.speech.options import Options
+from audio_ops.speech.vocabulary import CONFIG, GENERATION
 
-GENERATION, CONFIG = "generation_config.json", "config.json"
 MULTILINGUAL_VOCABULARY = 51_865  # OpenAI's own rule: the English-only one is a token shorter
 TASKS = ("transcribe", "translate")
 
@@ -44,7 +44,7 @@ def prompt_of(options: Options, checkpoint: Checkpoint) -> Prompt:
         if forced:
             return _forced(forced, key, languages, tasks, checkpoint)
     if not is_multilingual(checkpoint) and not languages:
-        _check_english_alone(language, task, checkpoint)
+        _check_files_of_english_alone(language, task, checkpoint)
         return Prompt({}, "en", False, (), False)
     if task is not None and task not in tasks:
         raise ValueError(
@@ -89,7 +89,7 @@ def forced_ids(checkpoint: Checkpoint) -> tuple[str, Any]:
     return "", []
 
 
-def _check_english_alone(language: Any, task: Any, checkpoint: Checkpoint) -> None:
+def _check_files_of_english_alone(language: Any, task: Any, checkpoint: Checkpoint) -> None:
     """ValueError if an English-only Whisper's own files ask it for another language or task."""
     for key, value, fine in (
         ("language", language, ("en", "english", "<|en|>")),
