@@ -39,6 +39,10 @@ class StoredCheckpoint(Checkpoint):
     def source(self) -> str:
         return self.url
 
+    @property
+    def local_folders(self) -> tuple[str, ...]:
+        return ()  # each node fetches it
+
 
 def find_model(model: str, revision: str | None, options: Mapping[str, Any]) -> Checkpoint:
     """A local folder, a hub id, or a URL of a folder, which is fetched. Raises FileNotFoundError."""

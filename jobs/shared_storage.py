@@ -146,9 +146,9 @@ def refuse_other_disks(
     if not nodes:
         return
     models = {
-        name: _model_files(name, checkpoint)
+        name: _model_files(name, checkpoint.local_folders)
         for name, checkpoint in checkpoints.items()
-        if type(checkpoint) is Checkpoint and checkpoint.revision is None
+        if checkpoint.local_folders
     }
     last = list(config.tasks)[-1]
     asked = []
@@ -178,9 +178,14 @@ def input_files(sources: pa.ChunkedArray) -> Files:
     return Files("input.path", found)
 
 
-def _model_files(task: str, checkpoint: Checkpoint) -> Files:
+def _model_files(task: str, folders: Sequence[str]) -> Files:
     """A task's model files, of which a node may have copies: their mtimes may differ."""
-    paths = [path for path in Path(checkpoint.name).iterdir() if path.suffix in LOADED_SUFFIXES]
+    paths = [
+        path
+        for folder in folders
+        for path in Path(folder).iterdir()
+        if path.suffix in LOADED_SUFFIXES
+    ]
     return Files(f"tasks.{task}.model", {str(path): (path.stat().st_size, None) for path in paths})
 
 

@@ -101,6 +101,11 @@ class Checkpoint:
         """Where it comes from, for messages: the folder, hub id or URL in the config."""
         return self.name
 
+    @property
+    def local_folders(self) -> tuple[str, ...]:
+        """The folders that every machine which loads it must have."""
+        return (self.name,) if self.revision is None else ()
+
     def part(self, auto: Any) -> Checkpoint:
         """The checkpoint from which the transformers class `auto` is loaded."""
         return self
@@ -181,6 +186,10 @@ class AdaptedCheckpoint(Checkpoint):
     @property
     def source(self) -> str:
         return self.adapter.source
+
+    @property
+    def local_folders(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.base.local_folders, *self.adapter.local_folders)))
 
     def digest(self) -> str:
         both = f"{self.base.digest()}\0{self.adapter.digest()}"

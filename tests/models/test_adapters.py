@@ -173,11 +173,20 @@ def test_a_table_is_one_of_the_adapter_and_the_base(tmp_path: Path) -> None:
     assert len({first, second, find_checkpoint(str(adapter)).digest()}) == 3
 
 
+def test_every_node_must_have_the_adapter_and_the_base(tmp_path: Path) -> None:
+    """`jobs.shared_storage` looks for these folders on each node before a run."""
+    family, base = FAMILIES["whisper"], tiny_whisper(tmp_path / "base")
+    adapter = lora(base, tmp_path / "lora", family)
+    assert find_checkpoint(str(base)).local_folders == (str(base),)
+    assert find_checkpoint(str(adapter)).local_folders == (str(base), str(adapter))
+
+
 def test_an_adapter_on_a_store_is_fetched_with_its_base(tmp_path: Path) -> None:
     family, base = FAMILIES["whisper"], tiny_whisper(tmp_path / "base")
     adapter = lora(base, tmp_path / "lora", family)
     found = on_this_node(find_model(adapter.as_uri(), None, {}))
     assert found.name == str(base) and found.source == adapter.as_uri()
+    assert found.local_folders == (str(base),)  # the adapter is fetched on each node
     assert found.digest() == find_checkpoint(str(adapter)).digest()
 
 
