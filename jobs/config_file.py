@@ -50,7 +50,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(raw).__name__}")
     for override in overrides:
-        _override(raw, override)
+        try:
+            set_value(raw, override, "--set", "a.b.c=value")
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     problems = list(_literal_secrets(raw))
     raw = _with_environment(raw, "", problems)
     problems += [*_urls_with_credentials(raw), *_unsafe_loading()]
@@ -83,21 +86,26 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
     return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
+def set_value(raw: dict[str, Any], argument: str, option: str, form: str) -> None:
+    """Set one value of nested sections to `argument`: keys, joined by dots, and a YAML value.
+
+    option, form: how the command line has it, for messages. Raises ValueError; the value, which may
+    be a secret, is in no message.
+    """
+    key, equals, value = argument.partition("=")
     if not equals or not all(key.split(".")):
-        raise ConfigError(f"--set: expected a.b.c=value, found {override!r}")
+        raise ValueError(f"{option}: expected {form}, found {key!r}")
     *parents, last = key.split(".")
     section: Any = raw
     for parent in parents:
         section = section.setdefault(parent, {}) if isinstance(section, dict) else None
     if not isinstance(section, dict):
-        raise ConfigError(f"--set {key}: expected a section above it, found a plain value there")
+        raise ValueError(f"{option} {key}: expected a section above it, found a plain value there")
     try:
         section[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         problem = _yaml_problem(error)
-        raise ConfigError(f"--set {key}: expected a YAML value: {problem}") from None
+        raise ValueError(f"{option} {key}: expected a YAML value: {problem}") from None
 
 
 def _literal_secrets(raw: dict[str, Any]) -> Iterator[str]:

@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
+from jobs.config_file import set_value
 from jobs.table.storage import Storage
 from jobs.table.table import Table
 
@@ -38,12 +37,5 @@ def storage_options(arguments: Sequence[str]) -> dict[str, Any]:
     """fsspec's options from arguments `a.b=value`, whose values are YAML. Raises ValueError."""
     options: dict[str, Any] = {}
     for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or not all(key.split(".")):
-            raise ValueError(f"--storage-option: expected a.b=value, found {key!r}")
-        *parents, last = key.split(".")
-        section = options
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[last] = yaml.safe_load(value)
+        set_value(options, argument, "--storage-option", "a.b=value")
     return options
