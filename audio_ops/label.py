@@ -13,6 +13,7 @@ import pyarrow as pa
 from audio_ops.crash_guard import CrashGuard, CrashLedger, Labels, Recorder
 from audio_ops.errors import ClipError
 from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.inference.light_import import import_transformers
 from audio_ops.inference.runner import BatchRunner, Failures, default_batch_s
 from audio_ops.schemas import TASK_FAILURE, failure_column
 from audio_ops.signal.waveforms import waveforms_of
@@ -53,6 +54,7 @@ class Label:
     ):
         import torch
 
+        import_transformers()
         if threads:
             torch.set_num_threads(threads)
         task = load_task(options.task)

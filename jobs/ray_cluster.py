@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from jobs import ray_compat
 from jobs.config import Config
@@ -54,12 +54,13 @@ def _start(address: str | None, object_store_mb: int | None, console: Console) -
 
     for tries_left in (2, 1, 0):
         try:  # without "local" Ray would join whatever cluster it finds on this machine
-            ray.init(
-                address or "local",
-                include_dashboard=None if address else False,
-                log_to_driver=False,
-                object_store_memory=object_store_mb and object_store_mb << 20,
-            )
+            with nullcontext() if address else ray_compat.no_idle_services():
+                ray.init(
+                    address or "local",
+                    include_dashboard=None if address else False,
+                    log_to_driver=False,
+                    object_store_memory=object_store_mb and object_store_mb << 20,
+                )
             return
         except Exception as error:
             if address or not tries_left or not ray_compat.is_slow_start(error):

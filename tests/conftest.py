@@ -42,14 +42,17 @@ def local_ray() -> Iterator[None]:
     """A Ray of two CPUs in this process, which every `Job.run` then uses."""
     import ray
 
-    ray.init(
-        "local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=256 << 20,
-        logging_level="ERROR",
-    )
+    from jobs import ray_compat
+
+    with ray_compat.no_idle_services():
+        ray.init(
+            "local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=256 << 20,
+            logging_level="ERROR",
+        )
     yield
     ray.shutdown()
 

@@ -7,6 +7,7 @@ features.py          feature extractors on the model's device
 dtype.py             the dtype in which a model computes
 finite.py            NaN and Inf in a model's outputs
 wav2vec2.py          shortest sound and padding of wav2vec2 and its relatives
+light_import.py      transformers without what only training and compiling need
 transformers_compat.py  undocumented uses of transformers
 cpu_bfloat16.py      attention and linear layers in bfloat16 on CPUs without AMX
 gpu.py               errors and memory of GPUs

@@ -6,12 +6,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from audio_ops.inference import cpu_bfloat16
 from audio_ops.inference.dtype import torch_dtype
+from audio_ops.inference.light_import import postponed
 from audio_ops.inference.merge import merge_adapter, without_adapter
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -288,12 +290,14 @@ def load(auto: Any, checkpoint: Checkpoint, options: LoadOptions, **settings: An
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     part = checkpoint.part(auto)
-    return auto.from_pretrained(
-        part.name,
-        revision=part.revision,
-        trust_remote_code=options.trust_remote_code,
-        **settings,
-    )
+    # A checkpoint's own code may do with these modules whatever it wants.
+    with nullcontext() if options.trust_remote_code else postponed():
+        return auto.from_pretrained(
+            part.name,
+            revision=part.revision,
+            trust_remote_code=options.trust_remote_code,
+            **settings,
+        )
 
 
 def load_model(

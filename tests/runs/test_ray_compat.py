@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -54,6 +55,13 @@ def test_map_batches_internal_takes_what_actors_with_gpus_are_given() -> None:
     taken = inspect.signature(Dataset.map_batches_internal).parameters
     given = {*ray_compat.WHOLE_TABLES, "fn_constructor_kwargs", "compute", "num_gpus"}
     assert given <= taken.keys() and "ray_remote_args" in taken
+
+
+def test_a_node_starts_without_services_that_a_run_never_uses() -> None:
+    commands = [" ".join(child.cmdline()) for child in psutil.Process().children()]
+    assert [command for command in commands if "raylet" in command]
+    for service in ("dashboard/dashboard.py", "monitor.py", "log_monitor.py"):
+        assert not [command for command in commands if f"{service} " in command], service
 
 
 def test_ending_datasets_ends_their_threads() -> None:
