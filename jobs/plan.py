@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.speech.whisper.prompt import left_to_checkpoint
 from jobs.config import Config
 from jobs.sources import NO_VERSION, PLACE, Listing
 
@@ -274,7 +275,8 @@ def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str,
 
 
 def _versions(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
-    """By kind of change, the tasks whose labels are not those of earlier versions of the code."""
+    """By kind of change, the tasks whose labels are not those of earlier versions of the code, or
+    not those that their options alone say."""
     tasks = config.tasks.items()
     corrected = [
         name
@@ -290,6 +292,11 @@ def _versions(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str
             name: CHANGED_LABELS[options.task]
             for name, options in tasks
             if options.task in CHANGED_LABELS
+        },
+        "left_to_checkpoint": {
+            name: left
+            for name, options in tasks
+            if (left := left_to_checkpoint(options, checkpoints[name]))
         },
     }
     return {kind: names for kind, names in versions.items() if names}

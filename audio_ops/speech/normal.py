@@ -12,13 +12,18 @@ from audio_ops.speech.transcript import UNSPACED
 ENGLISH = {"en", "eng"}
 # Languages whose dotted i and dotless ı are two letters, in capitals as in small ones.
 TWO_LETTERS_I = {"tr", "tur", "az", "aze", "azj", "crh", "gag", "kaa"}
-# Letters with two code points, of which a language has one.
+# Letters with two code points, of which a language has one, or of which a writer may take either.
 _ROMANIAN = str.maketrans("şţ", "șț")
 _PERSIAN = str.maketrans("يك", "یک")
+# Russian prints ё as е, but in books for children and where it tells two words apart.
+_RUSSIAN = str.maketrans("ё", "е")
 SAME_LETTERS = {
     **dict.fromkeys(("ro", "ron", "rum", "mo"), _ROMANIAN),
     **dict.fromkeys(("fa", "fas", "pes", "prs", "per", "ur", "urd"), _PERSIAN),
+    **dict.fromkeys(("ru", "rus"), _RUSSIAN),
 }
+# Languages written in traditional or in simplified characters, Whisper's own choice.
+CHINESE = {"zh", "zho", "chi", "cmn", "yue", "wuu", "nan", "hak", "hsn", "gan", "cdo", "cjy"}
 UNSPACED_SCRIPTS = "".join(
     rf"\p{{{name}}}"
     for name in (

@@ -62,7 +62,8 @@ class Options(TaskOptions):
     """Translate into English instead of transcribing; if left out, as the checkpoint says."""
     timestamps: Literal["none", "segment", "word", "char"] = "none"
     """Times to add to the text. Whisper has `segment` and `word`, CTC models have `word` and
-    `char` (Parakeet `word` alone), the others none."""
+    `char` (Parakeet `word` alone), the others none. If left out, a Whisper whose
+    `generation_config.json` has `return_timestamps` gets `segment`."""
     window: Literal["full", "guarded"] = "full"
     """`full`: the 30 s of context that Whisper was trained with. `guarded`: less context for short
     clips, which is faster; texts that come out badly are transcribed again in full (`redone`)."""
@@ -125,11 +126,6 @@ def check_options(options: Options) -> None:
         raise ValueError(
             "retry_temperatures: expected rising numbers over 0 and up to 2, "
             f"found {list(temperatures)}"
-        )
-    if temperatures and options.generate.get("do_sample"):
-        raise ValueError(
-            "retry_temperatures: expected none beside generate.do_sample, which samples every "
-            f"text, found {list(temperatures)}"
         )
     if "temperature" in options.generate and not options.generate.get("do_sample"):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Random numbers for sampled tokens that depend on the sound alone."""
+"""Sampled tokens: whether there are any, and random numbers that depend on the sound alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+
+from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.speech.options import Options
+from audio_ops.speech.vocabulary import GENERATION
 
 _TURN = threading.Lock()  # torch's generator is one for all threads of a process
 
@@ -20,3 +24,32 @@ def seeded_by_sound(waveform: np.ndarray, salt: int = 0) -> Iterator[None]:
     with _TURN, torch.random.fork_rng():
         torch.manual_seed(zlib.crc32(waveform.tobytes(), salt))
         yield
+
+
+def samples_tokens(options: Options, checkpoint: Checkpoint) -> bool:
+    """Whether tokens are sampled: as the options say or, where they do not, the checkpoint."""
+    said = options.generate.get("do_sample")
+    return bool(checkpoint.json(GENERATION).get("do_sample") if said is None else said)
+
+
+def check_sampling(options: Options, checkpoint: Checkpoint) -> None:
+    """ValueError for options that do not go with sampled tokens.
+
+    transformers' beam search adds up the scores behind `temperature`, `top_k` and their kin, which
+    are the probabilities of no distribution: a text's score would mean nothing.
+    """
+    if not samples_tokens(options, checkpoint):
+        return
+    where = (
+        "generate.do_sample" if "do_sample" in options.generate else f"do_sample of {GENERATION}"
+    )
+    if options.num_beams > 1:
+        raise ValueError(
+            f"num_beams: expected 1 beside {where}, as texts that are sampled in beams have no "
+            f"probability, found {options.num_beams}"
+        )
+    if options.retry_temperatures:
+        raise ValueError(
+            f"retry_temperatures: expected none beside {where}, which samples every text, "
+            f"found {list(options.retry_temperatures)}"
+        )

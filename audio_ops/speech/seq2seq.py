@@ -25,7 +25,7 @@ from audio_ops.inference.finite import are_finite, not_finite
 from audio_ops.inference.wav2vec2 import is_masked
 from audio_ops.signal.segment import cut_at_quiet
 from audio_ops.speech.options import Options
-from audio_ops.speech.sampling import seeded_by_sound
+from audio_ops.speech.sampling import check_sampling, seeded_by_sound
 from audio_ops.speech.tokens import TokenLogProbabilities, keep_draws
 from audio_ops.speech.transcript import (
     Segment,
@@ -61,10 +61,7 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
             f"model: expected an architecture that ends in {' or '.join(endings)}, found {found} "
             f"in {checkpoint.name}"
         )
-    if options.num_beams > 1 and options.generate.get("do_sample"):
-        raise ValueError(
-            f"num_beams: expected 1 beside generate.do_sample, found {options.num_beams}"
-        )
+    check_sampling(options, checkpoint)
     checkpoint.extractor_settings()
     _check_tokens(checkpoint, config)
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from audio_ops.inference.transformers_compat import english_normalizer, language_code
 from audio_ops.speech.normal import (
+    CHINESE,
     ENGLISH,
     is_latin,
     is_unspaced,
@@ -36,13 +37,16 @@ COLUMNS = {
 
 class WordErrors:
     """Compares texts as `normal.py` writes them, English ones after Whisper's own normaliser, which
-    knows numbers, titles, contractions and British spelling."""
+    knows numbers, titles, contractions and British spelling, Chinese ones in simplified
+    characters."""
 
     def __init__(self) -> None:
         import jiwer
+        import opencc
         from whisper_normalizer.english import EnglishSpellingNormalizer
 
         self.jiwer = jiwer
+        self.simplified = opencc.OpenCC("t2s").convert
         # OpenAI's words. A checkpoint has them in normalizer.json, or, from transformers 5, not.
         self.english = english_normalizer(EnglishSpellingNormalizer().mapping)
 
@@ -63,6 +67,8 @@ class WordErrors:
         if _is_json(reference):
             raise ValueError(f"expected a text, found JSON: {reference[:80]}")
         code = language_of(language, language_code)
+        if code in CHINESE:
+            reference, text = self.simplified(reference), self.simplified(text)
         true, found = plain(reference, code), plain(text, code)
         sample = true or found
         unspaced = is_unspaced(sample, code)

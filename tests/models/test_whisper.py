@@ -412,6 +412,10 @@ def test_a_checkpoint_from_before_languages_runs_with_its_fixed_prompt(tmp_path:
         ({"max_new_tokens": 448}, "max_new_tokens: expected at most 444"),
         ({"window": "guarded", "num_beams": 2}, "window: expected full beside .* num_beams"),
         ({"window": "guarded", "timestamps": "word"}, "window: expected full beside timestamps"),
+        (
+            {"num_beams": 2, "generate": {"do_sample": True}},
+            "num_beams: expected 1 beside generate.do_sample, .* no probability, found 2",
+        ),
         ({"generate": {"num_beam": 2}}, "generate.num_beam: expected one of"),
         ({"generate": {"num_beams": 2}}, "generate.num_beams: expected the task's own option"),
         ({"generate": {"top_k": "many"}}, "generate.top_k: expected int, found 'many'"),

@@ -15,8 +15,9 @@ from hearing import RATE, label, sound
 from test_whisper import TASK, pipeline_texts
 
 from audio_ops.inference.checkpoint import find_checkpoint
-from audio_ops.tasks.automatic_speech_recognition import Options, check
+from audio_ops.tasks.automatic_speech_recognition import Options, check, columns
 from jobs.bench.testbed import prompts, whisper_base
+from jobs.demo import recordings, whisper_tiny_en
 
 EN, DE, FR, AR = 258, 259, 260, 261
 TRANSLATE, TRANSCRIBE, NO_TIMESTAMPS = 262, 263, 267
@@ -184,6 +185,59 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "expected no task but 'transcribe' .*'translate'",
     ),
 }
+
+
+@pytest.mark.parametrize("asked", [True, "word"])
+def test_timestamps_of_the_checkpoint_are_followed_if_the_options_leave_them_out(
+    asked: Any, tmp_path: Path
+) -> None:
+    folder = edited(whisper_tiny_en(), tmp_path / "tiny", return_timestamps=asked)
+    spoken = librosa.load(recordings() / "beckett.wav", sr=RATE)[0]
+    (expected,) = pipeline_texts(folder, [spoken])
+    (found,) = label(folder, spoken)
+    assert found["text"] == expected["text"].strip()
+    assert len(found["segments"]) > 1 and "words" not in columns(Options(task=TASK, model="m"))
+    (without,) = label(folder, spoken, timestamps="none")
+    assert len(without["segments"]) == 1
+
+
+OF_CHECKPOINT: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "beams": (
+        {"do_sample": True},
+        {"num_beams": 2},
+        "num_beams: .* do_sample of generation_config",
+    ),
+    "retries": ({"do_sample": True}, {"retry_temperatures": [0.4]}, "retry_temp.* do_sample of"),
+    "guarded, sampled": ({"do_sample": True}, {"window": "guarded"}, "window: expected full"),
+    "guarded, timed": (
+        {"return_timestamps": True},
+        {"window": "guarded"},
+        "window: .* return_timestamps in .*`timestamps: none` overrides",
+    ),
+    "timed without a token": (
+        {"return_timestamps": True, "no_timestamps_token_id": None},
+        {},
+        "timestamps: expected none, .* has no no_timestamps_token_id, found return_timestamps in",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OF_CHECKPOINT)
+def test_what_the_checkpoint_asks_for_has_to_fit_the_options(
+    name: str, original: Path, tmp_path: Path
+) -> None:
+    said, options, message = OF_CHECKPOINT[name]
+    folder = edited(original, tmp_path / "whisper", **said)
+    with pytest.raises(ValueError, match=message):
+        check(Options(task=TASK, model=str(folder), **options), find_checkpoint(str(folder)))
+    override = (
+        {"timestamps": "none"}
+        if "return_timestamps" in said
+        else {"generate": {"do_sample": False}}
+    )
+    check(
+        Options(task=TASK, model=str(folder), **options, **override), find_checkpoint(str(folder))
+    )
 
 
 def refused(folder: Path, message: str, **options: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,32 @@ def test_a_recognisers_new_labels_change_its_own_tables_alone(tmp_path: Path) ->
     job.write(tasks={"kind": tasks["kind"]})
     config = load_config(job.config)
     assert "task_version" not in settings(config, find_models(config, job.config))
+
+
+@pytest.mark.parametrize(
+    ("said", "options", "left"),
+    [
+        ({}, {}, None),
+        ({"return_timestamps": True}, {}, ["timestamps"]),
+        ({"return_timestamps": True}, {"timestamps": "none"}, None),
+        ({"task": "translate"}, {}, ["translate"]),
+        ({"task": "translate"}, {"translate": False}, None),
+        ({"task": "transcribe"}, {}, None),
+    ],
+)
+def test_an_option_that_is_left_to_the_checkpoint_is_not_its_default(
+    tmp_path: Path, said: dict[str, Any], options: dict[str, Any], left: list[str] | None
+) -> None:
+    """A config that sets `translate: false` has other labels than one that leaves it out."""
+    folder = tiny_whisper(tmp_path / "whisper")
+    generation = folder / "generation_config.json"
+    generation.write_text(json.dumps(json.loads(generation.read_text()) | said))
+    task: dict[str, Any] = {"task": "automatic-speech-recognition", "model": str(folder)}
+    job = Job(tmp_path, folder)
+    job.write(tasks={"words": task | options})
+    config = load_config(job.config)
+    made_with = settings(config, find_models(config, job.config))
+    assert made_with.get("left_to_checkpoint") == (left and {"words": left})
 
 
 @pytest.mark.parametrize(

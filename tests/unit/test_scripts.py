@@ -126,6 +126,28 @@ def test_vowel_points_are_no_edits(compare: WordErrors, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("language", "reference", "text", "edits"),
+    [
+        ("ru", "Ещё раз: всё хорошо.", "еще раз все хорошо", 0),
+        ("rus", "ЁЛКА", "елка", 0),
+        ("be", "ёсць", "есць", 1),  # a letter of its own there
+        ("zh", "漢字簡體，頭髮發展。", "汉字简体头发发展", 0),
+        ("zh-TW", "汉字", "漢字", 0),
+        ("yue", "我哋去飲茶", "我哋去饮茶", 0),
+        ("Chinese", "台灣", "臺湾", 0),
+        ("zh", "漢字簡體", "汉字繁体", 1),
+        ("ja", "漢字", "汉字", 1),
+        ("el", "η οδός", "η οδος", 1),  # the tonos is no option
+    ],
+)
+def test_what_a_writer_may_choose_is_no_error_and_all_else_is(
+    compare: WordErrors, language: str, reference: str, text: str, edits: int
+) -> None:
+    for pair in ((reference, text), (text, reference)):
+        assert compare(*pair, language)["edits"]["word_edits"] == edits
+
+
+@pytest.mark.parametrize(
     ("reference", "text"),
     [
         ("❤️ you", "you"),
@@ -159,7 +181,7 @@ PROSE = {
     "fr": ("Aujourd’hui, l’œuvre coûte 20 € !", "aujourd'hui l'oeuvre coûte 20"),
     "es": ("—¿Qué? ¡El niño pingüino!", "que el niño pingüino"),
     "pl": ("Zażółć gęślą jaźń.", "zażółć gęślą jazn"),
-    "ru": ("Ещё раз: всё хорошо.", "ещё раз все хорошо"),
+    "ru": ("Ещё раз: всё хорошо.", "ещё раз всё плохо"),
     "nl": ("'s Avonds eet-ie twee ei's.", "'s avonds eet ie twee eis"),
     "ko": ("밥을 먹었어요? 네!", "밥을 먹었어요 예"),
 }

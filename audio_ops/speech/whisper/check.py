@@ -8,12 +8,14 @@ from typing import Any
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.weights import check_rows
 from audio_ops.speech.options import Options
+from audio_ops.speech.sampling import check_sampling, samples_tokens
 from audio_ops.speech.vocabulary import CONFIG, GENERATION, check_ids, check_start_and_end
 from audio_ops.speech.whisper.prompt import (
     forced_ids,
     is_multilingual,
     languages_of,
     prompt_of,
+    with_timestamps,
 )
 
 NEEDS = {  # of generation_config.json, by the value of `timestamps`
@@ -36,19 +38,8 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
         _check_languages(options, checkpoint, generation)
     else:
         _check_english_alone(options)
-    if options.window == "guarded" and (
-        options.timestamps != "none" or options.num_beams > 1 or options.generate.get("do_sample")
-    ):
-        raise ValueError(
-            "window: expected full beside timestamps, num_beams or do_sample, for which short "
-            "windows have not been shown to hold, found 'guarded'"
-        )
-    for key in NEEDS.get(options.timestamps, ()):
-        if generation.get(key) is None:
-            raise ValueError(
-                f"timestamps: expected none, as generation_config.json in {checkpoint.name} has no "
-                f"{key}, found {options.timestamps!r}"
-            )
+    check_sampling(options, checkpoint)
+    options = _check_timestamps(options, checkpoint)
     limit = config.get("max_target_positions", 448) - LONGEST_PROMPT
     if options.max_new_tokens is not None and options.max_new_tokens > limit:
         raise ValueError(
@@ -59,6 +50,28 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
     _check_vocabulary(options, checkpoint)
     if options.timestamps == "word":
         _check_alignment_heads(checkpoint)
+
+
+def _check_timestamps(options: Options, checkpoint: Checkpoint) -> Options:
+    """The options with the checkpoint's timestamps. ValueError if it has none, or for what cannot
+    stand beside them."""
+    followed = with_timestamps(options, checkpoint)
+    found = f"{options.timestamps!r}"
+    if followed is not options:
+        found = f"return_timestamps in {GENERATION} (`timestamps: none` overrides it)"
+    is_plain = followed.timestamps == "none" and options.num_beams == 1
+    if options.window == "guarded" and (not is_plain or samples_tokens(options, checkpoint)):
+        raise ValueError(
+            "window: expected full beside timestamps, num_beams or do_sample, for which short "
+            f"windows have not been shown to hold, found 'guarded', and as timestamps {found}"
+        )
+    for key in NEEDS.get(followed.timestamps, ()):
+        if checkpoint.json(GENERATION).get(key) is None:
+            raise ValueError(
+                f"timestamps: expected none, as {GENERATION} in {checkpoint.source} has no {key}, "
+                f"found {found}"
+            )
+    return followed
 
 
 def _check_english_alone(options: Options) -> None:

@@ -30,7 +30,7 @@ from audio_ops.speech.whisper.generation import (
     Generator,
     max_plausible_tokens,
 )
-from audio_ops.speech.whisper.prompt import prompt_of
+from audio_ops.speech.whisper.prompt import prompt_of, with_timestamps
 from audio_ops.speech.whisper.retry import Retries
 from audio_ops.speech.whisper.segments import Generation, SegmentReader, WindowState
 from audio_ops.speech.whisper.settings import settings_of
@@ -57,6 +57,7 @@ class Model:
             WhisperForConditionalGeneration,
         )
 
+        options = with_timestamps(options, checkpoint)
         self.extractor = load(WhisperFeatureExtractor, checkpoint, options)
         self.tokenizer = load(AutoTokenizer, checkpoint, options)
         # Only eager attention returns its weights, from which the words' times are read.

@@ -16,6 +16,7 @@ from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.transformers_compat import language_code
 from audio_ops.speech.options import Options
 from audio_ops.speech.vocabulary import CONFIG, GENERATION
+from audio_ops.tasks import TaskOptions
 
 MULTILINGUAL_VOCABULARY = 51_865  # OpenAI's own rule: the English-only one is a token shorter
 TASKS = ("transcribe", "translate")
@@ -58,6 +59,29 @@ def prompt_of(options: Options, checkpoint: Checkpoint) -> Prompt:
         task = "transcribe"  # the pipeline leaves it out if the language is detected
     after = () if task is None else (tasks[task],)
     return Prompt(languages, code, is_detected, after, task == "translate")
+
+
+def with_timestamps(options: Options, checkpoint: Checkpoint) -> Options:
+    """The options with `timestamps: segment` if they leave out what the checkpoint's
+    `return_timestamps` asks for. (Its text is that of word times, whose column is the config's.)"""
+    asks = checkpoint.json(GENERATION).get("return_timestamps")
+    if not asks or "timestamps" in options.model_fields_set:
+        return options
+    return options.model_copy(update={"timestamps": "segment"})
+
+
+def left_to_checkpoint(options: TaskOptions, checkpoint: Checkpoint) -> list[str]:
+    """Options that a config leaves out, so that this Whisper's own values count, which are not the
+    options' defaults."""
+    is_whisper = checkpoint.json(CONFIG).get("model_type") == "whisper"
+    if not is_whisper or not isinstance(options, Options):
+        return []
+    follows = {
+        "timestamps": with_timestamps(options, checkpoint) is not options,
+        "translate": "translate" not in options.model_fields_set
+        and prompt_of(options, checkpoint).translates,
+    }
+    return [name for name, is_left in follows.items() if is_left]
 
 
 def is_multilingual(checkpoint: Checkpoint) -> bool:
