@@ -42,7 +42,9 @@ MODELS = {
         for config in [ROTARY if kind == "wav2vec2-conformer" else {}]
     },
 }
-KEPT_IN_FLOAT32 = {"rotary", "parakeet_ctc", "moonshine", "classifier of wav2vec2-conformer"}
+KEPT_IN_FLOAT32 = {
+    *("rotary", "parakeet_ctc", "parakeet_tdt", "moonshine", "classifier of wav2vec2-conformer"),
+}
 
 
 @pytest.fixture(autouse=True)

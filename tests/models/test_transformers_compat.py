@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import tiny_ctc, tiny_moonshine, tiny_seamless, tiny_whisper
-from hearing import label, labeller, sound
+from hearing import RATE, label, labeller, sound
+from recognisers import tiny_transducer
 
 from audio_ops.inference import transformers_compat as compat
 from audio_ops.inference.wav2vec2 import conv_frames
@@ -238,3 +239,23 @@ def test_a_processor_is_called_behind_temperature_and_its_kin(tmp_path: Path) ->
             logits_processor=LogitsProcessorList([last]),
         )
         assert (last.allowed == 3) == hooked
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["parakeet_tdt", "parakeet_rnnt", "nemotron3_5_asr"])
+def test_a_transducer_is_its_modules(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    folder, tokens = tiny_transducer(tmp_path, kind), torch.tensor([[3, 4, 9], [5, 7, 3]])
+    name = "AutoModelForTDT" if kind == "parakeet_tdt" else "AutoModelForRNNT"
+    model: Any = getattr(transformers, name).from_pretrained(folder)
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    inputs = extractor([sound(1.0, 300)] * 2, sampling_rate=RATE, return_tensors="pt")
+    expected = model(**inputs, decoder_input_ids=tokens).logits  # (rows, frames, tokens, scores)
+    frames = model.get_audio_features(**inputs).pooler_output
+    state = None
+    for step in range(3):
+        predicted, state = compat.predict_next(model, tokens[:, step], state)
+        found = compat.joint_scores(model, frames[:, 6], predicted)
+        assert torch.allclose(found, expected[:, 6, step], atol=1e-5)
+    assert compat.frames_of_mels(model, [101]) == [frames.shape[1]]
