@@ -27,6 +27,7 @@ TOKENIZERS: dict[str, Alternatives] = {
     "MBartTokenizer": PIECES,
     "MBart50Tokenizer": PIECES,
     "XLMRobertaTokenizer": PIECES,
+    "LasrTokenizer": (*FAST, ("spiece.model",)),
     "ParakeetTokenizer": FAST,
     "BertTokenizer": (*FAST, ("vocab.txt",)),
     "T5Tokenizer": (*FAST, ("spiece.model",)),
@@ -41,7 +42,9 @@ ANY: Alternatives = (*BPE, ("vocab.txt",), *PIECES[1:], ("spiece.model",), ("tok
 DEFAULTS = {
     "clap": "RobertaTokenizer",
     "data2vec-audio": "Wav2Vec2CTCTokenizer",
+    "granite_speech5_ctc": "ParakeetTokenizer",
     "hubert": "Wav2Vec2CTCTokenizer",
+    "lasr_ctc": "LasrTokenizer",
     "nemotron3_5_asr": "ParakeetTokenizer",
     "nemotron_asr_streaming": "ParakeetTokenizer",
     "parakeet_ctc": "ParakeetTokenizer",

@@ -63,8 +63,8 @@ class Options(TaskOptions):
     """Translate into English instead of transcribing; if left out, as the checkpoint says."""
     timestamps: Literal["none", "segment", "word", "char"] = "none"
     """Times to add to the text. Whisper has `segment` and `word`, transducers have `segment` (a
-    sentence) and `word`, CTC models have `word` and `char` (Parakeet `word` alone), the others
-    none."""
+    sentence) and `word`, CTC models have `word` and `char` (those on log-mel features, such as
+    Parakeet, `word` alone), the others none."""
     window: Literal["full", "guarded"] = "full"
     """`full`: the 30 s of context that Whisper was trained with. `guarded`: less context for short
     clips, which is faster; texts that come out badly are transcribed again in full (`redone`)."""

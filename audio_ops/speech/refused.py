@@ -40,8 +40,8 @@ REFUSED: dict[str, str] = {
     **dict.fromkeys(
         (
             *("audioflamingo3", "canary", "cohere_asr", "fun_asr_nano", "glmasr"),
-            *("granite_speech", "granite_speech5_ctc", "granite_speech_plus"),
-            *("kyutai_speech_to_text", "lasr_ctc", "moonshine_streaming"),
+            *("granite_speech", "granite_speech_plus"),
+            *("kyutai_speech_to_text", "moonshine_streaming"),
             *("moss_transcribe_diarize", "nemo_speechlm", "qwen3_asr"),
             *("speecht5", "vibevoice_asr", "voxtral", "voxtral_realtime"),
         ),

@@ -18,6 +18,7 @@ from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.inference.runner import available_device
 from audio_ops.label import Label
 from audio_ops.speech import ctc
+from audio_ops.speech.frames import LOG_MEL
 from audio_ops.tasks import Clip, load_task
 from audio_ops.tasks.audio_classification import ARCHITECTURES
 
@@ -43,7 +44,7 @@ MODELS = {
     },
 }
 KEPT_IN_FLOAT32 = {
-    *("rotary", "parakeet_ctc", "parakeet_tdt", "moonshine", "classifier of wav2vec2-conformer"),
+    *("rotary", *LOG_MEL, "parakeet_tdt", "moonshine", "classifier of wav2vec2-conformer"),
 }
 
 

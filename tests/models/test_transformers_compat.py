@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import tiny_ctc, tiny_moonshine, tiny_seamless, tiny_whisper
@@ -13,7 +14,7 @@ from recognisers import tiny_transducer
 
 from audio_ops.inference import transformers_compat as compat
 from audio_ops.inference.wav2vec2 import conv_frames
-from audio_ops.speech import ctc
+from audio_ops.speech.frames import LOG_MEL, frames_of
 
 
 def states_of(model: Any, count: int, frames: int = 3000) -> torch.Tensor:
@@ -200,11 +201,21 @@ def test_frames_are_counted_as_transformers_counts_them(kind: str, tmp_path: Pat
         assert conv_frames(samples, config.conv_kernel, config.conv_stride) == expected
 
 
-def test_parakeets_frames_are_counted_as_transformers_counts_them(tmp_path: Path) -> None:
-    family: Any = labeller(tiny_ctc(tmp_path, "parakeet_ctc")).model.family  # type: ignore[attr-defined]
-    for mels in range(2, 400):
-        expected = int(family.model._get_subsampling_output_length(torch.tensor(mels)))
-        assert ctc.parakeet_frames(mels, family.model.config.encoder_config) == expected
+@pytest.mark.parametrize("kind", LOG_MEL)
+def test_frames_of_log_mels_are_counted_as_transformers_counts_them(
+    kind: str, tmp_path: Path
+) -> None:
+    family: Any = labeller(tiny_ctc(tmp_path, kind)).model.family  # type: ignore[attr-defined]
+    for samples in range(family.shortest, 64_000, 1597):
+        inputs = family.extractor(
+            [np.zeros(samples, np.float32)],
+            sampling_rate=RATE,
+            return_tensors="pt",
+            return_attention_mask=True,
+        )
+        expected = int(family.model._get_subsampling_output_length(inputs["attention_mask"].sum()))
+        assert frames_of(kind, family.encoder, samples, family.extractor) == expected
+    assert frames_of(kind, family.encoder, family.shortest, family.extractor) == 1
 
 
 def test_an_extractor_with_another_filter_bank_stays_as_it_is() -> None:
