@@ -33,6 +33,7 @@ TOKENIZERS: dict[str, Alternatives] = {
     "T5Tokenizer": (*FAST, ("spiece.model",)),
     "Wav2Vec2CTCTokenizer": LETTERS,
     "Wav2Vec2PhonemeCTCTokenizer": LETTERS,
+    "SpeechT5Tokenizer": (("spm_char.model",),),
     "Speech2TextTokenizer": (("vocab.json", "sentencepiece.bpe.model"),),
     **dict.fromkeys(("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"), ((),)),
 }
@@ -53,6 +54,7 @@ DEFAULTS = {
     "seamless_m4t": "SeamlessM4TTokenizer",
     "seamless_m4t_v2": "SeamlessM4TTokenizer",
     "speech_to_text": "Speech2TextTokenizer",
+    "speecht5": "SpeechT5Tokenizer",
     "unispeech": "Wav2Vec2CTCTokenizer",
     "unispeech-sat": "Wav2Vec2CTCTokenizer",
     "wav2vec2": "Wav2Vec2CTCTokenizer",

@@ -41,9 +41,8 @@ REFUSED: dict[str, str] = {
         (
             *("audioflamingo3", "canary", "cohere_asr", "fun_asr_nano", "glmasr"),
             *("granite_speech", "granite_speech_plus"),
-            *("kyutai_speech_to_text", "moonshine_streaming"),
-            *("moss_transcribe_diarize", "nemo_speechlm", "qwen3_asr"),
-            *("speecht5", "vibevoice_asr", "voxtral", "voxtral_realtime"),
+            *("kyutai_speech_to_text", "moss_transcribe_diarize", "nemo_speechlm", "qwen3_asr"),
+            *("vibevoice_asr", "voxtral", "voxtral_realtime"),
         ),
         _NOT_YET,
     ),

@@ -458,7 +458,7 @@ def tiny_moonshine(folder: Path, seed: int = 0) -> Path:
             pad_token_id=0,
         )
     )
-    _talk(model)
+    talk(model)
     model.save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True).save_pretrained(folder)
     return folder
@@ -508,7 +508,7 @@ def tiny_speech2text(folder: Path, seed: int = 0) -> Path:
             decoder_start_token_id=2,
         )
     )
-    _talk(model)
+    talk(model)
     model.save_pretrained(folder)
     Speech2TextFeatureExtractor().save_pretrained(folder)
     return folder
@@ -554,7 +554,7 @@ def tiny_speech_encoder_decoder(folder: Path, norm: str = "layer", seed: int = 0
     config = SpeechEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 1, 0, 2
     model = SpeechEncoderDecoderModel(config=config)
-    _talk(model)
+    talk(model)
     generation = model.generation_config
     generation.update(decoder_start_token_id=1, pad_token_id=0, eos_token_id=2, bos_token_id=1)
     model.save_pretrained(folder)
@@ -616,7 +616,7 @@ def tiny_seamless(
         if version == 2
         else SeamlessM4TForSpeechToText(SeamlessM4TConfig(**shape))  # type: ignore[arg-type]
     )
-    _talk(model)
+    talk(model)
     model.generation_config = GenerationConfig(
         no_repeat_ngram_size=2,
         text_decoder_lang_to_code_id={
@@ -633,7 +633,7 @@ def tiny_seamless(
     return folder
 
 
-def _talk(model: object) -> None:
+def talk(model: object) -> None:
     """Set weights and generation settings so that different sounds get different words."""
     import torch
 

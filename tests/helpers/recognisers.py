@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from checkpoints import enlarge
+from checkpoints import enlarge, letter_tokenizer, talk
 
 PIECES = [
     *("<unk>", "<pad>"),
@@ -123,4 +123,93 @@ def tiny_transducer(folder: Path, model_type: str, seed: int = 0) -> Path:
         ).save_pretrained(folder)
     else:
         transformers.NemotronAsrStreamingProcessor(extractor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def tiny_moonshine_streaming(folder: Path, seed: int = 1) -> Path:
+    """A random streaming Moonshine with a real feature extractor and a tokenizer of letters."""
+    import torch
+    from transformers import (
+        AutoTokenizer,
+        MoonshineStreamingConfig,
+        MoonshineStreamingForConditionalGeneration,
+        MoonshineStreamingProcessor,
+        Wav2Vec2FeatureExtractor,
+    )
+
+    size = letter_tokenizer(folder)
+    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2}
+    encoder = {**shape, "num_key_value_heads": 2, "num_hidden_layers": 2}
+    encoder |= {"sliding_windows": [[16, 4], [16, 0]]}
+    torch.manual_seed(seed)
+    model = MoonshineStreamingForConditionalGeneration(
+        MoonshineStreamingConfig(
+            encoder_config=encoder,
+            vocab_size=size,
+            num_hidden_layers=2,
+            num_key_value_heads=2,
+            pad_token_id=0,
+            decoder_start_token_id=1,
+            **shape,
+        )
+    )
+    talk(model)
+    model.save_pretrained(folder)
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True)
+    MoonshineStreamingProcessor(extractor, AutoTokenizer.from_pretrained(folder)).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def tiny_speecht5(folder: Path, seed: int = 0) -> Path:
+    """A random SpeechT5 for recognition with a tokenizer of letters."""
+    import sentencepiece
+    import torch
+    from transformers import (
+        SpeechT5Config,
+        SpeechT5FeatureExtractor,
+        SpeechT5ForSpeechToText,
+        SpeechT5Tokenizer,
+    )
+
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    pieces = folder / "spm_char.model"
+    with pieces.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([letters]),
+            model_writer=file,
+            model_type="char",
+            vocab_size=4 + 1 + len(letters),
+            pad_id=0,
+            bos_id=1,
+            eos_id=2,
+            unk_id=3,
+            minloglevel=2,
+        )
+    tokenizer = SpeechT5Tokenizer(str(pieces))
+    torch.manual_seed(seed)
+    model = SpeechT5ForSpeechToText(
+        SpeechT5Config(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=48,
+            decoder_ffn_dim=48,
+            conv_dim=(16,) * 7,
+            num_conv_pos_embeddings=16,
+            num_conv_pos_embedding_groups=4,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=2,
+        )
+    )
+    talk(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    SpeechT5FeatureExtractor().save_pretrained(folder)
     return folder
