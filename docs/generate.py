@@ -59,6 +59,7 @@ EXIT_CODES = {
 FAMILY_TITLES = {
     "whisper": "Whisper",
     "ctc": "CTC",
+    "transducer": "transducers",
     "seq2seq": "other encoder-decoders",
     "seamless": "SeamlessM4T",
 }

@@ -22,7 +22,7 @@ EXTRACTORS = ("preprocessor_config.json", "processor_config.json")
 TOKENIZERS = (
     *("tokenizer_config.json", "tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"),
     *("special_tokens_map.json", "added_tokens.json", "normalizer.json"),
-    *("sentencepiece.bpe.model", "spiece.model", "tokenizer.model"),
+    *("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "spm_char.model"),
 )
 # Of the files that `from_pretrained` may read. Pickled weights are never loaded.
 LOADED_SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".tiktoken", ".jinja", ".py"}

@@ -47,6 +47,7 @@ class Normed:
         self,
         waveforms: Sequence[np.ndarray],
         return_attention_mask: bool | None = None,
+        pad_to_multiple_of: int | None = None,
         **_: Any,
     ) -> Any:
         """transformers' BatchFeature, on the device, from float32 (samples,) waveforms.
@@ -57,7 +58,9 @@ class Normed:
         from transformers import BatchFeature
 
         lengths = torch.tensor([len(waveform) for waveform in waveforms], device=self.device)
-        padded = np.zeros((len(waveforms), max(map(len, waveforms))), np.float32)
+        step = pad_to_multiple_of or 1
+        longest = -(-max(map(len, waveforms)) // step) * step
+        padded = np.zeros((len(waveforms), longest), np.float32)
         for row, waveform in zip(padded, waveforms, strict=True):
             row[: len(waveform)] = waveform
         values = torch.from_numpy(padded).to(self.device)

@@ -81,6 +81,44 @@ def rows_of_cache(cache: Any, rows: Sequence[int], device: torch.device) -> Any:
     return cache
 
 
+def predict_next(
+    model: Any, tokens: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """The output `(rows, width)` of a transducer's prediction network for a token in each row, and
+    its state, which begins as None.
+
+    The modules of `ParakeetRNNTDecoder` (models/parakeet/modeling_parakeet.py), whose own `forward`
+    runs for all rows if any has a new token. There is no fallback.
+    """
+    network = model.decoder
+    output, state = network.lstm(network.embedding(tokens[:, None]), state)
+    predicted: torch.Tensor = network.decoder_projector(output)[:, 0]
+    return predicted, state
+
+
+def joint_scores(model: Any, frames: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
+    """The scores `(rows, tokens)` of a transducer's next token, and behind them of its durations.
+
+    `ParakeetRNNTJointNetwork.forward` (models/parakeet/modeling_parakeet.py). There is no fallback.
+    """
+    scores: torch.Tensor = model.joint(
+        encoder_hidden_states=frames, decoder_hidden_states=predicted
+    )
+    return scores
+
+
+def frames_of_mels(model: Any, mels: Sequence[int]) -> list[int]:
+    """The encoder frames of a transducer for so many log-mel frames.
+
+    `_get_subsampling_output_length` of `ParakeetPreTrainedModel` (models/parakeet/
+    modeling_parakeet.py), with which its `generate` sets its own limit.
+    """
+    import torch
+
+    frames: list[int] = model.encoder._get_subsampling_output_length(torch.tensor(mels)).tolist()
+    return frames
+
+
 def token_end_times(
     model: Any, output: Any, row: int, *, prompt: int, length: int, frames: int, beams: int = 1
 ) -> list[float]:

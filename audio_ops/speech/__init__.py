@@ -9,6 +9,7 @@ tokens.py       log probabilities of generated tokens
 evidence.py     signs that a text was invented
 phrases.py      texts that Whisper is known to invent, from invented_phrases.yaml
 wer.py          word and character errors against a reference
+refused.py      model types of transformers that no family runs, and why
 
 Importing any of these imports neither torch nor transformers: only a family's `Model()` does.
 """

@@ -1,4 +1,5 @@
-"""CTC models: whatever `AutoModelForCTC` loads for wav2vec2 and its relatives, and Parakeet CTC.
+"""CTC models: whatever `AutoModelForCTC` loads: wav2vec2 and its relatives, Parakeet CTC, Granite
+Speech 5, LASR.
 
 A CTC model predicts one token per frame (20 ms in wav2vec2, 80 ms in Parakeet), usually the blank.
 Sound longer than `chunk_length_s` is cut into windows that overlap by `stride_length_s` on each
@@ -28,6 +29,7 @@ from audio_ops.errors import ClipError
 from audio_ops.inference.checkpoint import AdaptedCheckpoint, Checkpoint, load, load_model
 from audio_ops.inference.features import compute_on
 from audio_ops.inference.finite import are_finite, not_finite
+from audio_ops.inference.granite import Granite5Features
 from audio_ops.inference.wav2vec2 import (
     FBANK_FRAME,
     FBANK_HOP,
@@ -36,13 +38,16 @@ from audio_ops.inference.wav2vec2 import (
     shortest,
 )
 from audio_ops.inference.weights import check_rows, shapes_in
+from audio_ops.speech.frames import LOG_MEL, frames_of, samples_per_frame
+from audio_ops.speech.frames import shortest as shortest_of_log_mel
 from audio_ops.speech.options import Options
 from audio_ops.speech.transcript import Segment, TimedText, Transcript, geometric_mean
 from audio_ops.speech.vocabulary import check_ctc
 from audio_ops.tasks import Clip, Window
 
 MODEL_TYPES = (
-    *("data2vec-audio", "hubert", "parakeet_ctc", "sew", "sew-d", "unispeech", "unispeech-sat"),
+    *LOG_MEL,
+    *("data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat"),
     *("wav2vec2", "wav2vec2-bert", "wav2vec2-conformer", "wavlm"),
 )
 TIMESTAMPS = ("none", "word", "char")
@@ -63,10 +68,10 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
         raise ValueError(
             f"model: expected a ...ForCTC architecture, found {found} in {checkpoint.name}"
         )
-    if config["model_type"] == "parakeet_ctc" and options.timestamps == "char":
+    if config["model_type"] in LOG_MEL and options.timestamps == "char":
         raise ValueError(
-            "timestamps: expected none or word for a parakeet_ctc checkpoint, whose tokens are "
-            "pieces of words, found 'char'"
+            f"timestamps: expected none or word for a {config['model_type']} checkpoint, whose "
+            "tokens are pieces of words, found 'char'"
         )
     Chunking.of(options, checkpoint)
     _check_language(options, checkpoint, config)
@@ -175,9 +180,9 @@ class Chunking:
 
 def _samples_per_frame(checkpoint: Checkpoint) -> int:
     config = checkpoint.json("config.json")
-    if config["model_type"] == "parakeet_ctc":
+    if config["model_type"] in LOG_MEL:
         hop: int = checkpoint.extractor_settings().get("hop_length", 160)
-        return hop * int(config["encoder_config"].get("subsampling_factor", 8))
+        return samples_per_frame(config["model_type"], config["encoder_config"], hop)
     if config["model_type"] == "wav2vec2-bert":
         frame = 2 * FBANK_HOP
     else:
@@ -219,7 +224,13 @@ class Model:
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
         from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
 
-        self.extractor = compute_on(device, load(AutoFeatureExtractor, checkpoint, options))
+        config = checkpoint.json("config.json")
+        self.model_type: str = config["model_type"]
+        self.extractor: Any
+        if self.model_type == "granite_speech5_ctc":
+            self.extractor = Granite5Features(checkpoint.extractor_settings(), device)
+        else:
+            self.extractor = compute_on(device, load(AutoFeatureExtractor, checkpoint, options))
         self.tokenizer = load(AutoTokenizer, checkpoint, options)
         self.model = load_model(AutoModelForCTC, checkpoint, options, device)
         self.device, self.dtype = device, self.model.dtype
@@ -235,15 +246,16 @@ class Model:
         self.blank: int = self.tokenizer.pad_token_id
         self.delimiter: int | None = getattr(self.tokenizer, "word_delimiter_token_id", None)
 
-        config = checkpoint.json("config.json")
-        self.model_type: str = config["model_type"]
         self.sample_rate = sample_rate(options, checkpoint)
         self.chunks = Chunking.of(options, checkpoint)
         self.timestamps = options.timestamps
-        is_parakeet = self.model_type == "parakeet_ctc"
-        self.equal_lengths = not (is_parakeet or accepts_padding(self.model, config, device))
-        # Parakeet's extractor divides by its mel frames less one.
-        self.shortest: int = 2 * self.extractor.hop_length if is_parakeet else shortest(config)
+        if self.model_type in LOG_MEL:
+            self.encoder: dict[str, Any] = self.model.config.encoder_config.to_dict()
+            self.equal_lengths = False
+            self.shortest = shortest_of_log_mel(self.model_type, self.encoder, self.extractor)
+        else:
+            self.equal_lengths = not accepts_padding(self.model, config, device)
+            self.shortest = shortest(config)
 
     def windows(self, clip: Clip) -> list[Window]:
         return self.chunks(len(clip.waveform))
@@ -285,8 +297,8 @@ class Model:
         config = self.model.config
         if self.equal_lengths:
             return padded
-        if self.model_type == "parakeet_ctc":
-            return parakeet_frames(samples // self.extractor.hop_length, config.encoder_config)
+        if self.model_type in LOG_MEL:
+            return frames_of(self.model_type, self.encoder, samples, self.extractor)
         if self.model_type == "wav2vec2-bert":
             return -(-((samples - FBANK_FRAME) // FBANK_HOP + 1) // 2)
         return conv_frames(samples, config.conv_kernel, config.conv_stride)
@@ -404,17 +416,6 @@ class Model:
             [token.id for token in tokens], skip_special_tokens=False, group_tokens=False
         )
         return text
-
-
-def parakeet_frames(mels: int, config: Any) -> int:
-    """The frames that Parakeet's encoder makes of so many log-mel frames.
-
-    Each of its convolutions halves them, over padding on both sides.
-    """
-    kernel, stride = config.subsampling_conv_kernel_size, config.subsampling_conv_stride
-    for _ in range(int(math.log2(config.subsampling_factor))):
-        mels = (mels + (kernel - 1) // 2 * 2 - kernel) // stride + 1
-    return mels
 
 
 def _score(tokens: Sequence[TokenSpan]) -> float:

@@ -56,14 +56,16 @@ class Options(TaskOptions):
     """
 
     language: str | None = None
-    """Language of the speech, as the checkpoint's own code (`de`); if left out, the one that the
-    checkpoint is fixed to, or else detected per clip."""
+    """Language of the speech, as the checkpoint's own code (`de`; `de-DE` for `nemotron3_5_asr`, the
+    only transducer that takes one); if left out, the one that the checkpoint is fixed to, or else
+    detected per clip."""
     translate: bool = False
     """Translate into English instead of transcribing; if left out, as the checkpoint says."""
     timestamps: Literal["none", "segment", "word", "char"] = "none"
-    """Times to add to the text. Whisper has `segment` and `word`, CTC models have `word` and
-    `char` (Parakeet `word` alone), the others none. If left out, a Whisper whose
-    `generation_config.json` has `return_timestamps` gets `segment`."""
+    """Times to add to the text. Whisper has `segment` and `word`, transducers have `segment` (a
+    sentence) and `word`, CTC models have `word` and `char` (those on log-mel features, such as
+    Parakeet, `word` alone), the others none. If left out,
+    a Whisper whose `generation_config.json` has `return_timestamps` gets `segment`."""
     window: Literal["full", "guarded"] = "full"
     """`full`: the 30 s of context that Whisper was trained with. `guarded`: less context for short
     clips, which is faster; texts that come out badly are transcribed again in full (`redone`)."""

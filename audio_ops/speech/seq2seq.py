@@ -1,4 +1,4 @@
-"""Encoder-decoders other than Whisper: Moonshine, Speech2Text, speech encoder-decoders.
+"""Encoder-decoders other than Whisper: Moonshine, Speech2Text, SpeechT5, speech encoder-decoders.
 
 Long sound is cut in pauses into windows of at most `MAX_S` that do not overlap: transformers'
 pipeline chunks by a stride, which these models' texts then hold twice. A clip that fits one window
@@ -44,8 +44,17 @@ TOKENS = (*START, "eos_token_id", "forced_bos_token_id", "suppress_tokens")
 MIN_S = 0.1
 # The longest sound that each was made for. Moonshine was trained on 4 to 30 s
 # (https://arxiv.org/abs/2410.15608) and its 194 tokens are those of 30 s; Speech2Text takes 6,000
-# frames of 10 ms, but LibriSpeech and MuST-C end near 30 s; speech encoder-decoders differ.
-MAX_S = {"moonshine": 30.0, "speech-encoder-decoder": 30.0, "speech_to_text": 30.0}
+# frames of 10 ms, but LibriSpeech and MuST-C end near 30 s, as does SpeechT5's LibriSpeech; speech
+# encoder-decoders differ.
+MAX_S = {
+    "moonshine": 30.0,
+    "moonshine_streaming": 30.0,
+    "speech-encoder-decoder": 30.0,
+    "speech_to_text": 30.0,
+    "speecht5": 30.0,
+}
+# Samples of which the model takes a multiple: its processor pads to it, and the pipeline fails.
+MULTIPLE = {"moonshine_streaming": 80}
 MODEL_TYPES = tuple(MAX_S)
 PIPELINE_NEW_TOKENS = 256  # the pipeline's own limit for a checkpoint that sets none
 
@@ -106,6 +115,7 @@ class Model:
         self.sample_rate = sample_rate(options, checkpoint)
         config = checkpoint.json("config.json")
         self.max_s = MAX_S.get(config["model_type"], 0.0)
+        self.multiple = MULTIPLE.get(config["model_type"])
         # Moonshine's group norm runs over time, padding included; Speech2Text convolves over it.
         self.equal_lengths = not is_masked(config.get("encoder") or {})
         self.model.generation_config = self._generation_config(options)
@@ -210,6 +220,7 @@ class Model:
             sampling_rate=self.sample_rate,
             return_tensors="pt",
             padding=True,
+            pad_to_multiple_of=self.multiple,
             return_attention_mask=True,
         ).to(self.device, self.dtype)
         # A speech encoder-decoder calls its input `inputs`, whatever its encoder calls it.

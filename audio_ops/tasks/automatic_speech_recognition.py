@@ -14,6 +14,7 @@ from audio_ops.speech import Family, Recogniser, families, family_of, wer
 from audio_ops.speech.evidence import clip_evidence, segment_evidence
 from audio_ops.speech.options import Options as Options
 from audio_ops.speech.options import check_options
+from audio_ops.speech.refused import refusal
 from audio_ops.speech.transcript import join_texts
 from audio_ops.tasks import Clip, Reporting, WantsSpeech, Window
 
@@ -178,9 +179,6 @@ def _family(checkpoint: Checkpoint) -> Family:
     found = checkpoint.json("config.json").get("model_type")
     family = family_of(found)
     if family is None:
-        known = sorted(name for family in families().values() for name in family.MODEL_TYPES)
-        raise ValueError(
-            f"model: expected a speech recognition checkpoint ({', '.join(known)}), "
-            f"found model_type {found!r} in {checkpoint.name}"
-        )
+        known = (name for family in families().values() for name in family.MODEL_TYPES)
+        raise ValueError(refusal(checkpoint, known))
     return family

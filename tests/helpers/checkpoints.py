@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -272,8 +272,8 @@ def tiny_ctc(
         Wav2Vec2FeatureExtractor,
     )
 
-    if model_type == "parakeet_ctc":
-        return _tiny_parakeet(folder, seed)
+    if model_type in ("granite_speech5_ctc", "lasr_ctc", "parakeet_ctc"):
+        return _tiny_log_mel(folder, model_type, seed)
     folder.mkdir(parents=True, exist_ok=True)
     alphabets = languages or {"": "abcdefghijk'"}
     vocabularies = {
@@ -338,41 +338,81 @@ def _stutter(head: object) -> None:
         head.bias[4] = 2.5  # type: ignore[attr-defined]
 
 
-def _tiny_parakeet(folder: Path, seed: int) -> Path:
+def _tiny_log_mel(folder: Path, model_type: str, seed: int) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders
     from tokenizers.models import BPE
     from transformers import (
-        ParakeetCTCConfig,
-        ParakeetEncoderConfig,
+        AutoConfig,
+        AutoModelForCTC,
+        LasrFeatureExtractor,
+        LasrTokenizer,
         ParakeetFeatureExtractor,
-        ParakeetForCTC,
         ParakeetTokenizer,
     )
 
-    pieces = ["<unk>", *(f"▁{a}{b}" for a in "abc" for b in "xyz"), *"defghij", "<pad>"]
+    from audio_ops.inference.granite import Granite5Features
+
+    is_lasr = model_type == "lasr_ctc"
+    words = [*(f"▁{a}{b}" for a in "abc" for b in "xyz"), *"defghij"]
+    pieces = ["<pad>", "</s>", "<unk>", *words] if is_lasr else ["<unk>", *words, "<pad>"]
+    encoder = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+    }
+    if model_type == "granite_speech5_ctc":
+        encoder |= {"vocab_size": len(pieces), "context_size": 16, "num_hidden_layers": 4}
+    else:
+        encoder |= {"subsampling_conv_channels": 8, "layerdrop": 0.0}
+    torch.manual_seed(seed)
+    model = AutoModelForCTC.from_config(
+        AutoConfig.for_model(
+            model_type,
+            vocab_size=len(pieces),
+            pad_token_id=pieces.index("<pad>"),
+            encoder_config=encoder,
+        )
+    )
+    enlarge(model)
+    if model_type != "parakeet_ctc":
+        sounds: object = LasrFeatureExtractor() if is_lasr else Granite5Features({}, "cpu")
+        _tell_frames_apart(model, sounds)
+        _tell_frames_apart(model, sounds)  # Granite's head also serves a layer in the middle
+    model.save_pretrained(folder)
     tokenizer = Tokenizer(BPE({piece: index for index, piece in enumerate(pieces)}, []))
     tokenizer.decoder = decoders.Metaspace()  # type: ignore[assignment]
-    encoder = ParakeetEncoderConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        subsampling_conv_channels=8,
-        layerdrop=0.0,
-    )
-    torch.manual_seed(seed)
-    config = ParakeetCTCConfig(
-        vocab_size=len(pieces), pad_token_id=len(pieces) - 1, encoder_config=encoder
-    )
-    model = ParakeetForCTC(config)
-    enlarge(model)
-    model.save_pretrained(folder)
+    if is_lasr:
+        LasrFeatureExtractor().save_pretrained(folder)
+        LasrTokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0).save_pretrained(
+            folder
+        )
+        return folder
     ParakeetTokenizer(
         tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>"
     ).save_pretrained(folder)
-    ParakeetFeatureExtractor().save_pretrained(folder)
+    if model_type == "parakeet_ctc":
+        ParakeetFeatureExtractor().save_pretrained(folder)
+    else:  # its class wants torchaudio
+        settings = {"feature_extractor_type": "GraniteSpeech5FeatureExtractor", "num_mel_bins": 80}
+        (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def _tell_frames_apart(model: Any, extractor: Any) -> None:
+    """Scale a CTC head so that each token's score varies by 1 around 0 in time."""
+    import torch
+    from hearing import RATE, sound
+
+    inputs = extractor([sound(6.0, 500)], sampling_rate=RATE, return_tensors="pt")
+    head = model.ctc_head
+    with torch.no_grad():
+        scores = model.eval()(input_features=inputs["input_features"]).logits[0]
+        deviation = scores.std(0)
+        head.weight.div_(deviation.view(-1, *(1 for _ in head.weight.shape[1:])))
+        head.bias.sub_(scores.mean(0)).div_(deviation)
+        head.bias[model.config.pad_token_id] += 1.0
 
 
 def letter_tokenizer(folder: Path) -> int:
@@ -418,7 +458,7 @@ def tiny_moonshine(folder: Path, seed: int = 0) -> Path:
             pad_token_id=0,
         )
     )
-    _talk(model)
+    talk(model)
     model.save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True).save_pretrained(folder)
     return folder
@@ -468,7 +508,7 @@ def tiny_speech2text(folder: Path, seed: int = 0) -> Path:
             decoder_start_token_id=2,
         )
     )
-    _talk(model)
+    talk(model)
     model.save_pretrained(folder)
     Speech2TextFeatureExtractor().save_pretrained(folder)
     return folder
@@ -514,7 +554,7 @@ def tiny_speech_encoder_decoder(folder: Path, norm: str = "layer", seed: int = 0
     config = SpeechEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
     config.decoder_start_token_id, config.pad_token_id, config.eos_token_id = 1, 0, 2
     model = SpeechEncoderDecoderModel(config=config)
-    _talk(model)
+    talk(model)
     generation = model.generation_config
     generation.update(decoder_start_token_id=1, pad_token_id=0, eos_token_id=2, bos_token_id=1)
     model.save_pretrained(folder)
@@ -576,7 +616,7 @@ def tiny_seamless(
         if version == 2
         else SeamlessM4TForSpeechToText(SeamlessM4TConfig(**shape))  # type: ignore[arg-type]
     )
-    _talk(model)
+    talk(model)
     model.generation_config = GenerationConfig(
         no_repeat_ngram_size=2,
         text_decoder_lang_to_code_id={
@@ -593,7 +633,7 @@ def tiny_seamless(
     return folder
 
 
-def _talk(model: object) -> None:
+def talk(model: object) -> None:
     """Set weights and generation settings so that different sounds get different words."""
     import torch
 

@@ -18,6 +18,7 @@ from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.inference.runner import available_device
 from audio_ops.label import Label
 from audio_ops.speech import ctc
+from audio_ops.speech.frames import LOG_MEL
 from audio_ops.tasks import Clip, load_task
 from audio_ops.tasks.audio_classification import ARCHITECTURES
 
@@ -42,7 +43,9 @@ MODELS = {
         for config in [ROTARY if kind == "wav2vec2-conformer" else {}]
     },
 }
-KEPT_IN_FLOAT32 = {"rotary", "parakeet_ctc", "moonshine", "classifier of wav2vec2-conformer"}
+KEPT_IN_FLOAT32 = {
+    *("rotary", *LOG_MEL, "parakeet_tdt", "moonshine", "classifier of wav2vec2-conformer"),
+}
 
 
 @pytest.fixture(autouse=True)

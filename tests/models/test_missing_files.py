@@ -210,5 +210,4 @@ def test_the_tokenizers_of_model_types_are_transformers() -> None:
 
     types = [*(kind for family in families().values() for kind in family.MODEL_TYPES), "clap"]
     expected = {kind: TOKENIZER_MAPPING_NAMES.get(kind) for kind in types}
-    expected["parakeet_ctc"] = None  # ParakeetTokenizer is read from tokenizer.json alone
     assert {kind: DEFAULTS.get(kind) for kind in types} == expected

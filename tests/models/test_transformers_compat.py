@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import tiny_ctc, tiny_moonshine, tiny_seamless, tiny_whisper
-from hearing import label, labeller, sound
+from hearing import RATE, label, labeller, sound
+from recognisers import tiny_transducer
 
 from audio_ops.inference import transformers_compat as compat
 from audio_ops.inference.wav2vec2 import conv_frames
-from audio_ops.speech import ctc
+from audio_ops.speech.frames import LOG_MEL, frames_of
 
 
 def states_of(model: Any, count: int, frames: int = 3000) -> torch.Tensor:
@@ -199,11 +201,21 @@ def test_frames_are_counted_as_transformers_counts_them(kind: str, tmp_path: Pat
         assert conv_frames(samples, config.conv_kernel, config.conv_stride) == expected
 
 
-def test_parakeets_frames_are_counted_as_transformers_counts_them(tmp_path: Path) -> None:
-    family: Any = labeller(tiny_ctc(tmp_path, "parakeet_ctc")).model.family  # type: ignore[attr-defined]
-    for mels in range(2, 400):
-        expected = int(family.model._get_subsampling_output_length(torch.tensor(mels)))
-        assert ctc.parakeet_frames(mels, family.model.config.encoder_config) == expected
+@pytest.mark.parametrize("kind", LOG_MEL)
+def test_frames_of_log_mels_are_counted_as_transformers_counts_them(
+    kind: str, tmp_path: Path
+) -> None:
+    family: Any = labeller(tiny_ctc(tmp_path, kind)).model.family  # type: ignore[attr-defined]
+    for samples in range(family.shortest, 64_000, 1597):
+        inputs = family.extractor(
+            [np.zeros(samples, np.float32)],
+            sampling_rate=RATE,
+            return_tensors="pt",
+            return_attention_mask=True,
+        )
+        expected = int(family.model._get_subsampling_output_length(inputs["attention_mask"].sum()))
+        assert frames_of(kind, family.encoder, samples, family.extractor) == expected
+    assert frames_of(kind, family.encoder, family.shortest, family.extractor) == 1
 
 
 def test_an_extractor_with_another_filter_bank_stays_as_it_is() -> None:
@@ -238,3 +250,23 @@ def test_a_processor_is_called_behind_temperature_and_its_kin(tmp_path: Path) ->
             logits_processor=LogitsProcessorList([last]),
         )
         assert (last.allowed == 3) == hooked
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["parakeet_tdt", "parakeet_rnnt", "nemotron3_5_asr"])
+def test_a_transducer_is_its_modules(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    folder, tokens = tiny_transducer(tmp_path, kind), torch.tensor([[3, 4, 9], [5, 7, 3]])
+    name = "AutoModelForTDT" if kind == "parakeet_tdt" else "AutoModelForRNNT"
+    model: Any = getattr(transformers, name).from_pretrained(folder)
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    inputs = extractor([sound(1.0, 300)] * 2, sampling_rate=RATE, return_tensors="pt")
+    expected = model(**inputs, decoder_input_ids=tokens).logits  # (rows, frames, tokens, scores)
+    frames = model.get_audio_features(**inputs).pooler_output
+    state = None
+    for step in range(3):
+        predicted, state = compat.predict_next(model, tokens[:, step], state)
+        found = compat.joint_scores(model, frames[:, 6], predicted)
+        assert torch.allclose(found, expected[:, 6, step], atol=1e-5)
+    assert compat.frames_of_mels(model, [101]) == [frames.shape[1]]

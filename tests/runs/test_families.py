@@ -19,6 +19,7 @@ from checkpoints import (
     tiny_whisper,
 )
 from hearing import RATE, sound
+from recognisers import tiny_transducer
 from runs import Job
 from sounds import encode
 
@@ -59,6 +60,7 @@ FAMILIES = {
     "seamless_v2": recogniser(
         lambda folder: tiny_seamless(folder, 2), {"tgt_lang": "eng"}, tgt_lang="eng"
     ),
+    "parakeet_tdt": recogniser(lambda folder: tiny_transducer(folder, "parakeet_tdt")),
     "classifier": Family(
         lambda folder: tiny_classifier(folder, "hubert"), "audio-classification", {}, {"top_k": 5}
     ),
