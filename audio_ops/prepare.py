@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import pyarrow as pa
 
+from audio_ops.decode.headerless import Headerless
 from audio_ops.decode.open import open_sound
 from audio_ops.decode.sound import Sound
 from audio_ops.errors import NO_FAILURES, ClipError
@@ -39,6 +40,7 @@ def prepare(
     max_clip_s: float,
     *,
     damage: Damage = KEEP,
+    raw: Callable[[Row], Headerless | None] = lambda _: None,
     want_speech: Speech = "never",
     long_s: float = 30.0,
     max_batch_bytes: int = 64 << 20,
@@ -53,13 +55,14 @@ def prepare(
         be Inf, selects that many seconds of the file from its `offset_s` on.
     rates: sample rates of the waveforms in each row, in Hz.
     damage: how much of a damaged sound may be lost.
+    raw: how a clip is encoded that has no header, by its identity.
     want_speech: for which clips `speech` is computed (uint8 per 32 ms, see signal/voice.py): all,
         those longer than `long_s` seconds, or none.
     max_batch_bytes, max_batch_clips: limits of one table; a single clip may have more bytes.
     failed: errors by `clip_id` of clips that have crashed a process before; they are not decoded.
     decoded: called after each block with the seconds of the clip that are decoded so far.
     """
-    options = _Options(rates, max_clip_s, damage, want_speech, long_s, decoded)
+    options = _Options(rates, max_clip_s, damage, raw, want_speech, long_s, decoded)
     rows = (_row(identity, file, options, failed) for identity, file in clips)
     target = prepared_schema(schema, rates)
     batch: list[Row] = []
@@ -86,6 +89,7 @@ class _Options:
     rates: Sequence[int]
     max_clip_s: float
     damage: Damage
+    raw: Callable[[Row], Headerless | None]
     want_speech: Speech
     long_s: float
     decoded: Callable[[float], None]
@@ -110,7 +114,7 @@ def _row(
     if isinstance(file, ClipError):
         return identity | _error("read", file)
     try:
-        return identity | _sound(file, options, stretch)
+        return identity | _sound(file, options, stretch, options.raw(identity))
     except ClipError as error:
         return identity | _error("decode", error)
     except MemoryError:
@@ -118,12 +122,20 @@ def _row(
         return identity | _error("decode", too_much)
 
 
-def _sound(file: BinaryIO, options: _Options, stretch: Stretch | None) -> Row:
+def _sound(
+    file: BinaryIO, options: _Options, stretch: Stretch | None, raw: Headerless | None
+) -> Row:
     """The columns of `prepare_clip`, and `speech` if wanted. Closes the file."""
     rates, want_speech = options.rates, options.want_speech
     with file:
         row = prepare_clip(
-            file, rates, options.max_clip_s, stretch, options.decoded, damage=options.damage
+            file,
+            rates,
+            options.max_clip_s,
+            stretch,
+            options.decoded,
+            damage=options.damage,
+            raw=raw,
         )
     if want_speech == "always" or (want_speech == "long" and row["duration_s"] > options.long_s):
         rate = SPEECH_RATE if SPEECH_RATE in rates else max(rates)
@@ -144,6 +156,7 @@ def prepare_clip(
     decoded: Callable[[float], None] = lambda _: None,
     *,
     damage: Damage = KEEP,
+    raw: Headerless | None = None,
 ) -> Row:
     """Decode, downmix and resample a file block by block, never holding it at its stored rate.
 
@@ -159,7 +172,7 @@ def prepare_clip(
     peaks of `MAX_PEAK` on, `truncated` for less sound than the header or the stretch claims, and
     whatever `open_sound` and its blocks raise; but only what `damage` does not keep.
     """
-    part = _Part(rates, max_clip_s, *(stretch or (0.0, math.inf)), damage)
+    part = _Part(rates, max_clip_s, *(stretch or (0.0, math.inf)), damage, raw)
     row, oddities = _decode(file, part, decoded)
     if oddities.channels_cancel:
         file.seek(0)
@@ -177,6 +190,7 @@ class _Part:
     start_s: float
     length_s: float
     damage: Damage
+    raw: Headerless | None
 
 
 def _decode(
@@ -184,7 +198,7 @@ def _decode(
 ) -> tuple[Row, Oddities]:
     """The columns of `prepare_clip`, without the flags of the samples. channel: used alone."""
     start_s, length_s = part.start_s, part.length_s
-    sound = open_sound(file, start_s, part.damage)
+    sound = open_sound(file, start_s, part.damage, part.raw)
     if (sound.duration_s or 0) - start_s > part.max_clip_s < length_s:
         raise _too_long(f"{sound.duration_s:.2f} s", part.max_clip_s)
     expected_s = min(sound.duration_s or 0, length_s, part.max_clip_s)

@@ -28,7 +28,8 @@ from pydantic_core import PydanticUndefined
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from audio_ops.decode.formats import CODECS, CONTAINERS, REFUSED  # noqa: E402
+from audio_ops.decode.formats import CODECS, CONTAINERS, DTX_DECODERS, REFUSED  # noqa: E402
+from audio_ops.decode.headerless import ENCODINGS  # noqa: E402
 from audio_ops.errors import KINDS  # noqa: E402
 from audio_ops.flags import FLAGS  # noqa: E402
 from audio_ops.speech import families  # noqa: E402
@@ -186,7 +187,13 @@ def formats() -> str:
 
 def codecs() -> str:
     """FFmpeg's decoders that may run."""
-    return f"{code(CODECS)}, and all PCM (`pcm_...`)."
+    pauses = code(DTX_DECODERS.values())
+    return f"{code(CODECS)}, {pauses} for AMR with pauses, and all PCM (`pcm_...`)."
+
+
+def encodings() -> str:
+    """The encodings of sound without a header."""
+    return f"{code(ENCODINGS)}."
 
 
 def refused_formats() -> str:
@@ -216,8 +223,8 @@ PARTS: dict[str, Callable[[], str]] = {
     for part in (
         *(model_types, task_options, recognition_options, classification_options),
         *(zero_shot_options, input_keys, audio_keys, output_keys, resource_keys, drift_keys),
-        *(other_keys, error_kinds, sound_flags, exit_codes, formats, codecs, refused_formats),
-        *(run_options, evaluate_options, verify_options),
+        *(other_keys, error_kinds, sound_flags, exit_codes, formats, codecs, encodings),
+        *(refused_formats, run_options, evaluate_options, verify_options),
     )
 }
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
+from audio_ops.decode.headerless import ENCODINGS, Headerless
 from audio_ops.flags import Damage, OnDamage
 from audio_ops.tasks import TaskOptions
 from jobs.input import Input, Section
@@ -18,8 +19,54 @@ class ConfigError(Exception):
     """A run that cannot start as it is written: one line per problem. Exit code 2."""
 
 
+class Raw(Section):
+    """How files without a header are encoded, which nothing in them says."""
+
+    extensions: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Of such files."""
+    encoding: str
+    """A key of `audio_ops.decode.headerless.ENCODINGS`."""
+    sample_rate: Annotated[int, Field(ge=4_000, le=768_000)]
+    """In Hz."""
+    channels: Annotated[int, Field(ge=1, le=64)] = 1
+    """Whose samples alternate."""
+
+    @field_validator("extensions")
+    @classmethod
+    def _bare(cls, extensions: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(extension.lower().lstrip(".") for extension in extensions)
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, encoding: str) -> str:
+        if encoding not in ENCODINGS:
+            raise ValueError(f"expected one of {', '.join(ENCODINGS)}, found {encoding!r}")
+        return encoding
+
+    @field_validator("sample_rate")
+    @classmethod
+    def _its_rate(cls, rate: int, info: ValidationInfo) -> int:
+        encoding = ENCODINGS.get(info.data.get("encoding", ""))
+        if encoding and encoding.rate not in (0, rate):
+            name = info.data["encoding"]
+            raise ValueError(f"expected {encoding.rate}, which {name} always has, found {rate}")
+        return rate
+
+    @field_validator("channels")
+    @classmethod
+    def _its_channels(cls, channels: int, info: ValidationInfo) -> int:
+        encoding = ENCODINGS.get(info.data.get("encoding", ""))
+        if encoding and encoding.is_mono and channels > 1:
+            raise ValueError(f"expected 1, as {info.data['encoding']} has, found {channels}")
+        return channels
+
+    @property
+    def headerless(self) -> Headerless:
+        return Headerless(self.encoding, self.sample_rate, self.channels)
+
+
 class Audio(Section):
-    """Limits on the sound."""
+    """Limits on the sound, and what no file says of itself."""
 
     max_clip_s: Annotated[float, Field(gt=0)] = 4 * 3600.0
     """Longer recordings become an error row (`too_long`)."""
@@ -29,11 +76,20 @@ class Audio(Section):
     max_damage: Annotated[float, Field(ge=0, le=1)] = 0.1
     """With `on_damage: keep`: the share of a clip that may be lost; more is an error row (`damaged`,
     `truncated`). Time in which nothing was sent is not lost."""
+    raw: tuple[Raw, ...] = ()
+    """Sound without a header: `{extensions: [ulaw], encoding: mulaw, sample_rate: 8000, channels: 1}`,
+    or a list of such declarations ([encodings](#sound-without-a-header)). Files of these extensions
+    are listed as audio."""
     decode_timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """Decoding may take so long, plus the duration of the clip; longer is an error row (`timeout`)."""
     decode_memory_mb: Annotated[int, Field(ge=64)] = 6144
     """Memory that decoding may take beyond what its process starts with; more is an error row
     (`memory`). Four hours at 16 kHz take 1,000. Enforced on Linux alone."""
+
+    @field_validator("raw", mode="before")
+    @classmethod
+    def _one_or_several(cls, raw: Any) -> Any:
+        return (raw,) if isinstance(raw, dict) else raw
 
     @property
     def damage(self) -> Damage:

@@ -313,7 +313,9 @@ def _audio_settings(config: Config) -> dict[str, Any]:
     defaults = {name: type(config.audio).model_fields[name].default for name in rules}
     if config.audio.on_damage == "error":
         rules.pop("max_damage")
-    return kept | {name: value for name, value in rules.items() if value != defaults[name]}
+    kept |= {name: value for name, value in rules.items() if value != defaults[name]}
+    raw = [one.model_dump(mode="json") for one in config.audio.raw]
+    return kept | ({"raw": raw} if raw else {})
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:

@@ -128,13 +128,23 @@ def find_source(
                 )
         kept = load_source(config.input.format).columns(config.input, list(wanted))
         check_columns(config, kept)
-        return config, kept
+        return _with_headerless(config), kept
     except NoSuchColumn as error:
         raise ConfigError(f"{path}: {wanted[error.name]}: {error}") from None
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: input.path: {error}") from None
     except ValueError as error:
         raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from None
+
+
+def _with_headerless(config: Config) -> Config:
+    """The config with the extensions of `audio.raw` among those of the input."""
+    input = config.input
+    more = [name for raw in config.audio.raw for name in raw.extensions]
+    if not more or "extensions" not in load_source(input.format).OPTIONS:
+        return config
+    extensions = tuple(dict.fromkeys([*input.extensions, *more]))
+    return config.model_copy(update={"input": input.model_copy(update={"extensions": extensions})})
 
 
 def columns_before(config: Config, kept: pa.Schema) -> dict[str, pa.Schema]:

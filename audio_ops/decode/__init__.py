@@ -2,6 +2,7 @@
 
 open.py            `open_sound` and `decode`, the functions that other folders call
 formats.py         one record per container: how it is recognised, measured and decoded
+headerless.py      encodings of sound without a header, which a config declares
 claims.py          lengths that headers claim
 frames.py          frame headers of MPEG audio and ADTS
 source.py          the file, as decoders read it

@@ -185,6 +185,30 @@ def au_sound_chunk(source: Source) -> SoundChunk:
     return _sized(source, None, start, size)
 
 
+def sphere_sound_chunk(source: Source) -> SoundChunk:
+    """The samples behind SPHERE's header, a text; of no known size if they are compressed.
+
+    Raises ClipError `truncated` for an incomplete header, `unsupported` for a compression that no
+    decoder knows.
+    """
+    start = re.match(rb"NIST_1A\s+(\d{1,7})\s", source.at(0, 32))
+    if not start or int(start[1]) > source.length:
+        raise _no_sound_chunk(source)
+    text = source.at(0, min(int(start[1]), HEAD_BYTES)).partition(b"end_head")[0]
+    fields = dict(re.findall(rb"(?m)^(\w+) -\w+ (.*?)\s*$", text))
+    coding = fields.get(b"sample_coding", b"pcm")
+    if b"," in coding:
+        if not coding.startswith(b"pcm,embedded-shorten"):
+            name = coding.decode("ascii", "replace")
+            remedy = "`sph2pipe -f wav x.sph x.wav` converts it"
+            raise ClipError("unsupported", f"SPHERE as {name} is not supported: {remedy}")
+        return SoundChunk(int(start[1]), None)
+    size = 1
+    for name in (b"sample_count", b"channel_count", b"sample_n_bytes"):
+        size *= int(fields[name]) if fields.get(name, b"").isdigit() else 0
+    return _sized(source, None, int(start[1]), size or -1)
+
+
 # --- bytes of a whole file, by its own structure; 0 if unknown -----------------------------------
 
 
@@ -235,6 +259,17 @@ def asf_bytes(source: Source) -> int:
 def avi_bytes(source: Source) -> int:
     size = int.from_bytes(source.at(4, 4), "little")
     return 0 if size in (0, 0xFFFFFFFF) else size + 8
+
+
+def wavpack_bytes(source: Source) -> int:
+    """The end of the last block; tags may follow."""
+    end = 0
+    for _ in range(_MAX_CHUNKS):
+        block = source.at(end, 8)
+        if len(block) < 8 or block[:4] != b"wvpk":
+            break
+        end += 8 + int.from_bytes(block[4:], "little")
+    return end
 
 
 def mpegts_bytes(source: Source) -> int:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
 import av
 from av.stream import Discard
 
-from audio_ops.decode.claims import Claim, byte_shortage
+from audio_ops.decode.claims import HEAD_BYTES, Claim, byte_shortage
 from audio_ops.decode.decoder_errors import clip_errors
-from audio_ops.decode.formats import CODECS, CONTAINERS, Container
-from audio_ops.decode.frames import MPEG
+from audio_ops.decode.formats import CODECS, CONTAINERS, DTX_DECODERS, Container
+from audio_ops.decode.frames import MPEG, amr_has_pauses
+from audio_ops.decode.headerless import CONTAINERS as HEADERLESS
 from audio_ops.decode.join import Joiner
 from audio_ops.decode.mp3 import Packet, mp3_packets
-from audio_ops.decode.packets import Decoded, PacketDecoder, demuxed
+from audio_ops.decode.packets import Decoded, PacketDecoder, demuxed, encrypted
 from audio_ops.decode.sound import (
     MAX_CHANNELS,
     Expected,
@@ -29,8 +32,9 @@ from audio_ops.errors import ClipError
 from audio_ops.flags import Findings
 
 _CODECS = {*CODECS, *(name for name in av.codecs_available if name.startswith("pcm_"))}
+_ENCRYPTED_TAGS = ("enca", "drms", "aavd")  # of MP4, iTunes and Audible
 OPTIONS = {
-    "format_whitelist": ",".join(container.demuxer for container in CONTAINERS),
+    "format_whitelist": ",".join(it.demuxer for it in (*CONTAINERS, *HEADERLESS.values())),
     "protocol_whitelist": "none",
     "codec_whitelist": ",".join(sorted(_CODECS)),  # for probing; `_open_stream` checks again
 }
@@ -81,9 +85,15 @@ def _open(
     cut: tuple[ClipError, float] | None,
     more: float,
 ) -> Sound:
+    mark = container.encryption
+    if mark and re.search(mark, source.at(0, HEAD_BYTES), re.DOTALL):
+        raise encrypted()
     source.seek(0)
     opened = open_demuxer(source, container.demuxer)
     stream = _open_stream(opened)
+    with suppress(UnicodeDecodeError):  # PyAV's, for a tag that is no text
+        if container.demuxer == "mov" and stream.codec_context.codec_tag in _ENCRYPTED_TAGS:
+            raise encrypted()
     claim = container.duration(source, opened, stream)
     if claim.is_start_broken:
         findings.damage("corrupt", ClipError("damaged", "the first page with sound is broken"))
@@ -92,8 +102,9 @@ def _open(
     if container.frames is MPEG and stream.codec_context.name.startswith("mp3"):
         packets = mp3_packets(source, opened, stream)
     else:
-        packets = demuxed(opened, stream, findings, reached)
-    decoded = PacketDecoder(container, findings, reached)(packets)
+        packets = demuxed(opened, stream, findings, reached, cut[0] if cut else None)
+    context = _dtx_decoder(source, container, stream)
+    decoded = PacketDecoder(container, findings, reached, context)(packets)
     begun: list[Decoded] = []
     for part in decoded:
         begun.append(part)
@@ -122,6 +133,25 @@ def _open(
     )
 
 
+def _dtx_decoder(
+    source: Source, container: Container, stream: av.AudioStream
+) -> av.AudioCodecContext | None:
+    """Another decoder for AMR with pauses that were not sent, in which FFmpeg's own one fails."""
+    codec = stream.codec_context.name
+    if codec not in DTX_DECODERS or DTX_DECODERS[codec] not in av.codecs_available:
+        return None
+    position = source.tell()
+    source.seek(0)
+    with open_demuxer(source, container.demuxer) as opened:
+        packets = map(bytes, opened.demux(opened.streams.audio[0]))
+        has_pauses = any(amr_has_pauses(packet, codec) for packet in packets)
+    source.seek(position)
+    if not has_pauses:
+        return None
+    context: Any = av.CodecContext.create(DTX_DECODERS[codec], "r")
+    return context  # type: ignore[no-any-return]
+
+
 def _no_samples(claim: Claim, findings: Findings) -> ClipError:
     if findings.first_damage:
         return findings.first_damage
@@ -145,7 +175,7 @@ def _open_stream(opened: av.container.InputContainer) -> av.AudioStream:
     for other in opened.streams:
         if other is not stream:
             other.discard = Discard.all  # so that a video's pictures are not read
-    if codec == "flac":  # FFmpeg does not check a frame's CRC by itself
+    if codec in ("flac", "ac3", "eac3"):  # FFmpeg does not check a frame's CRC by itself
         stream.codec_context.options = {"err_detect": "crccheck+explode"}
     stream.codec_context.thread_count = 1
     return stream

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from audio_ops.decode import claims
 from audio_ops.decode.claims import HEAD_BYTES, W64_TAIL, Chunks, Claim, SoundChunk
-from audio_ops.decode.frames import ADTS, MPEG, FrameSyntax
+from audio_ops.decode.frames import AC3, ADTS, EAC3, MPEG, FrameSyntax
 from audio_ops.decode.source import Source
 from audio_ops.errors import ClipError
 
@@ -38,6 +38,7 @@ class Container:
     has_timestamps: whether packets say when they sound, so that a gap between them shows.
     has_sample_positions: whether these are exact and without pauses: a gap is missing sound.
     is_bare: whether `Sound.format` is the codec's name alone.
+    encryption: regular expression for a mark of encrypted sound in the header.
     missing_kind: the error kind for less sound than claimed.
     """
 
@@ -52,6 +53,7 @@ class Container:
     has_timestamps: bool = False
     has_sample_positions: bool = False
     is_bare: bool = False
+    encryption: bytes | None = None
     missing_kind: str = "truncated"
 
 
@@ -61,6 +63,12 @@ def _chunks(
     layout = Chunks(first, header, sound, align, **options)
     return partial(claims.find_sound_chunk, chunks=layout)
 
+
+MATROSKA_ENCRYPTION = rb"\x6d\x80.{1,64}?\x50\x35"  # ContentEncodings, ContentEncryption in them
+ASF_ENCRYPTION = b"|".join(  # the Content Encryption Object, and the extended one
+    re.escape(bytes.fromhex(guid))
+    for guid in ("fbb3112223bdd211b4b700a0c955fc6e", "14e68a292226174cb935dae07ee9289c")
+)
 
 CONTAINERS = (  # the first whose magic matches
     Container(
@@ -99,10 +107,29 @@ CONTAINERS = (  # the first whose magic matches
         sound_chunk=_chunks(8, ">4sq", b"data", 1),
     ),
     Container(
+        "sphere",
+        demuxer="nistsphere",
+        extensions=("sph", "nist", "wv1", "wv2"),
+        magic=rb"NIST_1A",
+        sound_chunk=claims.sphere_sound_chunk,
+        duration=claims.exact_claim,
+    ),
+    Container(
         "flac",
         demuxer="flac",
         extensions=("flac",),
         magic=rb"fLaC",
+        duration=claims.exact_claim,
+        has_timestamps=True,
+        has_sample_positions=True,
+        is_bare=True,
+    ),
+    Container(
+        "wavpack",
+        demuxer="wv",
+        extensions=("wv",),
+        magic=rb"wvpk",
+        bytes_claimed=claims.wavpack_bytes,
         duration=claims.exact_claim,
         has_timestamps=True,
         has_sample_positions=True,
@@ -144,6 +171,7 @@ CONTAINERS = (  # the first whose magic matches
         bytes_claimed=claims.matroska_bytes,
         duration=claims.tag_claim,
         has_timestamps=True,
+        encryption=MATROSKA_ENCRYPTION,
     ),
     Container(
         "matroska",
@@ -153,6 +181,7 @@ CONTAINERS = (  # the first whose magic matches
         bytes_claimed=claims.matroska_bytes,
         duration=claims.tag_claim,
         has_timestamps=True,
+        encryption=MATROSKA_ENCRYPTION,
     ),
     Container(
         "asf",
@@ -162,6 +191,7 @@ CONTAINERS = (  # the first whose magic matches
         bytes_claimed=claims.asf_bytes,
         duration=claims.stream_claim,
         has_timestamps=True,
+        encryption=ASF_ENCRYPTION,
     ),
     Container(
         "avi",
@@ -205,6 +235,22 @@ CONTAINERS = (  # the first whose magic matches
         is_bare=True,
     ),
     Container(
+        "ac3",
+        demuxer="ac3",
+        extensions=("ac3",),
+        magic=None,
+        frames=AC3,
+        is_bare=True,
+    ),
+    Container(
+        "eac3",
+        demuxer="eac3",
+        extensions=("eac3", "ec3"),
+        magic=None,
+        frames=EAC3,
+        is_bare=True,
+    ),
+    Container(
         "mp3",
         demuxer="mp3",
         extensions=("mp3", "mp2"),
@@ -217,12 +263,21 @@ CONTAINERS = (  # the first whose magic matches
 
 # FFmpeg's decoders that may run, in addition to all that are called pcm_...
 CODECS = (
-    *("aac", "aac_latm", "ac3", "eac3", "alac", "amrnb", "amrwb", "dca", "flac", "g726"),
-    *("gsm", "gsm_ms", "mp1", "mp1float", "mp2", "mp2float", "mp3", "mp3float"),
+    *("aac", "aac_latm", "ac3", "eac3", "alac", "amrnb", "amrwb", "dca", "flac"),
+    *("g722", "g723_1", "g726", "g726le", "gsm", "gsm_ms", "shorten", "wavpack"),
+    *("mp1", "mp1float", "mp2", "mp2float", "mp3", "mp3float"),
     *("opus", "libopus", "vorbis", "libvorbis", "speex", "truehd", "mlp"),
     *("wmav1", "wmav2", "wmapro", "wmalossless", "wmavoice"),
-    *("adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt", "adpcm_swf", "adpcm_yamaha", "nellymoser"),
+    *("adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt", "adpcm_ima_oki", "adpcm_ct"),
+    *("adpcm_swf", "adpcm_yamaha", "nellymoser"),
 )
+# Decoders that are used in place of FFmpeg's own for streams with pauses that were not sent (DTX),
+# which those refuse.
+DTX_DECODERS = {"amrnb": "libopencore_amrnb", "amrwb": "libopencore_amrwb"}
+
+
+# Of files that are listed, so that they get an error row unless `audio.raw` declares them.
+RAW_EXTENSIONS = ("ulaw", "ul", "alaw", "al", "sln", "vox", "gsm", "g722", "g723")
 
 
 @dataclass(frozen=True)
@@ -232,36 +287,46 @@ class Refused:
     name: for error messages.
     kind: the error kind.
     magic: regular expression for the first bytes.
-    extensions: of files that are listed nevertheless, so that they get an error row.
+    remedy: for error messages.
     """
 
     name: str
     kind: str
     magic: bytes
-    extensions: tuple[str, ...] = ()
+    remedy: str = ""
+
+
+def _sound(name: str, magic: bytes, remedy: str = "`ffmpeg -i FILE x.wav` converts it") -> Refused:
+    return Refused(name, "unsupported", magic, remedy)
 
 
 REFUSED = (
-    Refused(
-        "a playlist", "unsupported", rb"(?i)\s*(#EXTM3U|\[playlist\]|ffconcat|<asx|<smil|<MPD)"
+    _sound("a playlist", rb"(?i)\s*(#EXTM3U|\[playlist\]|ffconcat|<asx|<smil|<MPD)", ""),
+    _sound("a MIDI score", rb"MThd", ""),
+    _sound("IRCAM", rb"\x64\xa3[\x00-\x04]\x00|\x00[\x00-\x04]\xa3\x64"),
+    _sound("Monkey's Audio", rb"MAC "),
+    _sound("True Audio", rb"TTA[12]"),
+    _sound("Musepack", rb"MP\+|MPCK"),
+    _sound("VOC", rb"Creative Voice File"),
+    _sound("DSD", rb"DSD |FRM8"),
+    _sound("RealMedia", rb"\.RMF|\.ra\xfd"),
+    _sound("DTS", rb"\x7f\xfe\x80\x01"),
+    _sound(
+        "SILK v3 (of messengers)",
+        rb"\x02?#!SILK_V3",
+        "`silk_v3_decoder FILE x.pcm` converts it, which audio.raw can declare as s16le",
     ),
-    Refused("a MIDI score", "unsupported", rb"MThd"),
-    Refused("IRCAM", "unsupported", rb"\x64\xa3[\x00-\x04]\x00|\x00[\x00-\x04]\xa3\x64"),
-    Refused("WavPack", "unsupported", rb"wvpk"),
-    Refused("Monkey's Audio", "unsupported", rb"MAC "),
-    Refused("True Audio", "unsupported", rb"TTA[12]"),
-    Refused("Musepack", "unsupported", rb"MP\+|MPCK"),
-    Refused("NIST SPHERE", "unsupported", rb"NIST_1A"),
-    Refused("VOC", "unsupported", rb"Creative Voice File"),
-    Refused("DSD", "unsupported", rb"DSD |FRM8"),
-    Refused("RealMedia", "unsupported", rb"\.RMF|\.ra\xfd"),
-    Refused("AC-3", "unsupported", rb"\x0b\x77", extensions=("ac3",)),
-    Refused("DTS", "unsupported", rb"\x7f\xfe\x80\x01"),
-    Refused("SILK v3, as messengers write it,", "unsupported", rb"\x02?#!SILK_V3"),
     Refused(
-        "a Git LFS pointer (`git lfs pull` fetches the file)",
+        "a Git LFS pointer",
         "not_audio",
         rb"version https://git-lfs\.github\.com/spec/",
+        "`git lfs pull` fetches the file",
+    ),
+    Refused(
+        "an AppleDouble file of macOS",
+        "not_audio",
+        rb"\0\x05\x16[\0\x07]",
+        "the sound is in the file of this name without `._`",
     ),
     Refused(
         "an image",
@@ -278,10 +343,15 @@ REFUSED = (
         "not_audio",
         rb"%PDF|\xd0\xcf\x11\xe0|PAR1|ARROW1|(?i:\s*<(!DOCTYPE|html|svg|\?xml))",
     ),
-    Refused("an unknown RIFF or IFF file", "unsupported", rb"RIFF|FORM"),
+    _sound("an unknown RIFF or IFF file", rb"RIFF|FORM", ""),
 )
 
-EXTENSIONS = tuple(extension for it in (*CONTAINERS, *REFUSED) for extension in it.extensions)
+EXTENSIONS = (
+    *(extension for it in CONTAINERS for extension in it.extensions),
+    *RAW_EXTENSIONS,
+)
+
+HEADERLESS = "audio.raw in the config declares sound without a header"
 
 _BY_NAME = {container.name: container for container in CONTAINERS}
 _MAGIC = re.compile(
@@ -290,9 +360,14 @@ _MAGIC = re.compile(
 )
 _REFUSED_MAGIC = [(refused, re.compile(refused.magic, re.DOTALL)) for refused in REFUSED]
 _FRAMED = [(container, container.frames) for container in CONTAINERS if container.frames]
-_FRAME_SYNC = re.compile(rb"\xff[\xe0-\xff]")  # of MPEG audio and of ADTS
+_FRAME_SYNC = re.compile(rb"\xff[\xe0-\xff]|\x0b\x77")  # of MPEG audio and ADTS, and of AC-3
 _MAX_TAGS = 16
 _TEXT = re.compile(rb"[\t\n\f\r -~]*")
+
+
+def has_magic(source: Source) -> bool:
+    """Whether the file begins as one of the containers with magic bytes does."""
+    return bool(_MAGIC.match(source.at(0, HEAD_BYTES)))
 
 
 def recognise(source: Source) -> Container:
@@ -306,13 +381,14 @@ def recognise(source: Source) -> Container:
     for refused, magic in _REFUSED_MAGIC:
         if magic.match(head):
             what = f"{refused.name} is not a supported format"
-            raise ClipError(refused.kind, what)
+            remedy = refused.remedy and f": {refused.remedy}"
+            raise ClipError(refused.kind, what + remedy)
     for sync in _FRAME_SYNC.finditer(head):
         for container, frames in _FRAMED:
             if _is_chain(source, head, sync.start(), frames):
                 source.skip(sync.start())
                 return container
-    what = "text" if _TEXT.fullmatch(head) else f"it starts with {head[:12]!r}"
+    what = "text" if _TEXT.fullmatch(head) else f"it starts with {head[:12]!r} ({HEADERLESS})"
     raise ClipError("not_audio", f"no known sound format: {what}")
 
 

@@ -1,4 +1,5 @@
-"""Frame headers of streams without a container: MPEG audio (MP1, MP2, MP3), ADTS (raw AAC)."""
+"""Frame headers of streams without a container: MPEG audio (MP1, MP2, MP3), ADTS (raw AAC), AC-3,
+E-AC-3."""
 
 from __future__ import annotations
 
@@ -61,5 +62,67 @@ def adts_frame(head: bytes) -> Frame | None:
     return Frame(size, 1024, 0, bits >> 30)
 
 
+_AC3_KBITS = (
+    32,
+    40,
+    48,
+    56,
+    64,
+    80,
+    96,
+    112,
+    128,
+    160,
+    192,
+    224,
+    256,
+    320,
+    384,
+    448,
+    512,
+    576,
+    640,
+)
+
+
+def ac3_frame(head: bytes) -> Frame | None:
+    """The AC-3 frame that begins with `head`, or None (ETSI TS 102 366)."""
+    if len(head) < 6 or head[:2] != b"\x0b\x77":
+        return None
+    rate, code, version = head[4] >> 6, head[4] & 63, head[5] >> 3
+    if rate == 3 or code >> 1 >= len(_AC3_KBITS) or version > 10:
+        return None
+    sample_rate = (48000, 44100, 32000)[rate]
+    words = _AC3_KBITS[code >> 1] * 1000 * 1536 // 16 // sample_rate
+    return Frame(2 * (words + (code & 1 if rate == 1 else 0)), 1536, 0, version << 2 | rate)
+
+
+def eac3_frame(head: bytes) -> Frame | None:
+    """The E-AC-3 frame that begins with `head`, or None (ETSI TS 102 366, annex E)."""
+    if len(head) < 6 or head[:2] != b"\x0b\x77" or not 10 < head[5] >> 3 <= 16:
+        return None
+    size = 2 * (1 + ((head[2] & 7) << 8 | head[3]))
+    return Frame(size, 0, 0, head[5] >> 3 << 2 | head[4] >> 6) if size > 6 else None
+
+
+_AMR_BYTES = {  # of speech, and of the description of a pause, by frame type
+    "amrnb": (12, 13, 15, 17, 19, 20, 26, 31, 5),
+    "amrwb": (17, 23, 32, 36, 40, 46, 50, 58, 60, 5),
+}
+
+
+def amr_has_pauses(packet: bytes, codec: str) -> bool:
+    """Whether one of the frames in an AMR packet is not speech (3GPP TS 26.101, 26.201)."""
+    sizes, at = _AMR_BYTES[codec], 0
+    while at < len(packet):
+        kind = packet[at] >> 3 & 15
+        if kind >= len(sizes) - 1:
+            return True
+        at += 1 + sizes[kind]
+    return False
+
+
 MPEG = FrameSyntax(4, mpeg_frame)
 ADTS = FrameSyntax(7, adts_frame)
+AC3 = FrameSyntax(6, ac3_frame)
+EAC3 = FrameSyntax(6, eac3_frame)

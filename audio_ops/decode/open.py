@@ -7,17 +7,17 @@ truncated or damaged ones are reported as far as headers and decoders tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
 
 from audio_ops.decode.decoder_errors import clip_errors
 from audio_ops.decode.ffmpeg import open_ffmpeg
-from audio_ops.decode.formats import recognise
-from audio_ops.decode.pcm import open_pcm
-from audio_ops.decode.sound import Sound, check_supported
+from audio_ops.decode.formats import has_magic, recognise
+from audio_ops.decode.headerless import CONTAINERS as HEADERLESS
+from audio_ops.decode.headerless import Headerless
+from audio_ops.decode.pcm import open_headerless, open_pcm
+from audio_ops.decode.sound import Sound, blocks_from, check_supported
 from audio_ops.decode.source import Source
 from audio_ops.errors import ClipError
 from audio_ops.flags import KEEP, Damage, Findings
@@ -34,34 +34,29 @@ def decode(file: BinaryIO, damage: Damage = KEEP) -> tuple[np.ndarray, int, str]
     return samples, sound.sample_rate, sound.format
 
 
-def open_sound(file: BinaryIO, start_s: float = 0.0, damage: Damage = KEEP) -> Sound:
+def open_sound(
+    file: BinaryIO, start_s: float = 0.0, damage: Damage = KEEP, raw: Headerless | None = None
+) -> Sound:
     """Recognise a seekable binary file and decode its first audio stream. Raises ClipError.
 
     The blocks begin `start_s` seconds into the sound; earlier sound is decoded only in formats
-    without seeking. What is odd about them is in `findings`; `damage` decides what raises an error.
+    without seeking. With `raw`, a file is headerless that does not begin as a container does. What
+    is odd about them is in `findings`; `damage` decides what raises an error.
     The file must stay open while the blocks are consumed, and is not closed.
     """
     source = Source(file)
     source.check()
     if not source.length:
         raise ClipError("empty", "the file has no bytes")
-    container = recognise(source)
+    findings = Findings(damage)
+    headerless = raw if raw and not has_magic(source) else None
+    container = HEADERLESS[headerless.encoding] if headerless else recognise(source)
     with clip_errors(source):
-        findings = Findings(damage)
-        sound = open_pcm(source, container, findings, start_s)
+        if headerless:
+            sound = open_headerless(source, headerless, findings, start_s)
+        else:
+            sound = open_pcm(source, container, findings, start_s)
         if sound is None:
-            sound = open_ffmpeg(source, container, findings)
-            sound = replace(sound, blocks=_blocks_from(sound, start_s)) if start_s else sound
+            sound = blocks_from(open_ffmpeg(source, container, findings), start_s)
     check_supported(sound.sample_rate, sound.channels)
     return sound
-
-
-def _blocks_from(sound: Sound, start_s: float) -> Iterator[np.ndarray]:
-    """The sound's blocks without the first `start_s` seconds."""
-    skip = round(start_s * sound.sample_rate)
-    for block in sound.blocks:
-        if skip < block.shape[1]:
-            yield block[:, skip:]
-        else:
-            sound.findings.clear()
-        skip = max(0, skip - block.shape[1])

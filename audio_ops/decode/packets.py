@@ -28,16 +28,30 @@ def demuxed(
     stream: av.AudioStream,
     findings: Findings,
     reached: Progress,
+    cut: ClipError | None,
 ) -> Iterator[Packet]:
-    """The stream's packets. Where the container is damaged, it is read on behind that."""
+    """The stream's packets. Where the container is damaged, it is read on behind that.
+
+    cut: the error of a file that is shorter than it claims, which explains damage.
+
+    Raises ClipError `unsupported` for an encrypted packet, of which a decoder would make noise.
+    """
     for _ in range(_DEMUXER_ERRORS):
         try:
             for packet in opened.demux(stream):
+                if packet.has_sidedata("encryption_info"):
+                    raise encrypted()
                 yield packet, None
             return
         except av.InvalidDataError as exc:
             reached.is_cut = True
-            findings.damage("corrupt", ClipError("damaged", reason(exc)))
+            findings.damage("corrupt", cut or ClipError("damaged", reason(exc)))
+
+
+def encrypted() -> ClipError:
+    """The error of a file whose sound is encrypted."""
+    remedy = "`ffmpeg -decryption_key KEY -i x.mp4 -c copy y.mp4` decrypts it"
+    return ClipError("unsupported", f"the sound is encrypted, not damaged: {remedy}")
 
 
 class PacketDecoder:
@@ -46,8 +60,16 @@ class PacketDecoder:
     Of a packet of several frames FFmpeg skips bad ones without an error, so samples are counted.
     """
 
-    def __init__(self, container: Container, findings: Findings, reached: Progress) -> None:
+    def __init__(
+        self,
+        container: Container,
+        findings: Findings,
+        reached: Progress,
+        context: av.AudioCodecContext | None,
+    ) -> None:
+        """context: decodes in place of the stream's own one."""
         self._container, self._findings, self._reached = container, findings, reached
+        self._context = context
         syntax = container.frames
         self._header_bytes = syntax.header_bytes if syntax else 0
         # Cached for MP3, whose streams have few different headers; ADTS headers hold the frame's size.
@@ -77,7 +99,7 @@ class PacketDecoder:
         """A packet's frames, what is wrong with it, and how many samples it lacks, if that is known."""
         parse = self._parse
         try:
-            frames = packet.decode()
+            frames = self._context.decode(packet) if self._context else packet.decode()
         except (av.InvalidDataError, av.ArgumentError, av.PatchWelcomeError) as exc:
             return [], reason(exc), expected or 0
         head = self._head(packet) if parse and packet.size else b""

@@ -13,6 +13,7 @@ import soundfile
 
 from audio_ops.decode.claims import HEADER_BYTES, Claim, SoundChunk, byte_shortage
 from audio_ops.decode.formats import Container
+from audio_ops.decode.headerless import ENCODINGS, Headerless
 from audio_ops.decode.sound import (
     BLOCK_SAMPLES,
     MAX_CHANNELS,
@@ -20,6 +21,7 @@ from audio_ops.decode.sound import (
     MIN_RATE,
     Expected,
     Sound,
+    blocks_from,
     checked_blocks,
 )
 from audio_ops.decode.source import Source
@@ -70,6 +72,40 @@ def open_pcm(
         findings,
         checked_blocks(blocks, source, file.samplerate, expected, findings),
     )
+
+
+def open_headerless(
+    source: Source, raw: Headerless, findings: Findings, start_s: float
+) -> Sound | None:
+    """The sound from `start_s` on, or None if FFmpeg has to decode the encoding. Earlier sound is
+    decoded only in encodings without seeking."""
+    encoding, rate = ENCODINGS[raw.encoding], raw.sample_rate
+    if not encoding.subtype:
+        return None
+    source.seek(0)
+    file: Any = soundfile.SoundFile(
+        source,
+        samplerate=rate,
+        channels=raw.channels,
+        format="RAW",
+        subtype=encoding.subtype,
+        endian=encoding.endian,
+    )
+    start = round(start_s * rate)
+    if start >= file.frames > 0:
+        ends = f"the sound ends at {file.frames / rate:.2f} s, before {start_s:g} s"
+        raise ClipError("truncated", ends)
+    is_sought = start > 0 and _sought(file, start)
+    blocks = _blocks(file, file.frames - (start if is_sought else 0))
+    sound = Sound(
+        rate,
+        raw.channels,
+        f"raw/{raw.encoding}",
+        file.frames / rate,
+        findings,
+        checked_blocks(blocks, source, rate, Expected(Claim(None)), findings),
+    )
+    return sound if is_sought else blocks_from(sound, start_s)
 
 
 def _sought(file: Any, frame: int) -> bool:

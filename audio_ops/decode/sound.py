@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -131,3 +131,18 @@ def _compare_length(
     over_s = found_s - claim.end_s - max(0.25, claim.tolerance_s) if claim.end_s else 0.0
     if over_s > 0 or expected.more * found_s > 0.25:
         findings.note("longer_than_header")
+
+
+def blocks_from(sound: Sound, start_s: float) -> Sound:
+    """The sound, with blocks that begin at `start_s`: what precedes is decoded and forgotten."""
+    return replace(sound, blocks=_without(sound, start_s)) if start_s else sound
+
+
+def _without(sound: Sound, start_s: float) -> Iterator[np.ndarray]:
+    skip = round(start_s * sound.sample_rate)
+    for block in sound.blocks:
+        if skip < block.shape[1]:
+            yield block[:, skip:]
+        else:
+            sound.findings.clear()
+        skip = max(0, skip - block.shape[1])

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from audio_ops.decode.headerless import Headerless
 from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare
 from audio_ops.tasks import WantsSpeech
@@ -47,6 +48,15 @@ class ReadSettings:
     @property
     def source(self) -> Source:
         return load_source(self.input.format)
+
+    def headerless(self, clip: Mapping[str, Any]) -> Headerless | None:
+        """How a clip is encoded that has no header, by the extension of its name."""
+        for name in (clip["member"] or "", clip["source"]):
+            extension = name.rpartition(".")[2].partition("#")[0].lower()  # a.ulaw#2 in a tar
+            for raw in self.audio.raw:
+                if extension in raw.extensions:
+                    return raw.headerless
+        return None
 
 
 @dataclass(frozen=True)
@@ -159,6 +169,7 @@ def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
         rates=settings.rates,
         max_clip_s=settings.audio.max_clip_s,
         damage=settings.audio.damage,
+        raw=settings.headerless,
         want_speech=settings.want_speech,
         failed=work.failed,
         decoded=memory.decoded,

@@ -26,8 +26,10 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sounds import encode, noise, silent_video, tone
+from sounds import RATES, encode, noise, silent_video, tone
 
+from audio_ops.decode import headerless
+from audio_ops.decode.headerless import Headerless
 from audio_ops.errors import KINDS, ClipError
 from audio_ops.flags import FLAGS, KEEP, Damage
 from audio_ops.prepare import prepare_clip
@@ -37,13 +39,17 @@ MAX_BYTES = 512 << 20  # memory that a bad clip may take
 MAX_CLIP_S = 600.0
 CUT = (  # one format of each container
     *("wav", "rf64", "w64", "aiff", "au", "caf", "flac", "mp3", "ogg", "opus", "aac"),
-    *("m4a", "mov", "wma", "webm", "mkv", "amr", "ts", "mpg", "avi"),
+    *("m4a", "mov", "wma", "webm", "mkv", "amr", "ts", "mpg", "avi", "sph", "wv", "ac3", "eac3"),
 )
-OPEN_ENDED = ("aac", "amr", "ts")  # that do not say how long they are
-PCM = ("wav", "rf64", "w64", "aiff", "au", "caf")  # whose sizes may be some bytes off
+OPEN_ENDED = ("aac", "amr", "ts", "ac3", "eac3")  # that do not say how long they are
+LONG_FRAMES = ("ac3", "eac3")  # of which half a one is more than a tenth of these sounds
+FUZZED = (*CUT, "sph_shorten", "wav_g722", "wav_g723_1", "wav_oki", "amr_dtx")
+HEADERLESS = ("mulaw", "s24be", "vox", "gsm", "g722", "g723_1")
+PCM = ("wav", "rf64", "w64", "aiff", "au", "caf", "sph")  # whose sizes may be some bytes off
 ENCODINGS = (
     *("wav_u8", "wav_24", "wav_32", "wav_float", "wav_double", "wav_alaw", "wav_ulaw"),
-    *("wav_ima", "wav_ms", "wavex", "rf64", "w64"),
+    *("wav_ima", "wav_ms", "wavex", "rf64", "w64", "sph_ulaw", "sph_shorten"),
+    *("wav_g722", "wav_g723_1", "wav_g726", "wav_oki"),
 )
 
 
@@ -65,7 +71,7 @@ class Packed(NamedTuple):
 
 @cache
 def good(seconds: float = 0.5, format: str = "wav") -> bytes:
-    rate = {"amr": 8000, "opus": 48000, "webm": 48000}.get(format, 44100)
+    rate = RATES.get(format, 44100)
     return encode(noise(seconds, rate), rate, format)
 
 
@@ -92,11 +98,11 @@ def _cut() -> Iterator[tuple[str, Bad]]:
             in_head = "|damaged|not_audio|unsupported" if where in ("header", "chunk") else ""
             in_head += "|damaged" if format == "mpg" else ""
             is_kept = (where == "last byte" and format not in ("flac", "opus", "mov")) or (
-                where == "middle" and format in OPEN_ENDED
+                where == "middle" and format in OPEN_ENDED and format not in LONG_FRAMES
             )
             kept = "ok" if is_kept else f"truncated{in_head}"
             strict = "ok" if where == "last byte" and format in PCM else f"truncated{in_head}"
-            if format in OPEN_ENDED:
+            if format in (*OPEN_ENDED, "wv"):  # behind which there is a tag
                 strict += "|damaged"
             yield f"{format} cut in its {where}", Bad(data[:size], kept, strict)
 
@@ -336,15 +342,16 @@ def _no_sound() -> dict[str, Bad]:
         "zeros": bytes(100_000),
         "random bytes": random_bytes,
         "one byte": b"R",
+        "a sync word of AC-3": b"\x0b\x77" + bytes(1000),
+        "AppleDouble": b"\0\x05\x16\x07\0\x02\0\0Mac OS X" + bytes(100),
     }
     playlists = {
         "a playlist": b"#EXTM3U\nhttp://127.0.0.1/x.mp3\n",
         "a script of FFmpeg's": b"ffconcat version 1.0\nfile '/etc/passwd'\n",
         "MIDI": b"MThd" + bytes(100),
         "IRCAM": b"\x64\xa3\x02\x00" + bytes(1024),
-        "WavPack": b"wvpk" + bytes(100),
+        "True Audio": b"TTA1" + bytes(100),
         "RealAudio": b".ra\xfd" + bytes(100),
-        "AC-3": b"\x0b\x77" + bytes(1000),
     }
     found = {name: Bad(data, "not_audio") for name, data in texts.items()}
     found |= {name: Bad(data, "unsupported") for name, data in playlists.items()}
@@ -686,15 +693,22 @@ def manifests() -> list[Packed]:
 # --- mutants -------------------------------------------------------------------------------------
 
 
-def mutants(seed: int, count: int) -> Iterator[tuple[int, bytes]]:
-    """Numbered files of every container, each damaged in some way that the seed decides."""
-    originals = [good(0.3, format) for format in CUT]
+def mutants(seed: int, count: int) -> Iterator[tuple[int, bytes, Headerless | None]]:
+    """Numbered files of every container, and without one, each damaged in some way that the seed
+    decides."""
+    originals = [good(0.3, format) for format in FUZZED]
+    bare = [random.Random(0).randbytes(4000)] * len(HEADERLESS)
     for number in range(seed, seed + count):
         chance = random.Random(number)
-        data = bytearray(originals[number % len(originals)])
+        place = number % len([*originals, *bare])
+        raw = None
+        if place >= len(originals):
+            encoding = HEADERLESS[place - len(originals)]
+            raw = Headerless(encoding, headerless.ENCODINGS[encoding].rate or 8000)
+        data = bytearray([*originals, *bare][place])
         for _ in range(chance.choice((1, 1, 2, 8))):
             _mutate(data, chance, originals)
-        yield number, bytes(data)
+        yield number, bytes(data), raw
 
 
 def _mutate(data: bytearray, chance: random.Random, originals: list[bytes]) -> None:
@@ -747,10 +761,10 @@ def bounded_memory() -> Iterator[None]:
     assert memory("VmHWM") - before < MAX_BYTES
 
 
-def outcome(file: Any, damage: Damage = KEEP) -> str:
+def outcome(file: Any, damage: Damage = KEEP, raw: Headerless | None = None) -> str:
     """`ok`, or the kind of the ClipError. Any other exception is a bug."""
     try:
-        row = prepare_clip(file, [16_000, 48_000], MAX_CLIP_S, damage=damage)
+        row = prepare_clip(file, [16_000, 48_000], MAX_CLIP_S, damage=damage, raw=raw)
     except ClipError as caught:
         error: ClipError | None = caught
     else:
@@ -767,11 +781,11 @@ def decode_mutants(seed: int, count: int) -> None:
     """Print each mutant's number, then all outcomes; for a process that may die."""
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
     found: Counter[str] = Counter()
-    for number, data in mutants(seed, count):
+    for number, data, raw in mutants(seed, count):
         print(f"mutant {number}", flush=True)
         faulthandler.dump_traceback_later(120, exit=True)
         with bounded_memory():
-            found[outcome(io.BytesIO(data))] += 1
+            found[outcome(io.BytesIO(data), raw=raw)] += 1
     faulthandler.cancel_dump_traceback_later()
     print(json.dumps(found))
 

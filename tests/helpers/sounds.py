@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from fractions import Fraction
 from typing import Any
 
@@ -29,6 +30,9 @@ SNDFILE = {  # name: (libsndfile's container, its subtype)
     "au": ("AU", "PCM_16"),
     "au_ulaw": ("AU", "ULAW"),
     "caf": ("CAF", "PCM_16"),
+    "sph": ("NIST", "PCM_16"),
+    "sph_ulaw": ("NIST", "ULAW"),
+    "sph_alaw": ("NIST", "ALAW"),
     "flac": ("FLAC", "PCM_16"),
     "flac_24": ("FLAC", "PCM_24"),
     "mp3": ("MP3", "MPEG_LAYER_III"),
@@ -51,6 +55,12 @@ PYAV = {  # name: (FFmpeg's muxer, its encoder)
     "wav_mp3": ("wav", "libmp3lame"),
     "caf_alac": ("caf", "alac"),
     "amr": ("amr", "libopencore_amrnb"),
+    "wv": ("wv", "wavpack"),
+    "ac3": ("ac3", "ac3"),
+    "eac3": ("eac3", "eac3"),
+    "wav_g722": ("wav", "g722"),
+    "wav_g723_1": ("wav", "g723_1"),
+    "wav_g726": ("wav", "g726"),
 }
 VIDEO = {  # name: (FFmpeg's muxer, the video's encoder, the sound's)
     "mp4": ("mp4", "mpeg4", "aac"),
@@ -61,7 +71,16 @@ VIDEO = {  # name: (FFmpeg's muxer, the video's encoder, the sound's)
     "mpg": ("mpeg", "mpeg2video", "mp2"),
     "wmv": ("asf", "mpeg4", "wmav2"),
 }
-FORMATS = [*SNDFILE, *PYAV, *VIDEO]
+OWN = ("sph_shorten", "wav_oki")  # encoded here
+PAUSES = {"amr_dtx": ("amr", "libopencore_amrnb")}  # in which pauses are not sent; noise is one
+FORMATS = [*SNDFILE, *PYAV, *VIDEO, *OWN]
+RATES = {  # of formats that have one only, in Hz
+    **dict.fromkeys(("amr", "amr_dtx", "wav_g723_1", "wav_g726", "wav_oki"), 8000),
+    **dict.fromkeys(("opus", "webm"), 48000),
+    **dict.fromkeys(("wav_g722", "sph_shorten"), 16000),
+}
+MONO = {"amr", "wav_g722", "wav_g723_1", "wav_g726", "wav_oki", "sph_shorten"}
+_BIT_RATES = {"wmav2": 128_000, "g723_1": 6300}  # of encoders without a default
 
 
 def tone(seconds: float, rate: int = 16000, channels: int = 1, hz: float = 440) -> np.ndarray:
@@ -87,6 +106,13 @@ def encode(samples: np.ndarray, rate: int, format: str) -> bytes:
         return buffer.getvalue()
     if format in PYAV:
         return _mux(*PYAV[format], None, samples, rate)
+    if format in PAUSES:
+        return _mux(*PAUSES[format], None, samples, rate, {"dtx": "1"})
+    if format in OWN:
+        integers = np.rint(samples[0] * 32767).astype(int)
+        return (
+            shorten_sphere(integers, rate) if format == "sph_shorten" else oki_wav(integers, rate)
+        )
     muxer, video, audio = VIDEO[format]
     return _mux(muxer, audio, video, samples, rate)
 
@@ -97,16 +123,87 @@ def silent_video(format: str = "mp4", seconds: float = 1.0) -> bytes:
     return _mux(muxer, None, video, np.zeros((1, round(seconds * 16000)), np.float32), 16000)
 
 
-def _mux(muxer: str, audio: str | None, video: str | None, samples: np.ndarray, rate: int) -> bytes:
+def sphere(body: bytes, samples: int, **fields: str) -> bytes:
+    """A SPHERE file with these header fields (`sample_rate="-i 8000"`) and body."""
+    lines = {"channel_count": "-i 1", "sample_count": f"-i {samples}", **fields}
+    header = "".join(f"{name} {value}\n" for name, value in lines.items())
+    return f"NIST_1A\n   1024\n{header}end_head\n".encode().ljust(1024) + body
+
+
+def shorten_sphere(
+    samples: np.ndarray, rate: int, coding: str = "pcm,embedded-shorten-v2.00"
+) -> bytes:
+    """Integers of 16 bits in SPHERE, compressed by shorten: each block as its samples' differences,
+    in Golomb-Rice codes."""
+    bits: list[int] = []
+
+    def code(value: int, low: int) -> None:
+        bits.extend([0] * (value >> low) + [1])
+        bits.extend(value >> place & 1 for place in reversed(range(low)))
+
+    def number(value: int) -> None:
+        code(value.bit_length(), 2)
+        code(value, value.bit_length())
+
+    size, last = 256, 0
+    for value in (5, 1, size, 0, 0, 0):  # s16le, mono, block size, no prediction, no mean, no skip
+        number(value)
+    for start in range(0, len(samples), size):
+        block = samples[start : start + size]
+        if len(block) < size:
+            code(5, 2)
+            number(len(block))
+        differences = np.diff(block, prepend=last)
+        last = block[-1]
+        low = int(np.abs(differences).mean()).bit_length()
+        code(1, 2)
+        code(low, 3)
+        for difference in differences.tolist():
+            code(difference << 1 if difference >= 0 else ~difference << 1 | 1, low + 1)
+    code(4, 2)
+    body = b"ajkg\x02" + np.packbits(bits + [0] * (-len(bits) % 32)).tobytes()
+    sizes = {"sample_n_bytes": "-i 2", "sample_byte_format": "-s2 01", "sample_sig_bits": "-i 16"}
+    named = {"sample_rate": f"-i {rate}", "sample_coding": f"-s{len(coding)} {coding}"}
+    return sphere(body, len(samples), **named, **sizes)
+
+
+def oki_wav(samples: np.ndarray, rate: int) -> bytes:
+    """Integers of 16 bits as a WAV of Dialogic's ADPCM."""
+    steps = [int(16 * 1.1**k) for k in range(49)]
+    moves = (-1, -1, -1, -1, 2, 4, 6, 8)
+    last = index = 0
+    codes = []
+    for sample in (samples >> 4).tolist():
+        step, away = steps[index], sample - last
+        code = min(7, abs(away) * 4 // step)
+        change = (step >> 3) + (step >> 2) * (code & 1) + (step >> 1) * (code >> 1 & 1)
+        change += step * (code >> 2 & 1)
+        last = max(-2048, min(2047, last - change if away < 0 else last + change))
+        index = max(0, min(48, index + moves[code]))
+        codes.append(code | (8 if away < 0 else 0))
+    data = bytes(a << 4 | b for a, b in zip(codes[::2], codes[1::2], strict=False))
+    head = b"fmt " + struct.pack("<IHHIIHHH", 18, 0x10, 1, rate, rate // 2, 1, 4, 0)
+    body = b"WAVE" + head + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def _mux(
+    muxer: str,
+    audio: str | None,
+    video: str | None,
+    samples: np.ndarray,
+    rate: int,
+    options: dict[str, str] | None = None,
+) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=muxer) as out:
         picture: Any = out.add_stream(video, rate=25) if video else None
         sound: Any = None
         if audio:
             layout = "mono" if len(samples) == 1 else "stereo"
-            sound = out.add_stream(audio, rate=rate, layout=layout)
-            if audio == "wmav2":  # has no default
-                sound.codec_context.bit_rate = 128_000
+            sound = out.add_stream(audio, rate=rate, layout=layout, options=options or {})
+            if audio in _BIT_RATES:
+                sound.codec_context.bit_rate = _BIT_RATES[audio]
         if picture:
             picture.width = picture.height = 64
             picture.pix_fmt = "yuv420p"

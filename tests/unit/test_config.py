@@ -25,6 +25,7 @@ GOOD: dict[str, Any] = {
     },
     "output": {"path": "/data/labels"},
 }
+RAW = {"extensions": ["ulaw"], "encoding": "mulaw", "sample_rate": 8000}
 
 
 def write(folder: Path, content: Any) -> Path:
@@ -51,6 +52,13 @@ def complaint(folder: Path, content: Any, *overrides: str) -> str:
     message = str(caught.value)
     assert all(line.startswith((f"{path}: ", "--set")) for line in message.splitlines()), message
     return message.replace(f"{path}: ", "")
+
+
+@pytest.mark.parametrize("raw", [RAW, [RAW, RAW | {"extensions": [".SLN"], "encoding": "s16le"}]])
+def test_one_kind_of_headerless_files_is_declared_or_several(tmp_path: Path, raw: Any) -> None:
+    found = load_config(write(tmp_path, changed("audio.raw", raw))).audio.raw
+    assert [one.extensions for one in found] == [("ulaw",), ("sln",)][: len(found)]
+    assert len(found) == (1 if raw is RAW else 2)
 
 
 def test_a_good_config_loads(tmp_path: Path) -> None:
@@ -108,6 +116,12 @@ def test_a_config_is_frozen(tmp_path: Path) -> None:
         ("tasks", {}, "tasks: expected at least one task by name, found {}"),
         ("tasks", None, "tasks: expected at least one task by name, found None"),
         ("tasks.kind", "x", "tasks.kind: expected keys and values, found 'x'"),
+        ("audio.raw", {"extensions": ["x"]}, "audio.raw.0.encoding: expected a value, found none"),
+        ("audio.raw", RAW | {"encoding": "ulaw"}, "expected one of mulaw, alaw, s8, "),
+        ("audio.raw", RAW | {"encoding": "g722"}, "expected 16000, which g722 always has, found"),
+        ("audio.raw", RAW | {"encoding": "vox", "channels": 2}, "channels: expected 1, as vox has"),
+        ("audio.raw", RAW | {"sample_rate": 8}, "sample_rate: expected greater than or equal to"),
+        ("audio.raw", RAW | {"extensions": []}, "audio.raw.0.extensions: expected "),
         ("tasks.kind.task", "sing", "tasks.kind.task: expected one of audio-classification, "),
         ("tasks.kind.task", "sing", "found 'sing'"),
         ("tasks.Kind", {"task": "x"}, "tasks.Kind: expected a name of small letters"),

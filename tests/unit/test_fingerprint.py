@@ -69,6 +69,9 @@ def test_a_recognisers_new_labels_change_its_own_tables_alone(tmp_path: Path) ->
     assert "task_version" not in settings(config, find_models(config, job.config))
 
 
+RAW = {"encoding": "mulaw", "sample_rate": 8000}
+
+
 @pytest.mark.parametrize(
     ("said", "options", "left"),
     [
@@ -103,6 +106,10 @@ def test_an_option_that_is_left_to_the_checkpoint_is_not_its_default(
         ({"on_damage": "error"}, {"on_damage": "error"}),
         ({"max_damage": 0.5}, {"max_damage": 0.5}),
         ({"on_damage": "error", "max_damage": 0.5}, {"on_damage": "error"}),
+        (
+            {"raw": {"extensions": ["u"]} | RAW},
+            {"raw": [{"extensions": ["u"], "channels": 1} | RAW]},
+        ),
     ],
 )
 def test_the_default_rules_for_damage_continue_a_table_that_knows_none(
