@@ -30,9 +30,9 @@ from jobs.resources import CannotRun
 from jobs.shared_storage import probing, refuse_uploads
 from jobs.sources import Listing
 from jobs.sources._paths import absolute
-from jobs.stop import Stop
+from jobs.stop import Stop, Stopped
 from jobs.stream import Stalled, Stream
-from jobs.table.lease import TableInUse
+from jobs.table.lease import TableInUse, watched
 from jobs.table.schema import ADDED_LATER, TableMismatch
 from jobs.table.storage import Storage
 from jobs.table.table import HeldTable, Table, hold
@@ -55,14 +55,15 @@ def run(
         try:
             config = load_config(config_path, overrides)
             refuse_uploads(config, config_path, summary_file)
-            checked = preflight(
-                run_id,
-                config_path,
-                config,
-                console.say,
-                relabel=relabel,
-                retry_errors=retry_errors,
-            )
+            with stop.interrupting():
+                checked = preflight(
+                    run_id,
+                    config_path,
+                    config,
+                    console.say,
+                    relabel=relabel,
+                    retry_errors=retry_errors,
+                )
             summary.end(label_what_is_new(checked, summary, console, stop), stop.why)
         except (ConfigError, CannotRun, TableMismatch) as error:
             console.say(f"error: {error}")
@@ -73,6 +74,9 @@ def run(
         except Stalled as error:
             console.say(f"error: {error}\nthe same command continues with what is left")
             summary.end(FAILED, "stalled", error)
+        except Stopped:
+            console.say(f"stopped ({stop.why}) before anything was labelled")
+            summary.end(stop.code, stop.why)
         except SystemExit:  # Ray raises it for a SIGTERM while it starts
             console.say("stopped before anything was labelled")
             summary.end(128 + signal.SIGTERM, "SIGTERM")
@@ -93,20 +97,24 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
     """Label a checked run's clips, up to the last commit; returns the exit code."""
     started = time.monotonic()
     storage = Storage(run.config.output.path, run.config.output_options)
-    table = Table.open(storage)
-    summary.of(storage.path, run.fingerprint)
-    if table is not None and not run.relabel:
-        refuse_other_labels(table, run)
-    console.progress("looking for clips")
-    found = find_clips(run, console)
-    summary.plan = left_to_do(run, found, table)
+    with stop.interrupting():
+        table = Table.open(storage)
+        summary.of(storage.path, run.fingerprint)
+        if table is not None and not run.relabel:
+            refuse_other_labels(table, run)
+        console.progress("looking for clips")
+        found = find_clips(run, console)
+        summary.plan = left_to_do(run, found, table)
     if summary.plan.is_empty and (table is None or table.is_tidy()):
         console.say(nothing_to_do(summary.plan, run.config, time.monotonic() - started))
         return OK
     seen = table.settings() if table else {}
-    held = hold(storage, run.id, run.schema, run.settings, seen)
+    with stop.interrupting():
+        dead = watched(storage, console.say)
+    held = hold(storage, run.id, run.schema, run.settings, seen, dead=dead)
     try:  # another run may have committed since `table` was opened
-        todo = left_to_do(run, found, held)
+        with stop.interrupting():
+            todo = left_to_do(run, found, held)
         progress = summary.progress = Progress(console, todo, started)
         if todo.obsolete:
             held.commit([], todo.obsolete)
@@ -168,8 +176,7 @@ def commit_as_it_comes(
     files: list[dict[str, Any]] = []
     last = time.monotonic()
     for file in stream:  # None every half second in which nothing came
-        if file is not None:
-            progress.check(file)
+        if file is not None and progress.accepts(file):
             files.append(file)
         # Commits take at most a fifth of the driver's time, however slow the storage is.
         if files and time.monotonic() - last >= every_s:

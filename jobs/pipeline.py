@@ -32,7 +32,6 @@ from jobs.table.write import WriteSettings
 if TYPE_CHECKING:
     import ray.data
 
-CRASHES_OF_A_READER = 3  # Ray tries a block again so often
 CLIPS_PER_ACTOR = 32  # an actor takes as long to start as so many short clips to label
 
 
@@ -62,11 +61,13 @@ def pipeline(
                 tuple(sorted(set(rates.values()))),
                 most_speech(config),
                 run.kept,
+                block_bytes(nodes),
             ),
+            "ledger": ledger,
             "seen": SeenInput(ray.get_runtime_context().get_node_id(), tuple(seen.found)),
         },
         num_cpus=shares.prepare_cpus,
-        max_retries=CRASHES_OF_A_READER,
+        max_retries=-1,  # spot machines go often; `read_block` counts
     )
     later = list(config.tasks)
     for name, options in config.tasks.items():

@@ -17,6 +17,10 @@ from jobs.sources._paths import absolute
 from jobs.stop import Stop
 
 
+class Incomplete(Exception):
+    """Clips were read but not labelled. What is committed counts, the rest is left to the next run."""
+
+
 @dataclass
 class ShardPart:
     """The clips of a shard that have come, and how many there are, once its end has come."""
@@ -62,33 +66,43 @@ class Progress:
                 f"{plan.vanished:,} clips have vanished since they were labelled: their rows stay"
             )
 
-    def check(self, file: Mapping[str, Any]) -> None:
-        """Raise AssertionError for a data file with a clip that was not to do, or was done."""
-        ids = set(file["clip_ids"] or ())
-        unexpected = self._unexpected_of_shard(file, ids) if self.sharded else ids - self.pending
-        self.pending -= ids
-        assert not unexpected and len(ids) == len(file["clip_ids"] or ()), (
-            f"data file {file['path']} holds clips that were not to do, or twice: {sorted(unexpected)[:3]}"
-        )
+    def accepts(self, file: Mapping[str, Any]) -> bool:
+        """Whether none of a data file's clips came before. Then they count as having come.
 
-    def _unexpected_of_shard(self, file: Mapping[str, Any], ids: set[str]) -> set[str]:
-        """Those of a file's clips that came before. All clips of a file are from one shard.
+        A task that Ray starts again hands on the same tables, unless its tar cannot be read as far as
+        before. The file must then not be committed; the clips that are missing are left to the next
+        run.
+        """
+        ids = set(file["clip_ids"] or ())
+        is_new = len(ids) == len(file["clip_ids"] or ())
+        is_new = is_new and (
+            self._is_new_of_shard(file, ids) if self.sharded else ids <= self.pending
+        )
+        if not is_new:
+            print(f"data file {file['path']} holds clips that came before: it is not committed")
+            return False
+        self.pending -= ids
+        if self.sharded:
+            self._add_to_shard(file, ids)
+        return True
+
+    def _is_new_of_shard(self, file: Mapping[str, Any], ids: set[str]) -> bool:
+        part = self.parts.get(file["source"])
+        return not ids or (file["source"] not in self.whole and not (part and part.clip_ids & ids))
+
+    def _add_to_shard(self, file: Mapping[str, Any], ids: set[str]) -> None:
+        """Add clips, all of one shard, and the ends of shards.
 
         Ids are kept only until their shard is whole: millions of them would fill the driver.
         """
         for shard in file["shards"] or ():
             part = self.parts.setdefault(shard["source"], ShardPart())
             part.expected = shard["clips"] - shard["skipped"]
-        source = file["source"]
-        if source in self.whole:
-            return ids
-        before = self.parts.setdefault(source, ShardPart()).clip_ids if ids else set()
-        unexpected = before & ids
-        before |= ids
+        if ids:
+            self.parts.setdefault(file["source"], ShardPart()).clip_ids |= ids
         for name in [name for name, part in self.parts.items() if part.is_whole]:
             del self.parts[name]
             self.whole.add(name)
-        return unexpected
 
     def committed(self, files: Sequence[Mapping[str, Any]]) -> None:
         """Count committed data files, rows of `table.schema.WRITTEN`."""
@@ -138,7 +152,7 @@ class Progress:
         self.console.progress(" · ".join(parts))
 
     def finish(self, stop: Stop, config: Config, log: Path, *, drifted: bool) -> int:
-        """Show the result; returns the exit code. Raises AssertionError if a clip is missing."""
+        """Show the result; returns the exit code. Raises Incomplete if a clip is missing."""
         found, done, ok = self.found, self.done, self.statuses["ok"]
         elapsed_s = time.monotonic() - self.started
         say = self.console.say
@@ -156,10 +170,12 @@ class Progress:
             return 128 + stop.signal
         if not stop.why:
             missing = self.to_do - len(self.whole) if self.sharded else len(self.pending)
-            assert found == done + ok + self.failed and not missing, (
-                f"expected {found} clips, found {done} already done + {ok} labelled + "
-                f"{self.failed} failed, and {missing} of {self.to_do} without a result"
-            )
+            if missing or found != done + ok + self.failed:
+                raise Incomplete(
+                    f"{missing:,} of {self.to_do:,} {'shards' if self.sharded else 'clips'} are not "
+                    "labelled, as a worker died and read them otherwise when it was started again: "
+                    "the same command continues with them"
+                )
             say(
                 f"{found:,} found = {done:,} already done + {ok:,} labelled + "
                 f"{self.failed:,} failed\n{ends}"

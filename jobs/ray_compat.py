@@ -26,6 +26,8 @@ WHOLE_TABLES: dict[str, Any] = {
     "zero_copy_batch": True,
 }
 
+_by_size: dict[str, Any] = {}  # Ray's own way to cut, see `whole_tables`
+
 
 def set_environment(joins_cluster: bool) -> None:
     """Set variables that Ray reads when it starts, unless the user has set them."""
@@ -147,6 +149,30 @@ def map_with_tasks(
         max_retries=max_retries,
         **WHOLE_TABLES,
     )
+
+
+@contextmanager
+def whole_tables() -> Iterator[None]:
+    """While this lasts, datasets that begin pass tables on as functions yield them, neither cut nor
+    joined by their size: a task that Ray starts again has to yield the same clips in each table.
+
+    `data/_internal/output_buffer.py`: `OutputBlockSizeOption.of(disable_block_shaping=True)`, with
+    which Ray plans other stages. Without it Ray cuts by size, and `Progress` drops what comes twice.
+    """
+    try:
+        from ray.data._internal.output_buffer import OutputBlockSizeOption
+
+        kind: Any = OutputBlockSizeOption
+        whole = kind(disable_block_shaping=True)
+        _by_size.setdefault("of", kind.__dict__["of"])
+    except (ImportError, KeyError, TypeError):
+        yield
+        return
+    kind.of = staticmethod(lambda *_, **__: whole)
+    try:
+        yield
+    finally:
+        kind.of = _by_size["of"]
 
 
 def end_datasets() -> None:

@@ -6,6 +6,15 @@ import math
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LOOK_EVERY_S = 1.0
+
+
+class Stopped(BaseException):
+    """A signal has come, or the time is over, while the run only read. No `except Exception` of a
+    library takes it."""
 
 
 class Stop:
@@ -16,14 +25,40 @@ class Stop:
         self.signal = 0
         self.why = ""
         self._until = time.monotonic() + (max_runtime_s or math.inf)
+        self._interrupts = False
 
     def __enter__(self) -> Stop:
         self._before = {s: signal.signal(s, self._on) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._before_alarm = signal.signal(signal.SIGALRM, lambda *_: self._interrupt())
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.signal(signal.SIGALRM, self._before_alarm)
+
+    @property
+    def code(self) -> int:
+        """The exit code of a run that was stopped."""
+        return 128 + self.signal if self.signal else 0
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Raise Stopped in the block of the `with`, which must not write anything, as soon as the run
+        is to stop."""
+        self._interrupts = True
+        signal.setitimer(signal.ITIMER_REAL, LOOK_EVERY_S, LOOK_EVERY_S)
+        try:
+            self._interrupt()
+            yield
+            self._interrupt()
+        finally:
+            self._interrupts = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _interrupt(self) -> None:
+        if self._interrupts and self.now():
+            raise Stopped
 
     def rearm(self) -> None:
         """Set the handlers again, after Ray's start has set its own."""
@@ -35,6 +70,7 @@ class Stop:
             os._exit(128 + number)
         self.signal = number
         self.why = signal.Signals(number).name
+        self._interrupt()
 
     def now(self) -> bool:
         """Whether to stop now."""

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jobs import ray_compat
 from jobs.resources import Shares, missing_resources, nodes_now
@@ -82,12 +82,12 @@ class Stream:
 
     def _pull(self, dataset: ray.data.Dataset) -> None:
         try:
-            batches: Iterator[Any] = iter(
-                dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-            )
-            for batch in batches:
-                for row in batch.to_pylist():
-                    self._rows.put(row)
+            with ray_compat.whole_tables():
+                for batch in dataset.iter_batches(
+                    batch_size=None, batch_format="pyarrow", prefetch_batches=0
+                ):
+                    for row in cast(Any, batch).to_pylist():
+                        self._rows.put(row)
             self._rows.put(None)
         except BaseException as error:  # of any kind, for the main thread
             self._rows.put(error)

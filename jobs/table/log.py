@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -80,6 +81,11 @@ class Log:
         entries = self.storage.retrying(partial(self.delta.history, limit))
         return [{**entry, "note": json.loads(entry.get("earmark", "{}"))} for entry in entries]
 
+    def newest_run(self) -> str | None:
+        """The id of the run that made the last transaction that has one."""
+        entries = (entry["note"].get("run_id") for entry in self.history())
+        return next((run_id for run_id in entries if run_id), None)
+
     def number(self) -> int:
         """The number of the last transaction."""
         return self.delta.transaction_version(APP) or 0
@@ -122,39 +128,45 @@ class Transactions:
     ) -> None:
         """Add and remove data files in one transaction. `what` names its purpose, `note` is kept with
         it."""
-        self.check()
-        commit_id = uuid.uuid4().hex
-        properties = CommitProperties(
-            app_transactions=[Transaction(APP, self.number + 1)],
-            custom_metadata={
-                "earmark": json.dumps(
-                    {"run_id": self.run_id, "what": what, "commit": commit_id, **(note or {})}
-                )
-            },
-        )
         delta = self.log.delta
-        self.insist(
-            lambda: delta.create_write_transaction(
+        self._commit(
+            lambda properties: delta.create_write_transaction(
                 list(actions), "append", delta.schema(), commit_properties=properties
             ),
-            lambda: any(e["note"].get("commit") == commit_id for e in self.log.history(10)),
+            what,
+            note or {},
         )
-        self.number += 1
-        self.log.refresh()
 
     def adapt(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
         """Add the columns, and fields of structs, that are missing, and replace the settings."""
         have, alter = self.log.fields(), self.log.delta.alter
         new = [field for field in delta_fields(schema) if have.get(field.name) != str(field.type)]
         if new:
-            self.insist(
-                lambda: alter.add_columns(new),
-                lambda: all(self.log.fields().get(f.name) == str(f.type) for f in new),
-            )
-        self.insist(
-            lambda: alter.set_table_description(json.dumps(settings)),
-            lambda: self.log.settings() == settings,
+            self._commit(lambda given: alter.add_columns(new, commit_properties=given), "columns")
+        text = json.dumps(settings)
+        self._commit(
+            lambda given: alter.set_table_description(text, commit_properties=given), "settings"
         )
+
+    def _commit(
+        self,
+        step: Callable[[CommitProperties], object],
+        what: str,
+        note: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Run a step on the log that takes the next number."""
+        self.check()
+        commit_id = uuid.uuid4().hex
+        text = json.dumps({"run_id": self.run_id, "what": what, "commit": commit_id, **note})
+        properties = CommitProperties(
+            app_transactions=[Transaction(APP, self.number + 1)],
+            custom_metadata={"earmark": text},
+        )
+        self.insist(
+            lambda: step(properties),
+            lambda: any(e["note"].get("commit") == commit_id for e in self.log.history(10)),
+        )
+        self.number += 1
         self.log.refresh()
 
     def compact(self) -> None:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from deltalake.exceptions import TableNotFoundError
 
 from jobs.plan import Shard, fingerprint
-from jobs.table.lease import Holder, Lease, TableInUse, holder_of, in_use
+from jobs.table.lease import Holder, Lease, TableInUse, holder_of, in_use, watched
 from jobs.table.log import Log, Transactions, arrow_types, can_grow, create_log, delta_fields
 from jobs.table.rewrite import LOOKUPS_AT_ONCE, Rewriter, add, remove
 from jobs.table.schema import SHARDS, TableMismatch
@@ -150,27 +150,33 @@ def hold(
     schema: pa.Schema,
     settings: Mapping[str, Any],
     seen: Mapping[str, Any],
+    *,
+    dead: Holder | None = None,
 ) -> HeldTable:
     """Take the table for one run, or create it.
 
-    `seen` are the settings that the run found in it before, {} if there was no table. Missing columns
-    are added, so that a run that relabels may have other tasks than the table. Raises TableInUse,
-    and TableMismatch if a column's type would change.
+    `seen` are the settings that the run found in it before, {} if there was no table; `dead` is the
+    holder that it has `watched`. Missing columns are added, so that a run that relabels may have other
+    tasks than the table. Raises TableInUse, and TableMismatch if a column's type would change.
     """
-    _refuse(holder_of(storage))
+    if holder_of(storage) != dead:
+        dead = watched(storage)
     table = Table.open(storage)
     if table is None:
         _refuse_other_files(storage)
         create_log(storage, schema, settings)
         table = Table(storage, Log(storage))
     transactions = Transactions(table.log, run_id)
-    _refuse(_newest_holder(table))  # a run that came between the first check and this version
+    newest = _newest_holder(table)
+    if newest and newest != dead:  # a run that came between the first check and this version
+        raise TableInUse(in_use(newest))
     if table.settings() not in (seen, settings):
         raise TableInUse(f"another run has just made {storage.path} with other settings")
     me = Holder.me(run_id)
     note = {name: value for name, value in asdict(me).items() if name != "heartbeat"}
     transactions.append([], "hold", note | {"fingerprint": fingerprint(settings)})
-    held = HeldTable(table, transactions, Lease(storage, me))
+    lease = Lease(storage, me, lambda: Log(storage).newest_run() == run_id)
+    held = HeldTable(table, transactions, lease)
     try:
         held.lease.write()
         transactions.check()  # another run may have looked for a holder just before the note
@@ -180,11 +186,6 @@ def hold(
         held.release()
         raise
     return held
-
-
-def _refuse(holder: Holder | None) -> None:
-    if holder and holder.is_alive:
-        raise TableInUse(in_use(holder))
 
 
 def _refuse_other_files(storage: Storage) -> None:
@@ -200,12 +201,9 @@ def _refuse_other_files(storage: Storage) -> None:
 def _newest_holder(table: Table) -> Holder | None:
     """The holder. If taking the table is the last transaction, its run gets time to write its note."""
     last, *_ = table.log.history(1)  # more, if another transaction comes in between
-    is_hold = last["note"].get("what") == "hold"
-    while (
-        not (holder := table.holder())
-        and is_hold
-        and time.time() - last["timestamp"] / 1000 < NOTE_DELAY_S
-    ):
+    is_new = time.time() - last["timestamp"] / 1000 < NOTE_DELAY_S  # or of a clock that is ahead
+    until = time.monotonic() + NOTE_DELAY_S * (is_new and last["note"].get("what") == "hold")
+    while not (holder := table.holder()) and time.monotonic() < until:
         time.sleep(0.05)
     return holder
 

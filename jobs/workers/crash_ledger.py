@@ -1,7 +1,7 @@
-"""Which clip killed which model process, and how much each process has done.
+"""Which clip killed which model process, how much each process has done, and how far readers came.
 
 `CrashLedger` holds it in an actor of its own beside the driver, so that whatever kills the models'
-nodes spares it; `TaskLedger` is one model actor's connection to it.
+nodes spares it; `TaskLedger` is one model actor's connection to it, `ReadLedger` one reader's.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 
@@ -21,6 +22,15 @@ class ActorWork(NamedTuple):
     padded_s: float  # with padding
 
 
+@dataclass
+class Reading:
+    """A read task: Ray starts it again if its process dies, or if what it read is lost."""
+
+    cuts: list[int] = field(default_factory=list)  # the rows of each table that it handed on
+    node: str = ""  # on which it is in progress
+    deaths: int = 0  # of its process, since it last came further than before
+
+
 class CrashLedger:
     """The state of `audio_ops.crash_guard.CrashLedger` for all actors of a run."""
 
@@ -29,6 +39,7 @@ class CrashLedger:
         self.deaths: dict[str, dict[str, int]] = {}  # by call and clip_id
         self.starts: Counter[str] = Counter()  # of an actor's process since its last label
         self.work: dict[str, dict[str, ActorWork]] = {}  # by task and actor
+        self.readings: dict[str, Reading] = {}  # by read task
 
     def started(self, actor: str) -> int:
         self.starts[actor] += 1
@@ -57,6 +68,25 @@ class CrashLedger:
         known = self.work.setdefault(task, {})
         first_at = min(work.first_at, known.get(actor, work).first_at)
         known[actor] = work._replace(first_at=first_at)
+
+    def begin_reading(self, task: str, node: str) -> tuple[list[int], int]:
+        """The rows of each table that the task handed on before, and how often its process has died.
+
+        A process that went with its whole node, as spot machines do, is no death.
+        """
+        reading = self.readings.setdefault(task, Reading())
+        if reading.node and _is_alive(reading.node):
+            reading.deaths += 1
+        reading.node = node
+        return reading.cuts, reading.deaths
+
+    def cut(self, task: str, rows: int) -> None:
+        reading = self.readings[task]
+        reading.cuts.append(rows)
+        reading.deaths = 0
+
+    def end_reading(self, task: str) -> None:
+        self.readings[task].node = ""
 
     def all_work(self) -> dict[str, list[ActorWork]]:
         return {task: list(actors.values()) for task, actors in self.work.items()}
@@ -94,6 +124,32 @@ class TaskLedger:
         self._ledger.worked.remote(self._actor, self._task, work)
 
 
+class ReadLedger:
+    """One read task's connection to the ledger. Ray keeps a task's id when it starts it again."""
+
+    def __init__(self, ledger: Any):
+        import ray
+
+        context = ray.get_runtime_context()
+        self._ledger, self._task = ledger, context.get_task_id() or ""
+        self._node = context.get_node_id()
+
+    def begin(self) -> tuple[list[int], int]:
+        """The rows of each table that the task handed on before, and how often its process has died
+        since it last came further."""
+        before: tuple[list[int], int] = _result(
+            self._ledger.begin_reading.remote(self._task, self._node)
+        )
+        return before
+
+    def cut(self, rows: int) -> None:
+        """Record the rows of the next table, which is handed on after that."""
+        _result(self._ledger.cut.remote(self._task, rows))
+
+    def end(self) -> None:
+        self._ledger.end_reading.remote(self._task)
+
+
 def start_ledger() -> Any:
     """Start the actor of a run's CrashLedger on the driver's node."""
     import ray
@@ -115,6 +171,12 @@ def end_ledger(ledger: Any) -> dict[str, list[ActorWork]]:
         return {}
     ray.kill(ledger)  # it would outlive a run that has joined another's Ray
     return work
+
+
+def _is_alive(node_id: str) -> bool:
+    import ray
+
+    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
 
 
 def _result(reference: Any) -> Any:

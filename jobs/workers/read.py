@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, BinaryIO
 
@@ -27,10 +27,13 @@ from jobs.plan import clip_id, digest
 from jobs.shared_storage import SeenInput, expect_input
 from jobs.sources import NO_COLUMNS, PLACE, Source, load_source
 from jobs.table.schema import CHANGE, IDENTITY, SHARD_END
+from jobs.workers.crash_ledger import ReadLedger
+from jobs.workers.lanes import LONG_BYTES, Lanes
 from jobs.workers.sandbox import Died, SharedMemory, sandbox
 
+KILLS_OF_A_CLIP = 3  # from outside, the last ones while no other long recording is decoded
 DEATHS_OF_A_FILE = 3  # between its clips, until the rest of it is given up
-GATHERED_BYTES = 8 << 20
+STARTS_IN_A_ROW = 10  # of a read task's process without a table, until the run is given up
 
 Clips = Iterator[tuple[dict[str, Any], BinaryIO | ClipError | None]]
 
@@ -44,6 +47,12 @@ class ReadSettings:
     rates: tuple[int, ...]  # Hz
     want_speech: WantsSpeech
     kept: pa.Schema = NO_COLUMNS  # columns of the source that rows carry
+    table_bytes: int = 8 << 20  # of a table that is handed on, or a little more
+
+    @property
+    def bytes_per_s(self) -> int:
+        """Of the waveforms of a second of sound, as float32."""
+        return 4 * sum(self.rates)
 
     @property
     def source(self) -> Source:
@@ -69,47 +78,77 @@ class SandboxWork:
     failed: Mapping[str, ClipError] = field(
         default_factory=dict
     )  # by clip_id or source, not opened
+    alone: AbstractSet[str] = frozenset()  # clip_ids, decoded while no other long recording is
+    lanes_are_held: bool = False  # by the parent
 
 
-def read_block(plan: pa.Table, settings: ReadSettings, seen: SeenInput) -> Iterator[pa.Table]:
-    """`read`, counted as stage `read`. Raises OSError on a node that does not share the input."""
+def read_block(
+    plan: pa.Table, settings: ReadSettings, seen: SeenInput, ledger: Any
+) -> Iterator[pa.Table]:
+    """`read`, counted as stage `read`.
+
+    If Ray starts it again, after its process has died or what it read was lost, the tables that it
+    handed on before have the same clips again, although other clips may fail this time: they may
+    have been labelled already, and Ray takes the new tables for the old ones by their number.
+
+    Raises OSError on a node that does not share the input, and RuntimeError if its process was
+    started too often without reading anything.
+    """
     from jobs.workers import metrics  # Ray is needed here, and not where `read` runs alone
 
     expect_input(seen)
+    reader = ReadLedger(ledger)
+    cuts, deaths = reader.begin()
+    if deaths >= STARTS_IN_A_ROW:
+        raise RuntimeError(
+            f"the process that reads {plan['source'][0]} died {deaths} times in a row without "
+            "reading anything; its last messages are in Ray's logs (worker-*.err)"
+        )
     started = time.monotonic()
-    for clips in read(plan, settings):
+    for number, clips in enumerate(read(plan, settings, cuts, alone=bool(deaths))):
         errors = clips["error_kind"].filter(clips["shard_end"].is_null())
         failed = len(errors) - errors.null_count
         metrics.count_clips("read", {"ok": errors.null_count, "error": failed})
         metrics.count_audio("read", clips["duration_s"])
         metrics.observe_time("read", started)
+        if number >= len(cuts):
+            reader.cut(len(clips))
         yield clips
         started = time.monotonic()
+    reader.end()
 
 
-def read(plan: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
+def read(
+    plan: pa.Table, settings: ReadSettings, cuts: Sequence[int] = (), alone: bool = False
+) -> Iterator[pa.Table]:
     """Tables of prepared clips (see `audio_ops.prepare`), each clip of the plan once, in order.
 
-    A sandbox hands over few clips at a time, so that its death costs little. Here they become
-    tables of GATHERED_BYTES: Ray's work for a table grows with its chunks times its columns.
+    With `alone` no other process decodes a long recording meanwhile (see `lanes`). The first tables have as many rows as `cuts` says, the others `table_bytes`. A sandbox hands over
+    few clips at a time, so that its death costs little, and here they are gathered: Ray's work for a
+    table grows with its chunks times its columns.
     """
-    tables: list[pa.Table] = []
-    size = 0
-    for table in _from_sandboxes(plan, settings):
-        tables.append(table)
-        size += table.nbytes
-        if size >= GATHERED_BYTES:
-            yield _one(tables)
-            tables, size = [], 0
-    if tables:
-        yield _one(tables)
+    gathered: list[pa.Table] = []
+    left = list(reversed(cuts))  # of the tables to come
+    for table in _from_sandboxes(plan, settings, alone):
+        gathered.append(table)
+        while left and sum(map(len, gathered)) >= left[-1]:
+            whole, rows = _one(gathered), left.pop()
+            yield whole.slice(0, rows)
+            gathered = [whole.slice(rows)] if rows < len(whole) else []
+        if not left and sum(one.nbytes for one in gathered) >= settings.table_bytes:
+            yield _one(gathered)
+            gathered = []
+    if gathered:
+        yield _one(gathered)
 
 
 def _one(tables: Sequence[pa.Table]) -> pa.Table:
     return tables[0] if len(tables) == 1 else pa.concat_tables(tables).combine_chunks()
 
 
-def _from_sandboxes(plan: pa.Table, settings: ReadSettings) -> Iterator[pa.Table]:
+def _from_sandboxes(
+    plan: pa.Table, settings: ReadSettings, alone: bool = False
+) -> Iterator[pa.Table]:
     """Tables as sandboxes hand them over.
 
     A clip that ends its sandbox, or takes too long, becomes an error row, and a new sandbox
@@ -119,35 +158,63 @@ def _from_sandboxes(plan: pa.Table, settings: ReadSettings) -> Iterator[pa.Table
     audio, is_sharded = settings.audio, settings.source.SHARDED
     limits = audio.decode_timeout_s, audio.decode_memory_mb << 20
     deaths: Counter[str] = Counter()  # by clip_id or source
-    failed: dict[str, ClipError] = {}
+    work = SandboxWork(plan, settings, lanes_are_held=alone)
     delivered: set[str] = set()
     ended = 0  # shards of the plan
-    while len(plan):
-        work = SandboxWork(plan, settings, delivered, failed)
-        try:
-            with sandbox() as process:
-                for table in process.tables(prepared, {"work": work}, *limits):
-                    delivered.update(table["clip_id"].drop_null().to_pylist())  # an end has none
-                    ended += len(table) - table["shard_end"].null_count
-                    yield table
-            return
-        except Died as death:
-            at = death.clip_id or plan["source"][min(death.row, len(plan) - 1)].as_py()
-            deaths[at] += 1
-            # A sandbox that was killed from outside, as for want of memory, gets a second chance.
-            if deaths[at] >= (1 + death.by_chance if death.clip_id else DEATHS_OF_A_FILE):
-                failed[at] = ClipError(death.kind, death.message)
-        if is_sharded:
-            plan, ended = plan.slice(ended), 0
-        else:
-            is_delivered = pc.is_in(plan["clip_id"], pa.array(list(delivered), pa.string()))
-            plan = plan.filter(pc.invert(is_delivered))
+    lanes = _lanes(settings)
+    if alone:
+        lanes.take_all()
+    try:
+        while len(plan):
+            try:
+                with sandbox() as process:
+                    for table in process.tables(prepared, {"work": work}, *limits):
+                        delivered.update(
+                            table["clip_id"].drop_null().to_pylist()
+                        )  # an end has none
+                        ended += len(table) - table["shard_end"].null_count
+                        yield table
+                return
+            except Died as death:
+                work = _after(death, work, deaths)
+            if is_sharded:
+                plan, ended = plan.slice(ended), 0
+            else:
+                is_delivered = pc.is_in(plan["clip_id"], pa.array(list(delivered), pa.string()))
+                plan = plan.filter(pc.invert(is_delivered))
+            work = replace(work, plan=plan, delivered=delivered)
+    finally:
+        lanes.release()
+
+
+def _after(death: Died, work: SandboxWork, deaths: Counter[str]) -> SandboxWork:
+    """The work for the sandbox after one that has died."""
+    at = death.clip_id or work.plan["source"][min(death.row, len(work.plan) - 1)].as_py()
+    deaths[at] += 1
+    # One that was killed from outside, as for want of memory, gets more chances.
+    may_die = (KILLS_OF_A_CLIP if death.by_chance else 1) if death.clip_id else DEATHS_OF_A_FILE
+    if deaths[at] >= may_die:
+        failed = {**work.failed, at: ClipError(death.kind, death.message)}
+        return replace(work, failed=failed)
+    return replace(work, alone=work.alone | {death.clip_id})
+
+
+def _lanes(settings: ReadSettings, waits: Callable[[], None] = lambda: None) -> Lanes:
+    """The lanes of this node, by what the longest clip takes."""
+    return Lanes(settings.audio.max_clip_s * settings.bytes_per_s, waits)
 
 
 def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
-    """Tables of prepared clips, in a sandbox: records in `memory` which clip is in progress."""
+    """Tables of prepared clips, in a sandbox: records in `memory` which clip is in progress, and takes
+    a lane for one that needs much memory."""
     settings = work.settings
     source = settings.source
+    lanes = _lanes(settings, memory.waits)
+
+    def decoded(decoded_s: float) -> None:
+        memory.decoded(decoded_s)
+        if decoded_s * settings.bytes_per_s > LONG_BYTES and not work.lanes_are_held:
+            lanes.take()
 
     def recorded() -> Clips:
         row = 0
@@ -159,7 +226,10 @@ def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
         )
         for clip, file in clips:
             memory.working_on(clip.get("clip_id", ""), row)
-            yield clip, file  # and it is prepared
+            if clip.get("clip_id") in work.alone and not work.lanes_are_held:
+                lanes.take_all()
+            yield clip, file  # and it is prepared and, if it is long, handed over
+            lanes.release()
             row += file is None or not source.SHARDED
             memory.working_on("", row)
 
@@ -172,7 +242,7 @@ def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
         raw=settings.headerless,
         want_speech=settings.want_speech,
         failed=work.failed,
-        decoded=memory.decoded,
+        decoded=decoded,
     )
 
 

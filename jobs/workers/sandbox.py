@@ -81,6 +81,11 @@ class SharedMemory:
         self._now = time.monotonic(), row, clip_id.encode()
         self.decoded(0.0)
 
+    def waits(self) -> None:
+        """Begin the time of the clip in progress anew, as it waits for others."""
+        _, row, clip_id = self._now
+        self.working_on(clip_id.decode(), row)
+
     def decoded(self, decoded_s: float) -> None:
         """Record how many seconds of the clip are decoded."""
         started, row, clip_id = self._now
@@ -238,9 +243,13 @@ def serve(parent: str, channel: str, memory: str) -> None:
                 for table in generator(shared, **arguments):
                     if has_put:
                         connection.recv_bytes()  # TAKEN
-                    connection.send(shared.put(table))
+                    size = shared.put(table)
+                    connection.send(size)
                     has_put = True
                     del table  # while the next one grows
+                    if size > shared.KEPT_BYTES:  # not while this one takes memory
+                        connection.recv_bytes()
+                        has_put = False
             except MemoryError:
                 traceback.print_exc()
                 os._exit(OUT_OF_MEMORY)

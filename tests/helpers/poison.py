@@ -43,7 +43,7 @@ HARMS = {
     "loop": lambda: ctypes.PyDLL(None).sleep(1_000_000),  # in C, and with Python's lock
     "memory": memory,
     "bug": bug,
-    "killed once": lambda: once("killed") and os.kill(os.getpid(), signal.SIGKILL),
+    "killed twice": lambda: (once("a") or once("b")) and os.kill(os.getpid(), signal.SIGKILL),
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
 }
 

@@ -165,6 +165,38 @@ def test_a_run_outlives_a_killed_model_actor(job: Job, start: Callable[..., Runn
     run.leaves_nothing()
 
 
+def test_a_run_outlives_readers_that_die_again_and_again(
+    job: Job, start: Callable[..., Running]
+) -> None:
+    """Also if a clip cannot be read the second time: its table may have been labelled already."""
+    kills, clips = 6, 60
+    for n in range(clips):
+        job.sound(f"clip{n:03}.wav", 150 + 37 * n, seconds=60.0)
+    job.write(
+        resources={
+            "clips_per_block": clips,
+            "commit_every_s": 0,
+            "in_flight_mb": 1,  # each table waits until a model takes it
+            "tasks": {"kind": {"actors": 1}},
+        }
+    )
+    run = start(job)
+    for kill in range(kills):
+        run.wait_for(lambda: run.named("ray::MapBatches(read_block)"), f"reader {kill}")
+        if kill == 0:
+            run.wait_for(commits(job, 3), "the first labels")
+            (job.audio / "clip000.wav").write_bytes(b"no sound")
+        elif kill > 1:
+            time.sleep(0.3)
+        if reader := run.named("ray::MapBatches(read_block)"):
+            os.kill(reader, signal.SIGKILL)
+            run.wait_for(lambda: reader not in run.processes(), "its end")
+    result = run.end()
+    assert result.code == 0, result.text
+    assert f"{clips} found = 0 already done + {clips} labelled + 0 failed" in result.text
+    assert {row["status"] for row in job.rows().values()} == {"ok"}
+
+
 def test_a_relabelling_that_was_killed_goes_on(
     job: Job, start: Callable[..., Running], local_ray: None
 ) -> None:

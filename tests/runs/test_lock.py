@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from runs import PATHS, ROOT, Job
 from tables import existing, held
 from test_table import KEPT, SETTINGS, TASKS, by_id, labelled, opened, written
 
-from jobs.table.lease import HOLDER_IS_DEAD_S, TableInUse
+from jobs.table.lease import TableInUse, start_of, this_machine
 from jobs.table.log import Transactions
 from jobs.table.schema import table_schema
 from jobs.table.storage import Storage
@@ -60,6 +61,9 @@ def child(script: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+NEW = pa.field("late", pa.string())
+
+
 def pretend_holder(folder: Path, **changes: Any) -> None:
     """As if a run of that description had taken the table and left no other trace."""
     opened(folder).release()
@@ -69,6 +73,8 @@ def pretend_holder(folder: Path, **changes: Any) -> None:
         "pid": os.getpid(),
         "since": "2030-01-02T03:04:05+00:00",
         "heartbeat": time.time(),
+        "machine": this_machine(),
+        "started": start_of(os.getpid()),
     }
     path = folder / "table" / "_earmark" / "holder.json"
     path.parent.mkdir(exist_ok=True)
@@ -104,14 +110,75 @@ def test_a_holder_that_was_killed_is_taken_over_at_once(tmp_path: Path) -> None:
     table.release()
 
 
-def test_a_holder_elsewhere_lives_as_long_as_it_is_heard_of(tmp_path: Path) -> None:
-    pretend_holder(tmp_path, host="elsewhere", pid=1)
-    with pytest.raises(TableInUse, match="on elsewhere"):
+CLOCKS_S = (0.0, 3600.0, -3600.0)  # ahead of this machine's
+ELSEWHERE: tuple[dict[str, Any], ...] = (
+    {"host": "elsewhere", "machine": "another kernel", "pid": 1},
+    {"machine": this_machine() + "0"},  # a container with this one's host name, and a pid as here
+    {"machine": "", "started": ""},  # a note of an earlier version
+)
+
+
+@pytest.mark.parametrize("ahead_s", CLOCKS_S)
+@pytest.mark.parametrize("elsewhere", ELSEWHERE, ids=["host", "container", "earlier version"])
+def test_a_holder_elsewhere_lives_if_it_beats_while_it_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: dict[str, Any], ahead_s: float
+) -> None:
+    """Whatever its clock says."""
+    monkeypatch.setattr("jobs.table.lease.LOOK_EVERY_S", 0.01)
+    then = time.time() + ahead_s
+    note = tmp_path / "table" / "_earmark" / "holder.json"
+    pretend_holder(tmp_path, heartbeat=then, **elsewhere)
+    later = json.dumps(json.loads(note.read_text()) | {"heartbeat": then + 10})
+    threading.Timer(0.2, note.write_text, [later]).start()
+    with pytest.raises(TableInUse, match="run other"):
         take(tmp_path)
-    pretend_holder(
-        tmp_path / "b", host="elsewhere", pid=1, heartbeat=time.time() - HOLDER_IS_DEAD_S - 1
-    )
-    take(tmp_path / "b").release()
+    monkeypatch.setattr("jobs.table.lease.HOLDER_IS_DEAD_S", 0.1)
+    take(tmp_path).release()
+
+
+def test_a_pid_that_another_process_has_got_since_is_no_holder(tmp_path: Path) -> None:
+    pretend_holder(tmp_path, started="1")
+    take(tmp_path).release()
+
+
+def test_a_late_heartbeat_does_not_silence_the_run_that_took_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.table.lease.HEARTBEAT_S", 0.05)
+    slow = opened(tmp_path)
+    note = tmp_path / "table" / "_earmark" / "holder.json"
+    slow.lease._ended.set()  # it sleeps in the middle of a beat
+    slow.lease._beat.join()
+    late = note.read_text()
+    note.unlink()
+    quick = take(tmp_path)
+    for _ in range(3):
+        note.write_text(late)
+        until = time.monotonic() + 60
+        while json.loads(note.read_text())["run_id"] != "mine" and time.monotonic() < until:
+            time.sleep(0.01)
+        assert quick.holder().run_id == "mine"
+    slow.release()
+    assert quick.holder().run_id == "mine"
+    quick.release()
+    assert not note.exists()
+
+
+def test_a_sleepers_settings_and_columns_do_not_land_after_it_was_taken_over(
+    tmp_path: Path,
+) -> None:
+    slow = opened(tmp_path)
+    (tmp_path / "table" / "_earmark" / "holder.json").unlink()
+    slow.transactions.check()  # and it sleeps
+    delta = slow.log.delta
+    quick = take(tmp_path)
+    for schema in (table_schema(TASKS, KEPT), table_schema(TASKS, KEPT).append(NEW)):
+        with pytest.raises(TableInUse, match=r"taken over.*run mine"):
+            slow.transactions.adapt(schema, {"label_version": 99})
+    slow.log.delta = delta
+    quick.release()
+    after = existing(tmp_path / "table")
+    assert after.settings() == SETTINGS and NEW.name not in after.schema().names
 
 
 @pytest.mark.parametrize("content", [b"", b"{half", b"[]", b"{}"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,34 @@ def test_tasks_and_actors_get_whole_tables() -> None:
         (10 * n, size) for size in (3, 1, 7) for n in range(size)
     )
     assert {row["variable"] for row in rows} == {"set"}
+
+
+def test_tables_are_passed_on_as_they_are_yielded() -> None:
+    """Neither joined nor cut by their size, nor when the code that asks for it is over."""
+    import ray.data
+    from ray.data import DataContext
+
+    def parts(table: pa.Table) -> Iterator[pa.Table]:
+        for rows in (1, 5, 30, 4):
+            yield pa.table({"sound": [bytes(1 << 20)] * rows})
+
+    context = DataContext.get_current()
+    before, context.target_max_block_size = context.target_max_block_size, 4 << 20
+    try:
+        sizes = []
+        for way in (ray_compat.whole_tables, nullcontext):
+            with way():
+                tables = ray_compat.map_with_tasks(
+                    ray.data.from_arrow([pa.table({"n": [1]})]),
+                    *(parts, {}),
+                    num_cpus=0.1,
+                    max_retries=-1,
+                )
+                batches = tables.iter_batches(batch_size=None, batch_format="pyarrow")
+                sizes.append([len(batch) for batch in batches])
+        assert sizes[0] == [1, 5, 30, 4] and sizes[1] != sizes[0] and sum(sizes[1]) == 40
+    finally:
+        context.target_max_block_size = before
 
 
 def test_map_batches_internal_takes_what_actors_with_gpus_are_given() -> None:

@@ -7,9 +7,14 @@ import resource
 import subprocess
 import sys
 import tarfile
+import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,7 @@ from jobs.input import Input
 from jobs.plan import COMMITTED, plan, plan_shards
 from jobs.sources import load_source
 from jobs.workers import sandbox
+from jobs.workers.lanes import LONG_BYTES, Lanes
 from jobs.workers.read import ReadSettings, SandboxWork, prepared, read
 
 PATIENCE_S = 120
@@ -147,9 +153,54 @@ def test_a_tar_that_cannot_be_read_alive_is_given_up(tmp_path: Path, site: Path)
     assert (end["shard_end"]["clips"], end["shard_end"]["skipped"]) == (17, 0)
 
 
-def test_what_is_killed_by_chance_gets_a_second_chance(tmp_path: Path, site: Path) -> None:
-    input = folder(tmp_path / "audio", [wav(), wav(harm="killed once"), wav(harm="killed"), wav()])
-    assert kinds(rows(input)) == [None, None, "crashed", None]
+def test_what_is_killed_by_chance_gets_more_chances_alone(tmp_path: Path, site: Path) -> None:
+    """As by the kernel, for the memory that other recordings take: then after those."""
+    input = folder(tmp_path / "audio", [wav(), wav(harm="killed twice"), wav(harm="killed"), wav()])
+    lanes = Lanes(AUDIO.max_clip_s * 64_000)
+    lanes.take()
+    found: list[dict[str, Any]] = []
+    reader = threading.Thread(target=lambda: found.extend(rows(input)))
+    reader.start()
+    while not (site / "a").exists():
+        time.sleep(0.01)
+    reader.join(1.0)
+    assert not (site / "b").exists()
+    lanes.release()
+    reader.join()
+    assert kinds(found) == [None, None, "crashed", None]
+
+
+def test_a_long_recording_waits_for_a_lane_and_a_short_one_does_not(tmp_path: Path) -> None:
+    """And the time in which it waits is not its own."""
+    audio = Audio(decode_timeout_s=3.0, max_clip_s=24 * 3600)  # so that there is one lane
+    settings = {"audio": audio, "rates": (16_000, 96_000)}
+    long = encode(tone(LONG_BYTES / 4 / 112_000 + 5), 16_000, "wav")
+    short, both = folder(tmp_path / "short", [wav(9.0)]), folder(tmp_path / "both", [wav(), long])
+
+    def read_all(input: Input) -> list[str | None]:
+        tables = read(planned(input), ReadSettings(input, want_speech="never", **settings))
+        return [kind for table in tables for kind in table["error_kind"].to_pylist()]
+
+    lanes = Lanes(24 * 3600 * 4 * 112_000)
+    assert lanes.count == 1
+    lanes.take()
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(read_all, both)
+        assert read_all(short) == [None]
+        with pytest.raises(TimeoutError):
+            reading.result(timeout=5.0)
+        lanes.release()
+        assert reading.result(timeout=PATIENCE_S) == [None, None]
+    lanes.take_all()  # it has let go of its own
+
+
+def test_lanes_are_free_where_there_can_be_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    for lanes in (Lanes(1 << 40), Lanes(1 << 40)):
+        lanes.take()
+        lanes.take_all()
 
 
 def test_a_bug_is_no_poison(tmp_path: Path, site: Path) -> None:
@@ -171,10 +222,10 @@ def test_time_in_which_nobody_asks_for_a_table_is_free(tmp_path: Path) -> None:
 def test_a_child_that_is_left_in_the_middle_is_not_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.workers.read.GATHERED_BYTES", 1)
     end_idle_sandboxes()
     input = folder(tmp_path / "audio", [wav(hz=100 + n) for n in range(40)])
-    tables = read(planned(input), ReadSettings(input, AUDIO, (16_000,), "never"))
+    settings = ReadSettings(input, AUDIO, (16_000,), "never", table_bytes=1)
+    tables = read(planned(input), settings)
     next(tables)
     tables.close()
     assert not sandbox._idle
@@ -191,6 +242,30 @@ def test_few_clips_at_a_time_become_tables_of_one_chunk(tmp_path: Path) -> None:
     assert 1 < len(tables) < 60 / 16
     assert {column.num_chunks for table in tables for column in table.columns} == {1}
     assert pa.concat_tables(tables).to_pylist() == in_process(input)
+
+
+@pytest.mark.parametrize("pack", [folder, tar])
+def test_a_reader_that_is_started_again_hands_on_the_same_clips_in_each_table(
+    tmp_path: Path, pack: Callable[..., Input]
+) -> None:
+    """Though clips fail this time, which have no sound that takes space in a table."""
+    sounds = [wav(1.0, 100 + n) for n in range(40)]
+    named = {f"{n:04}.wav": sound for n, sound in enumerate(sounds)}
+    input = pack(tmp_path / "all", sounds if pack is folder else named)
+    plan = planned(input)
+    settings = ReadSettings(input, AUDIO, (16_000,), "never", table_bytes=150_000)
+
+    def clips(settings: ReadSettings, cuts: Sequence[int] = ()) -> list[list[Any]]:
+        return [table["clip_id"].to_pylist() for table in read(plan, settings, cuts)]
+
+    first = clips(settings)
+    assert len(first) == 3
+    fails = replace(settings, audio=AUDIO.model_copy(update={"max_clip_s": 0.5}))
+    assert clips(fails) != first
+    for known in range(1, len(first) + 1):
+        again = clips(fails, [len(table) for table in first[:known]])
+        assert again[:known] == first[:known]
+        assert [*chain(*again)] == [*chain(*first)]
 
 
 def pages_taken(_: sandbox.SharedMemory, sound: bytes) -> Iterator[pa.Table]:
@@ -247,6 +322,7 @@ import sys
 sys.path[:0] = {paths!r}
 from test_poison import AUDIO, Input, ReadSettings, planned, read
 from jobs.workers import sandbox
+from jobs.workers.lanes import LONG_BYTES, Lanes
 input = Input(path=sys.argv[1], format="files")
 start = sandbox.Sandbox.__init__
 def started(self):

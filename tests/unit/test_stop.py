@@ -1,0 +1,51 @@
+"""A signal or the end of its time stops a run also while it plans, which may take hours."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import Job
+
+
+@pytest.mark.parametrize(
+    ("number", "options", "why", "code"),
+    [
+        (signal.SIGTERM, {}, "SIGTERM", 143),
+        (signal.SIGINT, {}, "SIGINT", 130),
+        (None, {"max_runtime_s": 1.5}, "max_runtime", 0),
+    ],
+    ids=["sigterm", "ctrl-c", "max-runtime"],
+)
+def test_a_run_that_plans_stops_at_once(
+    tmp_path: Path,
+    classifier: Path,
+    number: signal.Signals | None,
+    options: dict[str, Any],
+    why: str,
+    code: int,
+) -> None:
+    store = socket.create_server(("127.0.0.1", 0))  # takes requests, and never answers one
+    url = f"http://127.0.0.1:{store.getsockname()[1]}"
+    options_of_store = {"endpoint_url": url, "anon": True}
+    job = Job(
+        tmp_path, classifier, input={"path": "s3://calls/", "storage_options": options_of_store}
+    )
+    if number:
+        threading.Timer(1.5, os.kill, (os.getpid(), number)).start()
+    before = signal.getsignal(signal.SIGALRM)
+    with store:
+        result = job.run(summary_file=str(tmp_path / "summary.json"), **options)
+    assert result.code == code, result.text
+    assert f"stopped ({why}) before anything was labelled" in result.text
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["exit_code"], summary["stopped"]) == (code, why)
+    assert not job.table.exists()
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
