@@ -41,6 +41,7 @@ def pipeline(
     """The dataset that labels `todo`: a row of `table.schema.WRITTEN` per data file."""
     import ray
 
+    from jobs import planned_reads
     from jobs.workers.model_actor import ModelActor, ModelSettings
     from jobs.workers.read import ReadSettings, read_block
 
@@ -51,8 +52,8 @@ def pipeline(
     seen = input_files(todo.todo["source"])
     refuse_other_disks(config, run.checkpoints, seen, write.probe, shares)
     rates = sample_rates(run)
-    clips = ray_compat.map_with_tasks(
-        ray.data.from_arrow(work),
+    clips = planned_reads.dataset(
+        work,
         read_block,
         {
             "settings": ReadSettings(
@@ -67,7 +68,6 @@ def pipeline(
             "seen": SeenInput(ray.get_runtime_context().get_node_id(), tuple(seen.found)),
         },
         num_cpus=shares.prepare_cpus,
-        max_retries=-1,  # spot machines go often; `read_block` counts
     )
     later = list(config.tasks)
     for name, options in config.tasks.items():

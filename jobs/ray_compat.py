@@ -132,25 +132,6 @@ def map_with_actors(
     )
 
 
-def map_with_tasks(
-    dataset: ray.data.Dataset,
-    function: Callable[..., Any],
-    arguments: Mapping[str, Any],
-    *,
-    num_cpus: float,
-    max_retries: int,
-) -> ray.data.Dataset:
-    """`dataset.map_batches(function, ...)` on whole tables; `max_retries` goes to the Ray tasks."""
-    run: Callable[..., ray.data.Dataset] = dataset.map_batches
-    return run(
-        function,
-        fn_kwargs=dict(arguments),
-        num_cpus=num_cpus,
-        max_retries=max_retries,
-        **WHOLE_TABLES,
-    )
-
-
 @contextmanager
 def whole_tables() -> Iterator[None]:
     """While this lasts, datasets that begin pass tables on as functions yield them, neither cut nor

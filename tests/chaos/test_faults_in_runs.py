@@ -72,7 +72,7 @@ def test_runs_outlive_thirty_kills_of_workers_and_actors(job: Job, start: Start)
     while killed < 30:
         round_ += 1
         run = start(job, "--relabel", "--set", f"tasks.kind.top_k={round_ % 5 + 1}")
-        names = {"MapBatches(read)": 4, "MapWorker": 4}
+        names = {"ReadClips": 4, "MapWorker": 4}
         killed += kill_workers(run, job, names, moments)
         result = run.end()
         assert result.code == 0, result.text

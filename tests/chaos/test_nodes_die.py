@@ -59,7 +59,7 @@ def test_a_run_that_lost_its_only_large_node_says_so_and_ends(
     assert result.code == 1, result.text
     assert "waiting for nodes: the models ask for 1.5 CPUs and reading for 0.25" in result.text
     assert "resources.stalled_after_s" in result.text
-    assert "MapBatches(LabelHere)" in result.text  # the stage that stands still
+    assert "MapBatches(ModelActor)" in result.text  # the stage that stands still
     assert 1 <= len(job.rows()) < CLIPS  # what was finished is committed
     [summary] = (job.table / "_runs").iterdir()
     summed = json.loads(summary.read_text())

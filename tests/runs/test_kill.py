@@ -182,13 +182,13 @@ def test_a_run_outlives_readers_that_die_again_and_again(
     )
     run = start(job)
     for kill in range(kills):
-        run.wait_for(lambda: run.named("ray::MapBatches(read_block)"), f"reader {kill}")
+        run.wait_for(lambda: run.named("ray::ReadClips"), f"reader {kill}")
         if kill == 0:
             run.wait_for(commits(job, 3), "the first labels")
             (job.audio / "clip000.wav").write_bytes(b"no sound")
         elif kill > 1:
             time.sleep(0.3)
-        if reader := run.named("ray::MapBatches(read_block)"):
+        if reader := run.named("ray::ReadClips"):
             os.kill(reader, signal.SIGKILL)
             run.wait_for(lambda: reader not in run.processes(), "its end")
     result = run.end()

@@ -14,13 +14,12 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from jobs import ray_compat
+from jobs import planned_reads, ray_compat
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def test_tasks_and_actors_get_whole_tables() -> None:
-    import ray.data
 
     class Adds:
         """Adds the number of rows that came in one table, and the variable that its process has."""
@@ -35,14 +34,12 @@ def test_tasks_and_actors_get_whole_tables() -> None:
             table = table.append_column("rows", pa.array([rows] * rows))
             return table.append_column("variable", pa.array([self.variable] * rows))
 
-    def times(table: pa.Table, by: int) -> pa.Table:
-        return pa.table({"n": [n * by for n in table["n"].to_pylist()]})
+    def times(table: pa.Table, by: int) -> list[pa.Table]:
+        return [pa.table({"n": [n * by for n in table["n"].to_pylist()]})]
 
     tables = [pa.table({"n": list(range(size))}) for size in (3, 1, 7)]
     pool = ray_compat.ActorPool(1, 1, 0.1, 0, 2, {"EARMARK_TEST": "set"})
-    passed = ray_compat.map_with_tasks(
-        ray.data.from_arrow(tables), times, {"by": 10}, num_cpus=0.1, max_retries=1
-    )
+    passed = planned_reads.dataset(tables, times, {"by": 10}, num_cpus=0.1)
     rows = ray_compat.map_with_actors(passed, Adds, {"variable": "EARMARK_TEST"}, pool).take_all()
     assert sorted((row["n"], row["rows"]) for row in rows) == sorted(
         (10 * n, size) for size in (3, 1, 7) for n in range(size)
@@ -50,9 +47,22 @@ def test_tasks_and_actors_get_whole_tables() -> None:
     assert {row["variable"] for row in rows} == {"set"}
 
 
+@pytest.mark.parametrize("piece_bytes", [1, 100, 1 << 20], ids="{} bytes".format)
+def test_each_block_of_a_plan_is_read_whole(
+    monkeypatch: pytest.MonkeyPatch, piece_bytes: int
+) -> None:
+    """However many blocks lie in one object of Ray's store."""
+    monkeypatch.setattr(planned_reads, "PIECE_BYTES", piece_bytes)
+    blocks = [pa.table({"n": list(range(10 * size, 11 * size))}) for size in (3, 1, 7, 0, 2)]
+    read = planned_reads.dataset(
+        blocks, lambda block: [pa.table({"block": [block["n"].to_pylist()]})], {}, num_cpus=0.1
+    )
+    found = [row["block"] for row in read.take_all()]
+    assert sorted(found) == sorted(block["n"].to_pylist() for block in blocks)
+
+
 def test_tables_are_passed_on_as_they_are_yielded() -> None:
     """Neither joined nor cut by their size, nor when the code that asks for it is over."""
-    import ray.data
     from ray.data import DataContext
 
     def parts(table: pa.Table) -> Iterator[pa.Table]:
@@ -65,12 +75,7 @@ def test_tables_are_passed_on_as_they_are_yielded() -> None:
         sizes = []
         for way in (ray_compat.whole_tables, nullcontext):
             with way():
-                tables = ray_compat.map_with_tasks(
-                    ray.data.from_arrow([pa.table({"n": [1]})]),
-                    *(parts, {}),
-                    num_cpus=0.1,
-                    max_retries=-1,
-                )
+                tables = planned_reads.dataset([pa.table({"n": [1]})], parts, {}, num_cpus=0.1)
                 batches = tables.iter_batches(batch_size=None, batch_format="pyarrow")
                 sizes.append([len(batch) for batch in batches])
         assert sizes[0] == [1, 5, 30, 4] and sizes[1] != sizes[0] and sum(sizes[1]) == 40
