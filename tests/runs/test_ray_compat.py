@@ -53,7 +53,7 @@ def test_each_block_of_a_plan_is_read_whole(
 ) -> None:
     """However many blocks lie in one object of Ray's store."""
     monkeypatch.setattr(planned_reads, "PIECE_BYTES", piece_bytes)
-    blocks = [pa.table({"n": list(range(10 * size, 11 * size))}) for size in (3, 1, 7, 0, 2)]
+    blocks = [pa.table({"n": pa.array(range(10 * n, 11 * n), pa.int64())}) for n in (3, 1, 7, 0, 2)]
     read = planned_reads.dataset(
         blocks, lambda block: [pa.table({"block": [block["n"].to_pylist()]})], {}, num_cpus=0.1
     )
