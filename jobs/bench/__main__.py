@@ -21,11 +21,11 @@ from jobs.bench.decoding import decode
 from jobs.bench.planning import planning
 from jobs.bench.report import TARGETS, markdown, say, show
 from jobs.bench.scale import memory, mountain, packaging
-from jobs.bench.speech import whisper, whole
+from jobs.bench.speech import start, whisper, whole
 
 ROWS = {
     row.__name__: row
-    for row in (whisper, whole, decode, planning, mountain, memory, packaging, classify)
+    for row in (start, whisper, whole, decode, planning, mountain, memory, packaging, classify)
 }
 
 

@@ -59,6 +59,18 @@ def whole(options: argparse.Namespace) -> None:
         target(f"whole job, full / {name}", ratio(speeds, OURS, name), 1.0)
 
 
+def start(options: argparse.Namespace) -> None:
+    """The job on eight clips, as one tries a config: almost all of it is start-up."""
+    sample = testbed.sample(options.data, None).every(8)
+    ways = {name: way for name, way in _ways(sample).items() if name in (OURS, PLAIN, "Daft")}
+    of = by_turns("Eight clips, Whisper tiny.en", ways, options.rounds, sample.references)
+    first_rows = {name: one.first_row_s for name, one in of.items()}
+    walls = {name: one.took.wall_s for name, one in of.items()}
+    target("eight clips, first row", first_rows.get(OURS), 8.0, at_most=True, unit="s")
+    target("eight clips, whole command", walls.get(OURS), 10.0, at_most=True, unit="s")
+    target(f"whole command / {PLAIN}", ratio(walls, OURS, PLAIN), 1.0, at_most=True)
+
+
 def _ways(sample: Sample) -> dict[str, Way]:
     """Earmark and its peers with Whisper tiny.en, by the names of their rows."""
     model, task = whisper_tiny_en(), "automatic-speech-recognition"
