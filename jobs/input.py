@@ -22,6 +22,8 @@ class Columns(Section):
     """The column with a clip's start in its file, in seconds."""
     duration: str | None = None
     """The column with a clip's length, in seconds."""
+    names: tuple[str, ...] = ()
+    """The names of all columns, of a CSV or TSV without a header."""
 
 
 class Input(Section):
@@ -35,9 +37,21 @@ class Input(Section):
     """Which files of a folder, or members of a tar, are audio. A file that `path` names always is."""
     columns: Columns = Columns()
     """Of a Parquet file or a manifest."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    """The character between the fields of a CSV or TSV. By default that of comma, semicolon, tab and
+    bar with which the header has a column of paths."""
+    encoding: str | None = None
+    """The encoding of a manifest, in Python's name (`latin-1`, `utf-16-le`, `gb18030`). By default
+    UTF-8, or UTF-16 if its mark begins the file."""
+    manifest: str | tuple[str, ...] | None = None
+    """Lists of the members of tars, JSON lines of NeMo or cuts of Lhotse: their columns are the
+    clips'. By default `tarred_audio_manifest.json`, or the `cuts.*.jsonl.gz` of a Shar, beside the tars."""
     audio_root: str | None = None
-    """The folder that paths in a manifest or a Parquet file are relative to. They may lead into it
-    and into the manifest's own folder, and nowhere else."""
+    """The folder that paths in a manifest or a Parquet file are relative to. By default that of the
+    file itself."""
+    audio_allow: tuple[str, ...] = ()
+    """Folders that such paths may lead into, by their names or by links, besides `audio_root` and
+    the file's own folder."""
     max_clip_bytes: Annotated[int, Field(gt=0)] = 512 << 20
     """The size limit of a clip inside a tar, with its sidecars, or inside a Parquet file: these are
     held in memory whole. A larger one becomes an error row (`too_large`). Separate audio files are
@@ -55,6 +69,17 @@ class Input(Section):
         if not path or (isinstance(path, tuple) and "" in path):
             raise ValueError("expected a path or a list of paths, found an empty one")
         return path
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, encoding: str | None) -> str | None:
+        try:
+            "".encode(encoding or "utf-8")
+        except LookupError:
+            raise ValueError(
+                f"expected an encoding that Python knows, found {encoding!r}"
+            ) from None
+        return encoding
 
     @field_validator("extensions")
     @classmethod

@@ -11,9 +11,9 @@ import signal
 import time
 import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, cast
 
 from jobs import ray_compat
 from jobs.config import Config, ConfigError
@@ -28,8 +28,10 @@ from jobs.ray_cluster import running_ray
 from jobs.reports.summary import Summary
 from jobs.resources import CannotRun
 from jobs.shared_storage import probing, refuse_uploads
-from jobs.sources import Listing
+from jobs.sources import BadInput, Listing, ShardedSource
+from jobs.sources._auto import hint, where
 from jobs.sources._paths import absolute
+from jobs.sources._walk import listed
 from jobs.stop import Stop, Stopped
 from jobs.stream import Stalled, Stream
 from jobs.table.lease import TableInUse, watched
@@ -104,7 +106,9 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
             refuse_other_labels(table, run)
         console.progress("looking for clips")
         found = find_clips(run, console)
+        summary.passed_over(found.passed_over)
         summary.plan = left_to_do(run, found, table)
+        refuse_nothing(run, found, summary.plan)
     if summary.plan.is_empty and (table is None or table.is_tidy()):
         console.say(nothing_to_do(summary.plan, run.config, time.monotonic() - started))
         return OK
@@ -138,9 +142,27 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
 def find_clips(run: Run, console: Console) -> Listing:
     """Every clip, or shard, of the input. Raises ConfigError for a path that names nothing."""
     try:
-        return run.source.find(run.config.input, console.say, run.kept)
+        found = run.source.find(run.config.input, console.say, run.kept)
     except FileNotFoundError as error:
         raise ConfigError(f"{run.config_path}: input.path: {error}") from None
+    except BadInput as error:
+        raise ConfigError(f"{run.config_path}: {error}") from None
+    if found.passed_over:
+        console.say(f"passed over, by extension: {listed(found.passed_over)}")
+    return found
+
+
+def refuse_nothing(run: Run, found: Listing, todo: Plan) -> None:
+    """Raise ConfigError if there is nothing to label in what `input.path` names."""
+    passed_over: Mapping[str, int] | None = None if len(found.clips) else found.passed_over
+    if run.source.SHARDED and len(todo.todo) and not todo.done:
+        passed_over = cast(ShardedSource, run.source).look(todo.todo, run.config.input)
+    if passed_over is None:
+        return
+    raise ConfigError(
+        f"{run.config_path}: input.path: expected clips for format {run.config.input.format}, found "
+        f"{listed(passed_over) or 'nothing'} in {where(run.config.input)}{hint(passed_over)}"
+    )
 
 
 def refuse_other_labels(table: Table, run: Run) -> None:

@@ -112,11 +112,9 @@ def find_source(
             wanted.setdefault(reference, f"tasks.{name}.reference")
     try:
         if config.input.format == "auto":
-            name, line = recognise(config.input, config.output.path)
+            input, line = recognise(config.input, config.output.path)
             say(line)
-            config = config.model_copy(
-                update={"input": config.input.model_copy(update={"format": name})}
-            )
+            config = config.model_copy(update={"input": input})
         if problems := options_of_others(config.input):
             raise ValueError("\n".join(problems))
         output = f"{absolute(config.output.path)}/"

@@ -14,6 +14,7 @@ from jobs.console import Console, printable
 from jobs.exit_codes import DRIFTED, OK, TOO_MANY_ERRORS
 from jobs.plan import Plan
 from jobs.sources._paths import absolute
+from jobs.sources._walk import listed
 from jobs.stop import Stop
 
 
@@ -47,6 +48,7 @@ class Progress:
         self.whole: set[str] = set()
         self.found, self.done = plan.found, plan.done
         self.shards = 0
+        self.passed_over: Counter[str] = Counter()  # members of shards, by extension
         self.statuses: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
@@ -111,6 +113,7 @@ class Progress:
                 self.shards += 1
                 self.found += shard["clips"]
                 self.done += shard["skipped"]
+                self.passed_over.update(dict(shard["passed_over"] or ()))
             self.statuses.update(file["statuses"] or ())
             self.audio_s += file["audio_s"] or 0.0
             for error in file["errors"] or ():
@@ -161,6 +164,8 @@ class Progress:
                 f"labelled {self.labelled:,} clips, {self.audio_s / 3600:.2f} h of audio in "
                 f"{_clock(elapsed_s)} · {self.audio_s / elapsed_s:.1f}× real time"
             )
+        if self.passed_over:
+            say(f"passed over in shards: {listed(self.passed_over)}")
         for kind, count in self.kinds.most_common():
             say(f"  {count:,} × {kind}, e.g. {self.examples[kind]}")
         ends = f"table: {absolute(config.output.path)}\nlog: {log}"

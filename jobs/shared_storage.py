@@ -58,8 +58,13 @@ def _paths(config: Config, summary_file: str | None) -> Iterator[tuple[str, str]
     yield "output.path", config.output.path
     for path in config.input.paths:
         yield "input.path", path
+    manifest = config.input.manifest or ()
+    for path in (manifest,) if isinstance(manifest, str) else manifest:
+        yield "input.manifest", path
     if config.input.audio_root is not None:
         yield "input.audio_root", config.input.audio_root
+    for path in config.input.audio_allow:
+        yield "input.audio_allow", path
     if summary_file is not None:
         yield "--summary", summary_file
 

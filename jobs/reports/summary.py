@@ -7,6 +7,7 @@ import os
 import platform
 import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -52,11 +53,16 @@ class Summary:
             "models": None,
             "drift": [],
             "references": None,
+            "passed_over": {},
         }
 
     def of(self, table: str, fingerprint: str) -> None:
         """Add the path of the run's table, and the fingerprint of its settings."""
         self.document |= {"table": table, "fingerprint": fingerprint}
+
+    def passed_over(self, files: Mapping[str, int]) -> None:
+        """Add how many files of the input were passed over, by extension."""
+        self.document["passed_over"] = dict(sorted(files.items()))
 
     def worked(self, work: Mapping[str, Sequence[ActorWork]]) -> None:
         """Add the work of each task's models: the seconds until the first one was loaded, the seconds of
@@ -91,6 +97,9 @@ class Summary:
     def end(self, code: int, stopped: str | None, error: BaseException | None = None) -> None:
         """Add how the run ended. `error` is shortened: its traceback is in the log."""
         text = str(error)[:MAX_ERROR_LENGTH] if error else None
+        if self.progress and self.progress.passed_over:  # in shards
+            counts = Counter(self.document["passed_over"]) + self.progress.passed_over
+            self.passed_over(counts)
         self.code = code
         self.document |= {
             "exit_code": code,

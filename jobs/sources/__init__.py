@@ -6,6 +6,7 @@ Each of these files is a `Source`, which mypy checks in `_contract.py`. Files wh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -50,6 +51,7 @@ class Listing(NamedTuple):
     clips: pa.Table
     complete: Collection[str] = frozenset()
     versions: Mapping[str, str] = MappingProxyType({})
+    passed_over: Mapping[str, int] = MappingProxyType({})  # files by extension, which are no clips
 
 
 class Source(Protocol):
@@ -70,8 +72,7 @@ class Source(Protocol):
         """The types of the columns `names`, which a run keeps, reading as little of the input as
         possible.
 
-        Raises NoSuchColumn, or ValueError (`key: expected ...`) if the input does not fit the
-        options.
+        Raises NoSuchColumn or BadInput.
         """
 
     def find(
@@ -84,18 +85,37 @@ class Source(Protocol):
         is used elsewhere: rows with equal values are read together. A file that does not exist has
         one of `NO_VERSION` as its version. `warn(text)` is called for whatever is skipped.
 
-        Raises FileNotFoundError for a path that matches nothing, and OSError if a storage does not
-        answer whether a file exists.
+        Raises BadInput, FileNotFoundError for a path that matches nothing, and OSError if a storage
+        does not answer whether a file exists.
         """
 
-    def clips(self, plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
+    def clips(
+        self,
+        plan: pa.Table,
+        input: Input,
+        kept: pa.Schema = NO_COLUMNS,
+        passed_over: Counter[str] | None = None,
+    ) -> Iterator[Clip]:
         """The columns and the sound of each row of a plan, in the plan's order.
 
         The columns are `PLACE`, `kept` and any others of the plan. If they include `duration_s`, the
         clip is the part of the file that begins at `offset_s` and lasts that long. If SHARDED, all
         clips of each shard, each with its own version; if reading a shard fails, its last item is an
-        error without a `member`. The caller reads a file before it asks for the next one.
+        error without a `member`, and `passed_over` counts what else they hold, by extension. The
+        caller reads a file before it asks for the next one.
         """
+
+
+class ShardedSource(Source, Protocol):
+    """The interface of a packaging's module that is SHARDED."""
+
+    def look(self, plan: pa.Table, input: Input) -> Counter[str] | None:
+        """What the shards of a plan hold, by extension, if they are few and none of them holds a
+        clip; otherwise None. Opens only a few."""
+
+
+class BadInput(ValueError):
+    """The input does not fit the config: `key: expected ..., found ...`."""
 
 
 class NoSuchColumn(Exception):

@@ -2,6 +2,27 @@
 
 from __future__ import annotations
 
-from jobs.sources import Source, files, manifest, parquet, webdataset
+from jobs.sources import (
+    ShardedSource,
+    Source,
+    audiofolder,
+    files,
+    kaldi,
+    lhotse,
+    ljspeech,
+    manifest,
+    parquet,
+    webdataset,
+)
 
-SOURCES: tuple[Source, ...] = (files, manifest, parquet, webdataset)
+SOURCES: tuple[Source, ...] = (
+    audiofolder,
+    files,
+    kaldi,
+    lhotse,
+    ljspeech,
+    manifest,
+    parquet,
+    webdataset,
+)
+SHARDED: tuple[ShardedSource, ...] = (webdataset,)

@@ -1,14 +1,13 @@
-"""Files by name: folders, globs and single files, on local disks or on any fsspec store."""
+"""Single files by name, on local disks or on any fsspec store: opened, looked up, referred to."""
 
 from __future__ import annotations
 
 import errno
-import glob
 import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -24,8 +23,13 @@ _CREDENTIALS = re.compile(
 )
 
 
+_SNAPSHOT = re.compile(r"(.*/(?:datasets|models|spaces)--[^/]+)/snapshots/[^/]+/")
 # Errors of `stat` for a path at which no file can exist.
 NO_SUCH_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
+
+
+# Where fsspec's file systems say which content a file has: S3, Azure and Google, the hub.
+VERSIONS = ("ETag", "etag", "xet_hash", "blob_id", "md5Hash")
 
 
 class Found(NamedTuple):
@@ -35,81 +39,6 @@ class Found(NamedTuple):
     version: str
     size_bytes: int | None
     mtime_s: float | None
-
-
-def find_files(
-    paths: Sequence[str],
-    suffixes: tuple[str, ...],
-    options: dict[str, Any],
-    warn: Callable[[str], None],
-    hidden: tuple[str, ...] = (".",),
-) -> list[Found]:
-    """All files under `paths`, sorted by name, each once.
-
-    Of a folder these are the files with one of the (lower-case) suffixes, without those whose name
-    or folder begins with one of `hidden`. Raises FileNotFoundError for a path that matches nothing.
-    """
-    found = {
-        item.source: item for path in paths for item in walk(path, suffixes, options, warn, hidden)
-    }
-    return [found[source] for source in sorted(found)]
-
-
-def walk(
-    path: str,
-    suffixes: tuple[str, ...],
-    options: dict[str, Any],
-    warn: Callable[[str], None],
-    hidden: tuple[str, ...] = (".",),
-) -> Iterator[Found]:
-    """The files under one path, unsorted, each as soon as it is found. Raises like `find_files`."""
-    if is_local(path):
-        local = os.path.abspath(os.path.expanduser(local_path(path)))
-        if os.path.lexists(local):
-            matches = [local]
-        else:
-            matches = sorted(glob.glob(local, recursive=True)) if _is_glob(path) else []
-        if not matches:
-            raise _nothing_at(path)
-        for match in matches:
-            if os.path.isdir(match):
-                yield from _local_folder(match, suffixes, warn, hidden)
-            else:
-                yield local_file(match)
-    else:
-        yield from _walk_store(path, suffixes, options, hidden)
-
-
-def _walk_store(
-    path: str, suffixes: tuple[str, ...], options: dict[str, Any], hidden: tuple[str, ...]
-) -> Iterator[Found]:
-    import fsspec
-
-    fs, root = fsspec.url_to_fs(path, **options)
-    if fs.isfile(root):
-        entries = {root: fs.info(root)}
-    elif _is_glob(path):
-        entries = fs.glob(root, detail=True)
-    else:
-        entries = {
-            name: info
-            for name, info in fs.find(root, detail=True).items()
-            if name.lower().endswith(suffixes)
-            and not any(part.startswith(hidden) for part in name[len(root) :].split("/"))
-        }
-        if not entries and not fs.exists(root):
-            raise _nothing_at(path)
-    for name, info in entries.items():
-        if info["type"] == "file":
-            yield stored_file(fs.unstrip_protocol(name), info)
-
-
-def _is_glob(path: str) -> bool:
-    return any(letter in path for letter in "*?[")
-
-
-def _nothing_at(path: str) -> FileNotFoundError:
-    return FileNotFoundError(f"expected a file, folder or glob, found nothing at {path}")
 
 
 def open_file(source: str, version: str | None, options: dict[str, Any], **how: Any) -> BinaryIO:
@@ -159,7 +88,21 @@ def file_system(source: str, options: dict[str, Any]) -> Any:
     """
     import fsspec
 
-    return fsspec.filesystem(urlsplit(source).scheme, **{"use_listings_cache": False, **options})
+    options = {"use_listings_cache": False, **options}
+    if "::" in source:
+        return fsspec.filesystem(urlsplit(source).scheme, **options)
+    return fsspec.url_to_fs(source, **options)[0]  # a URL may name a host or an account
+
+
+def exists(path: str, options: dict[str, Any]) -> bool:
+    """Whether there is a file or folder. Raises OSError if a store does not answer."""
+    if is_local(path):
+        return os.path.lexists(local_path(path))
+    try:  # not `exists`, which is False for any failure of a store
+        file_system(path, options).info(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def is_local(path: str) -> bool:
@@ -190,7 +133,7 @@ def resolve(reference: str, base: str, roots: Sequence[str]) -> str:
     if is_local(target):
         target = os.path.abspath(local_path(target))
         real = _real(target)
-        is_inside = any(_is_below(real, _real(root)) for root in roots if is_local(root))
+        is_inside = any(_is_below(real, at) for root in roots for at in _real_roots(root))
     elif ".." in unquote(target).split("/"):
         raise ClipError("unreadable", f"{reference!r} leads upwards, which a URL may not")
     else:
@@ -199,14 +142,25 @@ def resolve(reference: str, base: str, roots: Sequence[str]) -> str:
         raise ClipError(
             "unreadable",
             f"{reference!r} is not in {' or '.join(roots)}: if it is to be read, "
-            "set input.audio_root to a folder that contains it",
+            "name a folder that contains it in input.audio_allow",
         )
     return target
 
 
+@lru_cache(maxsize=4096)
+def _real_roots(root: str) -> Sequence[str]:
+    """Where the files below a root may lie: there and, in a cache of the Hugging Face hub, in the
+    folder of its repository that the files of a snapshot are links into."""
+    if not is_local(root):
+        return ()
+    real = os.path.realpath(root)
+    snapshot = _SNAPSHOT.match(f"{real}/")
+    return [real, f"{snapshot[1]}/blobs"] if snapshot else [real]
+
+
 def holds_credentials(url: str) -> bool:
     """Whether a URL has a password, or a signature or a token in its query."""
-    return bool(_CREDENTIALS.search(url))
+    return "://" in url and bool(_CREDENTIALS.search(url))
 
 
 def _is_below(path: str, root: str) -> bool:
@@ -275,30 +229,13 @@ def local_file(path: str) -> Found:
 
 def stored_file(source: str, info: dict[str, Any]) -> Found:
     """A file on a store and its version, from fsspec's `info`."""
-    modified = info.get("LastModified") or info.get("mtime") or info.get("created")
+    modified = (
+        info.get("LastModified")
+        or info.get("last_modified")
+        or info.get("mtime")
+        or info.get("created")
+    )
     mtime = modified.timestamp() if isinstance(modified, datetime) else modified
-    etag = str(info.get("ETag") or info.get("etag") or "").strip('"')
+    tag = next((info[name] for name in VERSIONS if info.get(name)), "")
+    etag = str(tag).strip('"')
     return Found(source, etag or f"{info['size']}-{mtime}", info["size"], mtime)
-
-
-def _local_folder(
-    root: str, suffixes: tuple[str, ...], warn: Callable[[str], None], hidden: tuple[str, ...]
-) -> Iterator[Found]:
-    """The files below `root`. Links to folders are followed; no folder is visited twice."""
-
-    def unreadable(error: OSError) -> None:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):  # e.g. a hanging mount
-            raise error
-        warn(f"can't list {error.filename}: {error.strerror}")
-
-    seen: set[tuple[int, int]] = set()
-    for folder, names, files in os.walk(root, onerror=unreadable, followlinks=True):
-        here = os.stat(folder)
-        if (here.st_dev, here.st_ino) in seen:
-            names.clear()
-            continue
-        seen.add((here.st_dev, here.st_ino))
-        names[:] = sorted(name for name in names if not name.startswith(hidden))
-        for file in files:
-            if not file.startswith(hidden) and file.lower().endswith(suffixes):
-                yield local_file(f"{folder}/{file}")

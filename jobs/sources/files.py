@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 
@@ -10,7 +11,8 @@ import pyarrow as pa
 from audio_ops.errors import ClipError
 from jobs.input import Input
 from jobs.sources import NO_COLUMNS, PLACE, Clip, Listing, pick
-from jobs.sources._paths import find_files, open_file
+from jobs.sources._paths import open_file
+from jobs.sources._walk import Search, find_files
 
 SHARDED = False
 OPTIONS = ("extensions",)
@@ -35,7 +37,8 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
     """All files under the input's paths, sorted by name, each once, without hidden files and, in
     folders, without those that have none of the input's extensions."""
-    files = find_files(input.paths, suffixes(input), input.storage_options, warn)
+    search = Search(suffixes(input), input.storage_options, warn)
+    files = find_files(input.paths, search)
     sources = [file.source for file in files]
     offered = {
         "folder": [source.rsplit("/", 2)[-2] if "/" in source else "" for source in sources],
@@ -53,10 +56,16 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
         "offset_s": [0.0] * len(files),
         **{name: offered[name] for name in kept.names},
     }
-    return Listing(pa.table(columns, schema=pa.schema([*PLACE, *kept])))
+    clips = pa.table(columns, schema=pa.schema([*PLACE, *kept]))
+    return Listing(clips, passed_over=search.passed_over)
 
 
-def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
+def clips(
+    plan: pa.Table,
+    input: Input,
+    kept: pa.Schema = NO_COLUMNS,
+    passed_over: Counter[str] | None = None,
+) -> Iterator[Clip]:
     """Each row and its file, opened."""
     for row in plan.to_pylist():
         try:

@@ -1,4 +1,4 @@
-"""Parquet files, one clip per row: a binary column, Hugging Face's {bytes, path}, or paths.
+"""Parquet files, one clip per row: a binary column, Hugging Face's structs, or paths; Delta tables.
 
 Row groups are the unit of work, and columns that are not kept are never read. `split=train/` in a
 path gives a column `split`. Extension types are read as their storage types, because creating their
@@ -24,13 +24,18 @@ import pyarrow.parquet as pq
 from audio_ops.errors import ClipError
 from jobs.input import Input
 from jobs.sources import NO_COLUMNS, PROBLEM, Clip, Listing, NoSuchColumn
+from jobs.sources._decoded import decoded_sound
+from jobs.sources._entries import allowed, base_of
+from jobs.sources._lakes import live_files
 from jobs.sources._parquet_pages import PageWatcher
-from jobs.sources._paths import Found, absolute, find_files, folder_of, open_file, resolve
+from jobs.sources._paths import Found, open_file, resolve
+from jobs.sources._walk import Search, find_files
 
 SHARDED = False
-OPTIONS = ("columns.audio", "audio_root", "max_clip_bytes")
+OPTIONS = ("columns.audio", "audio_root", "audio_allow", "max_clip_bytes")
 PATH_COLUMNS = ("audio", "path", "audio_path", "audio_filepath", "file", "file_name", "file_path")
 
+FIELDS = ("bytes", "path", "array", "sampling_rate")  # of Hugging Face's structs
 ROWS_AT_ONCE = 4  # a small page may hold one large value that is copied into each row
 READ_BYTES = 8 << 20  # of a column in one request, if the file is on a store
 FOOTERS_AT_ONCE = 16
@@ -42,9 +47,10 @@ def suffixes(input: Input) -> tuple[str, ...]:
 
 def columns(input: Input, names: list[str]) -> pa.Schema:
     """The columns of the first file that can be opened, with Delta's types."""
-    for found in _find_files(input, lambda _: None):
+    search = _search(input, lambda _: None)
+    for found in live_files(find_files(input.paths, search), input).files:
         try:
-            with _open(found.source, found.version, input) as (file, _):
+            with opened(found.source, found.version, input) as (file, _):
                 schema = file.schema_arrow
         except ClipError:
             continue
@@ -67,20 +73,39 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
         except ClipError as error:
             return error
 
-    files = _find_files(input, warn)
+    search = _search(input, warn)
+    files, left = live_files(find_files(input.paths, search), input)
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
         footers = list(threads.map(row_group_sizes, files))
     complete = {
         file.source for file, rows in zip(files, footers, strict=True) if isinstance(rows, list)
     }
-    return Listing(_listed(files, footers), complete)
+    clips = _listed(files, footers)
+    if left:
+        clips = clips.filter(pa.array(_is_left(files, footers, left)))
+    return Listing(clips, complete, passed_over=search.passed_over)
+
+
+def _is_left(
+    files: Sequence[Found],
+    footers: Sequence[list[int] | ClipError],
+    left: Mapping[str, np.ndarray],
+) -> np.ndarray:
+    """Whether each row of the listing of all rows is one that its table has not deleted."""
+    masks = []
+    for file, footer in zip(files, footers, strict=True):
+        mask = np.ones(sum(footer) if isinstance(footer, list) else 1, bool)
+        own = left.get(file.source, mask)[: len(mask)]
+        mask[: len(own)] = own
+        masks.append(mask)
+    return np.concatenate(masks)
 
 
 def _row_group_sizes(
     found: Found, input: Input, warn: Callable[[str], None], kept: pa.Schema
 ) -> list[int]:
     """The number of rows of each row group, from the file's footer. Raises ClipError."""
-    with _open(found.source, found.version, input) as (file, _):
+    with opened(found.source, found.version, input) as (file, _):
         absent = set(kept.names) - set(file.schema_arrow.names) - {*_partitions(found.source)}
         if absent:
             warn(f"{found.source} has no column {', '.join(sorted(absent))}: null there")
@@ -121,7 +146,12 @@ def _listed(files: Sequence[Found], footers: Sequence[list[int] | ClipError]) ->
     )
 
 
-def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
+def clips(
+    plan: pa.Table,
+    input: Input,
+    kept: pa.Schema = NO_COLUMNS,
+    passed_over: Counter[str] | None = None,
+) -> Iterator[Clip]:
     """Each row and its sound. Only the necessary columns of its row group are read."""
     for (source, version), group in groupby(
         plan.to_pylist(), key=lambda row: (row["source"], row["source_version"])
@@ -131,7 +161,7 @@ def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterato
             yield rows[0], ClipError(problem["kind"], problem["message"])
             continue
         try:
-            with _open(source, version, input) as (file, pages):
+            with opened(source, version, input) as (file, pages):
                 yield from _file_clips(file, pages, rows, input, kept)
         except ClipError as error:
             yield from ((row, error) for row in rows)
@@ -244,20 +274,24 @@ def _row_of(columns: Sequence[pa.Array], index: int, kept: pa.Schema) -> list[An
 
 
 def _as_stored(column: pa.Array) -> pa.Array:
-    """A column in its storage type, without extension types at any level."""
+    """A column in its storage type: without extensions, dictionaries and views at any level."""
     return column if (type := _storage_type(column.type)) == column.type else column.cast(type)
 
 
 def _storage_type(type: pa.DataType) -> pa.DataType:
     if isinstance(type, pa.BaseExtensionType):
         return _storage_type(type.storage_type)
+    if pa.types.is_dictionary(type):
+        return _storage_type(type.value_type)
+    if pa.types.is_binary_view(type) or pa.types.is_string_view(type):
+        return pa.binary() if pa.types.is_binary_view(type) else pa.string()
     if pa.types.is_struct(type):
         return pa.struct([field.with_type(_storage_type(field.type)) for field in type])
     if pa.types.is_map(type):
         return pa.map_(_storage_type(type.key_type), _storage_type(type.item_type))
-    if pa.types.is_list(type):
+    if pa.types.is_list(type) or pa.types.is_list_view(type):
         return pa.list_(type.value_field.with_type(_storage_type(type.value_type)))
-    if pa.types.is_large_list(type):
+    if pa.types.is_large_list(type) or pa.types.is_large_list_view(type):
         return pa.large_list(type.value_field.with_type(_storage_type(type.value_type)))
     if pa.types.is_fixed_size_list(type):
         value = type.value_field.with_type(_storage_type(type.value_type))
@@ -269,9 +303,11 @@ def _sound(column: pa.Array, index: int, source: str, input: Input) -> BinaryIO 
     """The sound in a row of `source`, from its value in the audio column."""
     value = column[index]
     path: str | None = None
-    if pa.types.is_struct(column.type):
-        path = value["path"].as_py() if value.is_valid and "path" in value else None
-        value = value["bytes"] if value.is_valid else value
+    if pa.types.is_struct(column.type) and value.is_valid:
+        path = value["path"].as_py() if "path" in value else None
+        if "array" in value and value["array"].is_valid:
+            return decoded_sound(value, input.max_clip_bytes)
+        value = value["bytes"] if "bytes" in value else pa.scalar(None)
     if isinstance(value, pa.StringScalar | pa.LargeStringScalar):
         path = value.as_py()
     elif value.is_valid and value.as_py() is not None:
@@ -287,21 +323,20 @@ def _sound(column: pa.Array, index: int, source: str, input: Input) -> BinaryIO 
 
 def open_reference(path: str, source: str, input: Input) -> BinaryIO | ClipError:
     """The file that a row of `source` names, opened, or the error."""
-    home = absolute(folder_of(source))
-    base = absolute(input.audio_root) if input.audio_root else home
+    roots = allowed(base_of(source, input), source, input)
     try:
-        return open_file(resolve(path, base, [home, base]), None, input.storage_options)
+        return open_file(resolve(path, roots[0], roots), None, input.storage_options)
     except ClipError as error:
         return error
 
 
-def _find_files(input: Input, warn: Callable[[str], None]) -> list[Found]:
+def _search(input: Input, warn: Callable[[str], None]) -> Search:
     # Spark, Hive and Delta prefix the names of files without data with `_`.
-    return find_files(input.paths, suffixes(input), input.storage_options, warn, hidden=(".", "_"))
+    return Search(suffixes(input), input.storage_options, warn, hidden=(".", "_"))
 
 
 @contextmanager
-def _open(source: str, version: str, input: Input) -> Iterator[tuple[pq.ParquetFile, PageWatcher]]:
+def opened(source: str, version: str, input: Input) -> Iterator[tuple[pq.ParquetFile, PageWatcher]]:
     """Open a Parquet file, with a watcher of its pages and a read-ahead of at most READ_BYTES. Raises
     ClipError."""
     with open_file(source, version, input.storage_options, cache_type="none") as file:
@@ -343,7 +378,12 @@ def _audio_column(schema: pa.Schema, input: Input) -> str:
 def _holds_sound(type: pa.DataType) -> bool:
     type = _storage_type(type)
     if pa.types.is_struct(type):
-        return any(field.name == "bytes" and _holds_sound(field.type) for field in type)
+        names = {field.name: field.type for field in type}
+        return (
+            ("bytes" in names and _holds_sound(names["bytes"]))
+            or {"array", "sampling_rate"} <= names.keys()
+            or (len(names) == 1 and "path" in names and _is_text(names["path"]))
+        )
     return pa.types.is_binary(type) or pa.types.is_large_binary(type)
 
 
@@ -357,7 +397,7 @@ def _needed(schema: pa.Schema, audio: str) -> Sequence[str]:
     type = _storage_type(schema.field(audio).type)
     if not pa.types.is_struct(type):
         return [audio]
-    return [f"{audio}.{field.name}" for field in type if field.name in ("bytes", "path")]
+    return [f"{audio}.{field.name}" for field in type if field.name in FIELDS]
 
 
 def _partitions(source: str) -> dict[str, str | None]:
@@ -374,8 +414,6 @@ def _table_type(type: pa.DataType) -> pa.DataType:
     """The nearest type that a Delta table supports."""
     types = pa.types
     type = _storage_type(type)
-    if types.is_dictionary(type):
-        return _table_type(type.value_type)
     if types.is_struct(type):
         return pa.struct([(field.name, _table_type(field.type)) for field in type])
     if types.is_list(type) or types.is_large_list(type) or types.is_fixed_size_list(type):

@@ -8,41 +8,37 @@ sample. Members' names are never used as paths.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
-import shutil
+import math
 import tarfile
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
+from audio_ops.decode.formats import recognise
+from audio_ops.decode.source import Source
 from audio_ops.errors import ClipError
 from jobs.input import Input
 from jobs.sources import NO_COLUMNS, PLACE, Clip, Listing, NoSuchColumn
-from jobs.sources._paths import as_text, find_files, open_file, parse_json
+from jobs.sources._paths import as_text, open_file, parse_json
+from jobs.sources._tar import Archive, as_utf8, content_of, tar_errors
+from jobs.sources._tar_lists import Members, Part, entries_of_tars, find_tar_lists, list_columns
+from jobs.sources._unpack import unpacked
+from jobs.sources._walk import Search, extension, find_files, listed
 
 SHARDED = True
-OPTIONS = ("extensions", "max_clip_bytes")
+OPTIONS = ("extensions", "manifest", "max_clip_bytes")
 SIDECARS = ("json", "txt", "cls")
 OFFERED = "key, txt, cls, json, json.FIELD"  # all text; json.a.b looks into json.a
 
 MAX_SIDECAR_BYTES = 4 << 20
 MAX_MEMBERS = 1_000_000  # audio and sidecars of a tar, whose names are kept in memory
-# Of a long name or a pax header, which tarfile parses in quadratic time.
-MAX_HEADER_BYTES = 16 << 10
-MAX_HEADERS = 8  # of one member
-# Limits of a decompressed tar, in bytes and in multiples of its size: the larger one holds.
-UNPACKED_BYTES, UNPACKED_TIMES = 256 << 20, 100
-_EXTRA_HEADERS = (
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
-)
+LOOKED_INTO, LOOKED_INTO_BYTES = 8, 256 << 20  # tars, and bytes of each, by `look`
 
 
 def suffixes(input: Input) -> tuple[str, ...]:
@@ -50,43 +46,109 @@ def suffixes(input: Input) -> tuple[str, ...]:
 
 
 def columns(input: Input, names: list[str]) -> pa.Schema:
-    for name in names:
-        if name not in ("key", *SIDECARS) and not (name.startswith("json.") and name[5:]):
-            raise NoSuchColumn(name, OFFERED)
+    others = [
+        name
+        for name in names
+        if name not in ("key", *SIDECARS) and not (name.startswith("json.") and name[5:])
+    ]
+    if others:
+        tars = find_files(
+            input.paths, Search(suffixes(input), input.storage_options, lambda _: None)
+        )
+        offered = list_columns(find_tar_lists(tars, input), input)
+        for name in others:
+            if name not in offered:
+                raise NoSuchColumn(name, ", ".join([OFFERED, *offered]))
     return pa.schema([(name, pa.string()) for name in names])
 
 
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
-    """All tars under the input's paths."""
-    files = find_files(input.paths, suffixes(input), input.storage_options, warn)
+    """All tars under the input's paths, and what lists say of their members."""
+    search = Search(suffixes(input), input.storage_options, warn)
+    files = find_files(input.paths, search)
     columns = {
         "source": [file.source for file in files],
         "member": pa.nulls(len(files), pa.string()),
         "source_version": [file.version for file in files],
         "offset_s": [0.0] * len(files),
     }
-    return Listing(pa.table(columns, schema=PLACE))
+    clips = pa.table(columns, schema=PLACE)
+    if lists := find_tar_lists(files, input):
+        for found in lists:
+            search.passed_over[extension(found.source)] -= 1
+        more = f" and {len(lists) - 1:,} more" if len(lists) > 1 else ""
+        warn(f"columns of the tars' members come from {lists[0].source}{more}")
+        clips = clips.append_column("_entries", entries_of_tars(files, lists, input, kept, warn))
+    return Listing(clips, passed_over=+search.passed_over)
 
 
-def clips(plan: pa.Table, input: Input, kept: pa.Schema = NO_COLUMNS) -> Iterator[Clip]:
-    """All clips of each tar. If a tar is damaged, its last item is an error without a member.
+def clips(
+    plan: pa.Table,
+    input: Input,
+    kept: pa.Schema = NO_COLUMNS,
+    passed_over: Counter[str] | None = None,
+) -> Iterator[Clip]:
+    """All clips of each tar. If a tar is damaged, or has no audio, its last item is an error without
+    a member.
 
     A clip's version is a digest of its bytes, so that its identity stays when the tar grows or is
     written again.
     """
-    for row in plan.select(PLACE.names).to_pylist():
+    for row in plan.to_pylist():
+        members = Members(row.get("_entries"), kept.names)
+        row = {name: row[name] for name in PLACE.names}
+        others: Counter[str] = Counter()
         try:
             with open_file(row["source"], row["source_version"], input.storage_options) as file:
                 seen: set[str] = set()
-                for sample in _samples(file, input, frozenset(kept.names)):
+                for sample in _samples(file, input, frozenset(kept.names), others):
                     for member, sound in sample.clips():
                         columns = sample.columns(member, kept)
                         place = {"member": _unique_name(member, seen)}
                         if not isinstance(sound, ClipError):
                             place["source_version"] = _digest(sound, columns)
-                        yield row | columns | place, sound
+                        for part in members.parts(member):
+                            yield _part(row | columns | place, part), sound
+            for name, values in members.missing():
+                what = "the tar has no such member, although its list names it"
+                missing = {"member": _unique_name(name, seen), **values}
+                yield row | missing, ClipError("unreadable", what)
+            if others and not seen:
+                found = listed(others)
+                raise ClipError("no_audio", f"no member is named like audio: {found}")
         except ClipError as error:
             yield row, error
+        if passed_over is not None:
+            passed_over.update(others)
+
+
+def _part(clip: dict[str, Any], part: Part) -> dict[str, Any]:
+    """The columns of a part of a member."""
+    values = {name: value for name, value in part.values.items() if value is not None}
+    if part.is_whole:
+        return clip | values
+    length = "" if part.duration_s is None else f" {part.duration_s} s"
+    duration_s = math.inf if part.duration_s is None else part.duration_s
+    place = {"member": f"{clip['member']}{length}", "offset_s": part.offset_s}
+    return clip | values | place | {"duration_s": duration_s}
+
+
+def look(plan: pa.Table, input: Input) -> Counter[str] | None:
+    """What the tars of a plan hold, by extension, if they are few and none holds a clip; or None."""
+    passed_over: Counter[str] = Counter()
+    if len(plan) > LOOKED_INTO:
+        return None
+    for row in plan.select(PLACE.names).to_pylist():
+        try:
+            with open_file(row["source"], row["source_version"], input.storage_options) as file:
+                if file.seek(0, 2) > LOOKED_INTO_BYTES:
+                    return None
+                samples = _samples(file, input, frozenset(), passed_over)
+                if any(sample.audio or sample.sidecars for sample in samples):
+                    return None
+        except ClipError:
+            return None
+    return passed_over
 
 
 @dataclass
@@ -127,29 +189,38 @@ class _Sample:
         return columns
 
     def _text(self, member: str, kind: str) -> str | None:
-        # A name with dots, 0.5_take.wav, has its own sidecar, 0.5_take.txt, or that of its sample.
-        own = member[len(self.key) + 1 :].rpartition(".")[0]
-        data = self.sidecars.get(f"{own}.{kind}", self.sidecars.get(kind))
+        # A name with dots, 0.5_take.wav, has its own sidecar, 0.5_take.txt or 0.5_take.wav.txt, or
+        # that of its sample.
+        whole = member[len(self.key) + 1 :]
+        names = [f"{whole}.{kind}", f"{whole.rpartition('.')[0]}.{kind}", kind]
+        data = next((self.sidecars[name] for name in names if name in self.sidecars), None)
         try:
             return None if data is None else data.decode("utf-8-sig").strip()
         except UnicodeDecodeError:
             return None
 
 
-def _samples(file: BinaryIO, input: Input, kept: frozenset[str]) -> Iterator[_Sample]:
-    """A tar's samples. Raises ClipError for damage, after all samples that precede it."""
+def _samples(
+    file: BinaryIO, input: Input, kept: frozenset[str], passed_over: Counter[str]
+) -> Iterator[_Sample]:
+    """A tar's samples; counts its other members. Raises ClipError for damage, after all samples that
+    precede it."""
     wanted = {name.partition(".")[0] for name in kept}
-    extensions = frozenset(input.extensions)
     sample, count = _Sample(""), 0
     try:
-        with _tar_errors(), _unpacked(file) as stream:
-            archive = _Archive.open(fileobj=stream, mode="r|", bufsize=stream.at_once)  # type: ignore[call-overload]
+        with tar_errors(), unpacked(file) as stream:
+            archive = Archive.open(fileobj=stream, mode="r|", bufsize=stream.at_once)  # type: ignore[call-overload]
             while (header := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # else it keeps all headers
                 name = _Name.of(header)
-                is_used = name.kind in SIDECARS or name.kind in extensions
-                if name.is_hidden or header.isdir() or not is_used:
+                if name.is_hidden or header.isdir():
                     continue
+                data: io.BytesIO | None = None
+                if not name.is_used(input):
+                    data = _inner_audio(name, archive, header, input)
+                    if data is None:
+                        passed_over[extension(name.suffix and f"x.{name.suffix}")] += 1
+                        continue
                 if (count := count + 1) > MAX_MEMBERS:
                     raise ClipError("too_large", f"a tar may have {MAX_MEMBERS:,} members")
                 if name.key != sample.key or name.full in sample.names:
@@ -160,7 +231,9 @@ def _samples(file: BinaryIO, input: Input, kept: frozenset[str]) -> Iterator[_Sa
                     max_bytes = input.max_clip_bytes if name.kind in wanted else None
                     _add_sidecar(sample, name, archive, header, max_bytes)
                 else:
-                    _add_audio(sample, name, archive, header, input.max_clip_bytes)
+                    sound = data or _audio(archive, header, sample.size, input.max_clip_bytes)
+                    sample.audio.append((name.full, sound))
+                    sample.size += 0 if isinstance(sound, ClipError) else header.size
     except ClipError:
         if sample.audio:  # otherwise its audio may be in the part that cannot be read
             yield sample
@@ -178,7 +251,7 @@ class _Name(NamedTuple):
 
     @classmethod
     def of(cls, header: tarfile.TarInfo) -> _Name:
-        name = _as_utf8(header.name)
+        name = as_utf8(header.name)
         folder, slash, base = name.rpartition("/")
         stem, _, suffix = base.partition(".")
         return cls(name, f"{folder}{slash}{stem}", suffix, suffix.rpartition(".")[2].lower())
@@ -187,161 +260,55 @@ class _Name(NamedTuple):
     def is_hidden(self) -> bool:
         return not self.key or self.key.endswith("/")
 
+    def is_used(self, input: Input) -> bool:
+        return (
+            self.kind in SIDECARS
+            or self.kind in input.extensions
+            or any(
+                "." in e and f".{self.suffix.lower()}".endswith(f".{e}") for e in input.extensions
+            )
+        )
+
 
 def _add_sidecar(
-    sample: _Sample, name: _Name, archive: _Archive, header: tarfile.TarInfo, max_bytes: int | None
+    sample: _Sample, name: _Name, archive: Archive, header: tarfile.TarInfo, max_bytes: int | None
 ) -> None:
     """Add the content, or None if it is too large for the sample, or unused (no `max_bytes`)."""
     fits = header.isreg() and not header.issparse() and header.size <= MAX_SIDECAR_BYTES
     fits = fits and max_bytes is not None and sample.size + header.size <= max_bytes
-    content = _content(archive, header).getvalue() if fits else None
+    content = content_of(archive, header).getvalue() if fits else None
     sample.sidecars[name.suffix[: -len(name.kind)] + name.kind] = content
     sample.size += header.size if fits else 0
 
 
-def _add_audio(
-    sample: _Sample, name: _Name, archive: _Archive, header: tarfile.TarInfo, max_bytes: int
-) -> None:
-    """Add the content, or a ClipError in its place."""
-    content: io.BytesIO | ClipError
-    if not header.isreg() or header.issparse():
-        what = f"a link to {_as_utf8(header.linkname)}" if header.linkname else "not a file"
-        content = ClipError("unreadable", f"the member is {what}")
-    elif (size := sample.size + header.size) > max_bytes:
-        limit = f"input.max_clip_bytes allows {max_bytes:,} in a sample, found {size:,}"
-        content = ClipError("too_large", limit)
-    else:
-        content = _content(archive, header)
-        sample.size += header.size
-    sample.audio.append((name.full, content))
-
-
-@contextmanager
-def _tar_errors() -> Iterator[None]:
-    """Turn the exceptions of reading a damaged tar into a ClipError."""
+def _inner_audio(
+    name: _Name, archive: Archive, header: tarfile.TarInfo, input: Input
+) -> io.BytesIO | None:
+    """The content of a member like `1.wav.data`, if it is audio: `1.wav.label` may lie beside it."""
+    inner = name.suffix.lower().split(".")[:-1]
+    is_small = header.size <= input.max_clip_bytes
+    if not (set(inner) & set(input.extensions) and header.isreg() and is_small):
+        return None
+    content = content_of(archive, header)
     try:
-        yield
-    except (tarfile.ReadError, EOFError) as error:
-        raise ClipError("truncated", f"the tar ends too early: {error}") from None
-    except tarfile.TarError as error:
-        raise ClipError("damaged", f"the tar can't be read: {error}") from None
-    except (zlib.error, gzip.BadGzipFile, pa.ArrowException) as error:
-        raise ClipError("damaged", f"the tar can't be decompressed: {error}") from None
-    except OSError as error:
-        raise ClipError("unreadable", f"reading the tar failed: {error}") from None
-
-
-@contextmanager
-def _unpacked(file: BinaryIO) -> Iterator[_Bounded]:
-    """The tar, decompressed as it is read, up to a limit."""
-    max_bytes = max(UNPACKED_BYTES, UNPACKED_TIMES * file.seek(0, 2))
-    file.seek(0)
-    magic = file.read(4)
-    file.seek(0)
-    if magic.startswith(b"\x1f\x8b"):
-        with gzip.GzipFile(fileobj=file) as unpacked:
-            yield _Bounded(unpacked, max_bytes)
-    elif magic == b"\x28\xb5\x2f\xfd":
-        with pa.CompressedInputStream(file, "zstd") as unpacked:
-            yield _Bounded(unpacked, max_bytes)
-    else:
-        yield _Bounded(file, max_bytes, at_once=1 << 16)
-
-
-class _Bounded:
-    """A stream of at most `max_bytes`. Reading more raises ClipError, as does repeated reading at the
-    end, where tarfile would loop forever to skip the size that a header claims."""
-
-    def __init__(self, file: Any, max_bytes: int, at_once: int = tarfile.RECORDSIZE) -> None:
-        self._file, self._max_bytes = file, max_bytes
-        self.at_once = at_once  # bytes; damage to a compressed tar can lose as many before it
-        self._count = self._ends = 0
-
-    def read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        self._count += len(data)
-        self._ends += not data
-        if self._count > self._max_bytes:
-            what = f"the tar decompresses to more than {self._max_bytes:,} bytes"
-            raise ClipError("too_large", what)
-        if self._ends > 3:
-            raise ClipError("truncated", "the tar ends inside of a member")
-        return data
-
-
-class _Header(tarfile.TarInfo):
-    """A header that raises ClipError if it is damaged; tarfile takes that for the archive's end."""
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> Any:
-        assert isinstance(archive, _Archive)
-        archive.depth += 1  # reading an extra header reads the next one, recursively
-        try:
-            if archive.depth > MAX_HEADERS:
-                raise ClipError("damaged", f"a member may have {MAX_HEADERS} headers")
-            header = super().fromtarfile(archive)
-            if header.size < 0:
-                raise tarfile.HeaderError("a negative size")  # type: ignore[attr-defined]
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            archive.is_ended = True  # zeros: the end, or a boundary of archives joined by `cat`
-            raise
-        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
-            if archive.is_ended:
-                raise
-            if not archive.offset:
-                raise ClipError("empty", "the file has no bytes") from None
-            raise ClipError("truncated", "the tar ends without an end mark") from None
-        except tarfile.TruncatedHeaderError as error:  # type: ignore[attr-defined]
-            raise ClipError("truncated", f"the tar ends in a header: {error}") from None
-        except (tarfile.HeaderError, ValueError, OverflowError) as error:
-            what = f"header at byte {archive.offset}" if archive.offset else "the file is no tar"
-            raise ClipError("damaged", f"{what}: {error}") from None
-        finally:
-            archive.depth -= 1
-        archive.is_ended = False
-        return header
-
-    def _proc_member(self, archive: tarfile.TarFile) -> Any:
-        if self.type in _EXTRA_HEADERS and not 0 <= self.size <= MAX_HEADER_BYTES:
-            what = f"a header may have {MAX_HEADER_BYTES} bytes, found {self.size}"
-            raise ClipError("damaged", what)
-        return super()._proc_member(archive)  # type: ignore[misc]
-
-    # The map of a sparse file may have any length, and no audio is sparse, so maps are skipped.
-
-    def _proc_sparse(self, archive: Any) -> Any:
-        _, has_more, _ = self._sparse_structs  # type: ignore[attr-defined]
-        while has_more:
-            block = archive.fileobj.read(tarfile.BLOCKSIZE)
-            if len(block) < tarfile.BLOCKSIZE:
-                raise tarfile.TruncatedHeaderError("truncated map")  # type: ignore[attr-defined]
-            has_more = block[504]
-        self.sparse: Any = []
-        return self._proc_builtin(archive)  # type: ignore[attr-defined]
-
-    def _proc_gnusparse_10(self, member: Any, *_: Any) -> None:
-        member.sparse = []
-
-
-class _Archive(tarfile.TarFile):
-    tarinfo = _Header
-    ignore_zeros = True
-    is_ended = False
-    depth = 0
-
-
-def _as_utf8(name: str) -> str:
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _content(archive: tarfile.TarFile, header: tarfile.TarInfo) -> io.BytesIO:
-    """A member's bytes, in memory that grows with them and is not the size that a header claims."""
-    content = io.BytesIO()
-    file = archive.extractfile(header)
-    assert file is not None  # a regular file
-    shutil.copyfileobj(file, content, 1 << 20)
+        recognise(Source(content))
+    except ClipError:
+        return None
     content.seek(0)
     return content
+
+
+def _audio(
+    archive: Archive, header: tarfile.TarInfo, before: int, max_bytes: int
+) -> io.BytesIO | ClipError:
+    """The content, or a ClipError in its place; `before` bytes are in its sample already."""
+    if not header.isreg() or header.issparse():
+        what = f"a link to {as_utf8(header.linkname)}" if header.linkname else "not a file"
+        return ClipError("unreadable", f"the member is {what}")
+    if (size := before + header.size) > max_bytes:
+        limit = f"input.max_clip_bytes allows {max_bytes:,} in a sample, found {size:,}"
+        return ClipError("too_large", limit)
+    return content_of(archive, header)
 
 
 def _digest(sound: io.BytesIO, columns: dict[str, str | None]) -> str:

@@ -29,6 +29,8 @@ SHARD_END = pa.struct(
         ("obsolete", pa.list_(pa.string())),  # clip_ids of rows whose clips are no longer in it
         ("kept", pa.list_(pa.string())),  # of rows that stay although their clips were not found
         ("digest", pa.string()),  # of the clip_ids of its clips, see `plan.digest`
+        # What else is in it, by extension.
+        ("passed_over", pa.map_(pa.string(), pa.int64())),
     ]
 )
 # The columns of `shards.parquet`.

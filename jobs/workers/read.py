@@ -254,7 +254,7 @@ def shards(work: SandboxWork, skip: Callable[[], None] = lambda: None) -> Clips:
     """
     for number, shard in enumerate(work.plan.to_pylist()):
         part = ShardReading(shard)
-        for clip, file in _opened(work, work.plan.slice(number, 1)):
+        for clip, file in _opened(work, work.plan.slice(number, 1), part.passed_over):
             clip["clip_id"], clip["supersedes"] = part.meet(clip)
             if clip["clip_id"] in part.done or clip["clip_id"] in work.delivered:
                 skip()
@@ -277,6 +277,7 @@ class ShardReading:
         self.places = {(row["member"], row["offset_s"]): row["clip_id"] for row in known}
         self.unmet = {row["clip_id"] for row in known}  # rows whose clips did not come so far
         self.met: set[str] = set()  # clip_ids
+        self.passed_over: Counter[str] = Counter()  # what else is in it, by extension
         self.is_whole = True
 
     def meet(self, clip: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -302,10 +303,11 @@ class ShardReading:
             "obsolete": sorted(obsolete),
             "kept": sorted(kept),
             "digest": digest(self.met),
+            "passed_over": sorted(self.passed_over.items()),
         }
 
 
-def _opened(work: SandboxWork, plan: pa.Table) -> Clips:
+def _opened(work: SandboxWork, plan: pa.Table, passed_over: Counter[str] | None = None) -> Clips:
     """The source's clips of a plan, but an error in place of each row of a file that has failed."""
     input, kept = work.settings.input, work.settings.kept
     start = 0
@@ -313,6 +315,6 @@ def _opened(work: SandboxWork, plan: pa.Table) -> Clips:
         stretch = plan.slice(start, len(list(rows)))
         start += len(stretch)
         if error is None:
-            yield from work.settings.source.clips(stretch, input, kept)
+            yield from work.settings.source.clips(stretch, input, kept, passed_over)
         else:
             yield from ((row, error) for row in stretch.to_pylist())

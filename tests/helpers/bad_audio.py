@@ -644,6 +644,7 @@ def manifests() -> list[Packed]:
     wild = ["NaN", "Infinity", "-1", "1e300", "1" * 400, '"x"', "[]", "true", "1e-300"]
     lines = [f'{{"audio_filepath": "good.wav", "offset": {value}}}' for value in wild]
     lengths = [f'{{"audio_filepath": "good.wav", "duration": {value}}}' for value in [*wild, "0"]]
+    listed = '{"audio_filepath": "good.wav"}'
     kept = '{"audio_filepath": "good.wav", "text": "\\ud800"}'
     return [
         Packed("offsets.jsonl", "\n".join(lines).encode(), ["damaged"] * 7 + ["truncated", "ok"]),
@@ -652,7 +653,11 @@ def manifests() -> list[Packed]:
             "\n".join(lengths).encode(),
             ["damaged"] * 7 + ["truncated", "ok", "empty"],
         ),
-        Packed("half_a_surrogate.jsonl", kept.encode(), ["damaged"]),
+        Packed(
+            "half_a_surrogate.jsonl",
+            f"{kept}\n{kept.replace('ud800', 'ue000')}".encode(),
+            ["damaged", "ok"],
+        ),
         Packed(
             "odd_paths.jsonl",
             b'{"audio_filepath": "\\udcff.wav"}\n{"audio_filepath": "a\\u0000b.wav"}\n',
@@ -666,7 +671,11 @@ def manifests() -> list[Packed]:
         Packed(
             "long.tsv", b"path\ttext\n" + b"x" * (8 << 20) + b"\ngood.wav\tx\n", ["damaged", "ok"]
         ),
-        Packed("long.csv", b"path,text\n" + b'"a","\n' + b'","\n' * (1 << 19), ["damaged"] * 1000),
+        Packed(
+            "long.csv",
+            b"path,text\ngood.wav,x\n" + b'"a","\n' + b'","\n' * (1 << 19),
+            ["ok"] + ["damaged"] * 1000,
+        ),
         Packed(
             "nuls.csv",
             b"path,text\na\0b.wav,x\ngood.wav,\0\n",
@@ -682,10 +691,10 @@ def manifests() -> list[Packed]:
         ),
         Packed(
             "long_number.jsonl",
-            b'{"audio_filepath": "good.wav", "n": ' + b"9" * 5000 + b"}\n",
-            ["damaged"],
+            b'{"audio_filepath": "good.wav", "n": ' + b"9" * 5000 + b"}\n" + listed.encode(),
+            ["damaged", "ok"],
         ),
-        Packed("not_utf8.csv", b"path,text\ncaf\xe9.wav,x\ngood.wav,y\n", ["damaged", "ok"]),
+        Packed("not_utf8.csv", b"path,text\ncaf\xe9.wav,x\ngood.wav,\xc3\xa9\n", ["damaged", "ok"]),
         Packed("fields.csv", b"path,text\ngood.wav\ngood.wav,x\n", ["damaged", "ok"]),
     ]
 

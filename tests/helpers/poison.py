@@ -60,12 +60,12 @@ def decode(module):
     module.open_sound = poisoned
 
 def webdataset(module):
-    content = module._content
+    content = module.content_of
     def poisoned(archive, header):
         if "@" in header.name:
             HARMS[header.name.partition("@")[0]]()
         return content(archive, header)
-    module._content = poisoned
+    module.content_of = poisoned
 
 def classification(module):
     import torch

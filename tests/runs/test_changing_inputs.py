@@ -142,9 +142,10 @@ def test_error_rows_of_lines_that_were_mended_go(
     manifest = job.audio / "all.csv"
     job.write(input={"path": str(manifest)})
     manifest.write_text("sound,text\n0.wav,zero\n1.wav,one\n2.wav,two\n")
-    assert job.run().code == 0
-    assert {row["error_kind"] for row in rows(job)} == {"unreadable"}
-    job.write(input={"path": str(manifest), "columns": {"audio": "sound"}})  # the same file
+    refused = job.run()
+    assert refused.code == 2 and "input.columns.audio" in refused.text
+    assert not job.table.exists()
+    job.write(input={"path": str(manifest), "columns": {"audio": "sound"}})
     assert job.run().code == 0
     assert [row["status"] for row in rows(job)] == ["ok"] * 3
     manifest.write_text('sound,text\n0.wav,zero\n1.wav,"o"ne\n2.wav,two\n')

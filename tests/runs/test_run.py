@@ -436,13 +436,6 @@ def test_a_table_of_failures_alone_has_all_columns(
     assert {row["status"] for row in job.rows().values()} == {"error"}
 
 
-def test_an_empty_folder_is_nothing_to_do(tmp_path: Path, classifier: Path) -> None:
-    job = Job(tmp_path, classifier)
-    result = job.run()
-    assert result.code == 0
-    assert "0 clips found" in result.text
-
-
 @pytest.mark.parametrize("name", ["nowhere", "nowhere/*.wav"])
 def test_an_input_that_is_not_there_is_refused(tmp_path: Path, classifier: Path, name: str) -> None:
     job = Job(tmp_path, classifier, input={"path": [str(tmp_path / "audio"), f"{tmp_path}/{name}"]})

@@ -330,3 +330,54 @@ def table_rows(s3: S3, bucket: str) -> dict[str, dict[str, Any]]:
     key = [("clip_id", "ascending")]
     assert table.sort_by(key).to_pylist() == plain.sort_by(key).to_pylist()
     return {row["source"]: row for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("calls/*", ["calls/2024-01/a.wav", "calls/2024-02/b.wav"]),
+        ("calls/2024-*", ["calls/2024-01/a.wav", "calls/2024-02/b.wav"]),
+        ("calls/", ["calls/2024-01/a.wav", "calls/2024-02/b.wav"]),
+        ("calls [old]", ["calls [old]/c.wav"]),
+        ("calls [old]/*.wav", ["calls [old]/c.wav"]),
+        ("*/c?x=1#y%41.wav", ["odd/c?x=1#y%41.wav"]),
+        ("odd/c?x=1#y%41.wav", ["odd/c?x=1#y%41.wav"]),
+        ("odd/*", ["odd/a::b.wav", "odd/c?x=1#y%41.wav", "odd/{d,e}.wav"]),
+        ("odd/{d,e}.wav", ["odd/{d,e}.wav"]),
+        ("calls/2024-{01..02}/{a,b}.wav", "nothing at .*2024-01/b.wav nor at 1 more"),
+        ("calls/2024-{01..02}/*.wav", ["calls/2024-01/a.wav", "calls/2024-02/b.wav"]),
+        ("calls/none*.wav", r"nothing at .*none\*\.wav"),
+        ("nowhere", "nothing at .*nowhere"),
+        ("calls [new]/*.wav", r"nothing at .*calls \[new\]"),
+    ],
+)
+def test_a_path_on_s3_names_what_it_would_name_on_a_disk(
+    s3: S3, globs: str, tmp_path: Path, path: str, expected: list[str] | str
+) -> None:
+    for url in (f"s3://{globs}/{path}", f"{tmp_path}/{path}"):
+        root = f"s3://{globs}/" if "://" in url else f"{tmp_path}/"
+        for key in KEYS if "://" not in url else ():
+            (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / key).write_bytes(SOUNDS[0])
+        input = stored(s3, url, format="files")
+        if isinstance(expected, str):
+            with pytest.raises(FileNotFoundError, match=expected):
+                load_source("files").find(input, print)
+        else:
+            listed = load_source("files").find(input, print).clips["source"].to_pylist()
+            assert [source.removeprefix(root) for source in listed] == expected
+
+
+KEYS = (
+    *("calls/2024-01/a.wav", "calls/2024-02/b.wav", "calls/2024-02/notes.txt", "calls/.hidden.wav"),
+    *("calls [old]/c.wav", "calls o/decoy.wav"),
+    *("odd/c?x=1#y%41.wav", "odd/a::b.wav", "odd/{d,e}.wav"),
+)
+
+
+@pytest.fixture(scope="module")
+def globs(s3: S3) -> str:
+    s3.bucket("globs")
+    for key in KEYS:
+        s3.files().pipe_file(f"globs/{key}", SOUNDS[0])
+    return "globs"

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 from runs import Job
-from test_sources import GARBAGE, PACK, SOUNDS, SPEAKERS, every_packaging, rewrite, write_lines
+from test_sources import GARBAGE, PACK, SOUNDS, SPEAKERS, rewrite, write_lines
 
 from jobs.sources import load_source
 
 
-@every_packaging
+@pytest.mark.parametrize("name", ["audiofolder", "files", "manifest", "parquet", "webdataset"])
 def test_a_run_takes_up_in_the_middle_and_decodes_nothing_twice(
     tmp_path: Path, local_ray: None, classifier: Path, name: str
 ) -> None:

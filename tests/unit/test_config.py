@@ -110,7 +110,7 @@ def test_a_config_is_frozen(tmp_path: Path) -> None:
         ("input.path", 3, "input.path: expected a valid string, found 3"),
         ("input.path", "", "input.path: expected a path or a list of paths, found an empty one"),
         ("input.path", [], "input.path: expected a path or a list of paths, found an empty one"),
-        ("input.format", "tape", "input.format: expected one of auto, files"),
+        ("input.format", "tape", "input.format: expected one of auto, audiofolder"),
         ("input.format", "tape", "found 'tape'"),
         ("input", ["/data"], "input: expected a valid dictionary or instance of Input"),
         ("tasks", {}, "tasks: expected at least one task by name, found {}"),

@@ -82,8 +82,51 @@ def as_manifest(folder: Path, sounds: Sequence[bytes]) -> Packed:
     return Packed({"path": str(folder / "all.jsonl")}, packed.files, "speaker")
 
 
+def as_audiofolder(folder: Path, sounds: Sequence[bytes]) -> Packed:
+    (folder / "train").mkdir()
+    packed = as_files(folder / "train", sounds)
+    rows = zip(packed.files, SPEAKERS, strict=False)
+    lines = [f"{path.name},{speaker}" for path, speaker in rows]
+    write_lines(folder / "train" / "metadata.csv", ["file_name,speaker", *lines])
+    return Packed({"path": str(folder)}, packed.files, "speaker")
+
+
+def as_ljspeech(folder: Path, sounds: Sequence[bytes]) -> Packed:
+    (folder / "wavs").mkdir()
+    packed = as_files(folder / "wavs", sounds)
+    rows = zip(packed.files, SPEAKERS, strict=False)
+    write_lines(folder / "metadata.csv", [f"{path.stem}|{name}|x" for path, name in rows])
+    return Packed({"path": str(folder / "metadata.csv")}, packed.files, "text")
+
+
+def as_kaldi(folder: Path, sounds: Sequence[bytes]) -> Packed:
+    packed = as_files(folder, sounds)
+    write_lines(folder / "wav.scp", [f"u{path.stem} {path.name}" for path in packed.files])
+    names = zip(packed.files, SPEAKERS, strict=False)
+    write_lines(folder / "utt2spk", [f"u{path.stem} {name}" for path, name in names])
+    return Packed({"path": str(folder / "wav.scp")}, packed.files, "speaker")
+
+
+def as_lhotse(folder: Path, sounds: Sequence[bytes]) -> Packed:
+    (folder / "audio").mkdir()
+    packed = as_files(folder / "audio", sounds)
+    lines = []
+    for path, speaker in zip(packed.files, SPEAKERS, strict=False):
+        source = {"type": "file", "channels": [0], "source": f"audio/{path.name}"}
+        recording = {"id": path.stem, "sources": [source], "sampling_rate": RATE, "duration": 0.3}
+        cut = {"id": path.stem, "start": 0, "duration": 0.3, "channel": 0, "type": "MonoCut"}
+        supervisions = [{"id": "s", "start": 0, "duration": 0.3, "speaker": speaker}]
+        lines.append(cut | {"recording": recording, "supervisions": supervisions})
+    write_lines(folder / "cuts.jsonl", map(json.dumps, lines))
+    return Packed({"path": str(folder / "cuts.jsonl")}, packed.files, "speaker")
+
+
 PACK: dict[str, Callable[[Path, Sequence[bytes]], Packed]] = {
+    "audiofolder": as_audiofolder,
     "files": as_files,
+    "kaldi": as_kaldi,
+    "lhotse": as_lhotse,
+    "ljspeech": as_ljspeech,
     "manifest": as_manifest,
     "parquet": as_parquet,
     "webdataset": as_webdataset,
@@ -558,7 +601,8 @@ def test_offset_and_duration_may_have_other_names(recordings: Path) -> None:
 
 
 def test_each_bad_line_is_its_own_error(recordings: Path) -> None:
-    good = [json.dumps({"audio_filepath": f"clips/{n}.wav", "text": "x"}) for n in range(2)]
+    entries = [{"audio_filepath": f"clips/{n}.wav", "text": "caf\xe9"} for n in range(2)]
+    good = [json.dumps(entry, ensure_ascii=False) for entry in entries]
     bad = [
         "{broken",
         "[1]",
@@ -709,7 +753,7 @@ def test_auto_asks_where_there_are_several_kinds(tmp_path: Path, classifier: Pat
     data = tmp_path / "data"
     data.mkdir()
     as_files(data, SOUNDS)
-    write_lines(data / "metadata.csv", ["path"])
+    write_lines(data / "list.csv", ["path"])
     output = {"path": str(data / "labels")}
     write_parquet(data / "labels" / "part.parquet", pa.table({"x": [1]}))
     config, _, told = settled(tmp_path, classifier, input={"path": str(data)}, output=output)

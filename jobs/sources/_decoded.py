@@ -1,0 +1,63 @@
+"""Samples in a column, as `datasets` decodes them, as a WAV file."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+import pyarrow as pa
+
+from audio_ops.errors import ClipError
+
+PCM, FLOAT = 1, 3  # WAV's numbers of formats
+MAX_WAV_BYTES = (1 << 32) - 1024
+
+
+def decoded_sound(value: pa.StructScalar, max_bytes: int) -> io.BytesIO | ClipError:
+    """A WAV file of {array: samples or (channels, samples), sampling_rate: Hz}, or the error.
+
+    Integers of 16 and 32 bits are full-scale as they stand, all other numbers are converted to
+    float32, in [-1, 1].
+    """
+    rate = value["sampling_rate"].as_py()
+    if not isinstance(rate, int) or not 0 < rate < 1 << 31:
+        return ClipError("damaged", f"sampling_rate: expected Hz, found {rate!r}")
+    try:
+        samples = _samples(value["array"])
+    except (ValueError, TypeError, pa.ArrowException) as error:
+        return ClipError("damaged", f"array: expected samples: {error}")
+    if samples.nbytes > min(max_bytes, MAX_WAV_BYTES):
+        limit = f"input.max_clip_bytes allows {max_bytes:,}, found {samples.nbytes:,}"
+        return ClipError("too_large", limit)
+    return io.BytesIO(_wav(samples, rate))
+
+
+def _samples(array: pa.Scalar) -> np.ndarray:
+    """float32, int16 or int32 (samples, channels)."""
+    values = array.values
+    if pa.types.is_nested(values.type):
+        channels = [_numbers(values[n].values) for n in range(len(values))]
+        samples = np.stack(channels, axis=1) if channels else np.zeros((0, 1), np.float32)
+    else:
+        samples = _numbers(values)[:, None]
+    return samples if samples.dtype in (np.int16, np.int32) else samples.astype(np.float32)
+
+
+def _numbers(values: pa.Array) -> np.ndarray:
+    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
+        raise TypeError(f"found {values.type}")
+    return np.asarray(values.to_numpy(zero_copy_only=False))  # null becomes NaN
+
+
+def _wav(samples: np.ndarray, rate: int) -> bytes:
+    channels, width = samples.shape[1], samples.itemsize
+    kind = FLOAT if samples.dtype == np.float32 else PCM
+    size = samples.nbytes
+    frame = channels * width
+    form = struct.pack(
+        "<HHIIHH", kind, channels, rate, min(rate * frame, 0xFFFFFFFF), frame, 8 * width
+    )
+    head = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", size)
+    data = samples.astype(samples.dtype.newbyteorder("<")).tobytes()
+    return b"RIFF" + struct.pack("<I", len(head) + size) + head + data

@@ -1,0 +1,266 @@
+"""Finds files: those under a folder, and those that a glob or a brace range names.
+
+Folders, globs and names mean the same on local disks and on stores. A name that exists is that
+name, whatever characters it has.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from jobs.sources import BadInput
+from jobs.sources._paths import Found, file_system, is_local, local_file, local_path, stored_file
+
+LOOKUPS_AT_ONCE = 16
+MAX_NAMES = 1_000_000  # of one path with brace ranges
+NO_EXTENSION = "no extension"
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
+_MAGIC = re.compile(r"[*?[]")
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which files of a folder are wanted; counts the others, by extension."""
+
+    suffixes: tuple[str, ...]  # in lower case
+    options: Mapping[str, Any]  # for fsspec
+    warn: Callable[[str], None]
+    hidden: tuple[str, ...] = (".",)  # beginnings of names of files and folders that are skipped
+    listed: tuple[str, ...] = ()  # extensions of files that lists name, which are not counted
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+    def wants(self, name: str) -> bool:
+        if name.lower().endswith(self.suffixes):
+            return True
+        kind = extension(name)
+        if kind[1:] not in self.listed:
+            self.passed_over[kind] += 1
+        return False
+
+
+def extension(name: str) -> str:
+    """The last extension of a file's name, in lower case and with its dot, to be counted."""
+    return os.path.splitext(name)[1].lower() or NO_EXTENSION
+
+
+def listed(counts: Mapping[str, int], most: int = 8) -> str:
+    """`3 .txt, 1 .jpg`, the most frequent ones first."""
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = [f"{count:,} {name}" for name, count in ordered[:most]]
+    rest = sum(count for _, count in ordered[most:])
+    return ", ".join([*shown, f"{rest:,} others"] if rest else shown)
+
+
+def find_files(paths: Sequence[str], search: Search) -> list[Found]:
+    """All files under `paths`, sorted by name, each once.
+
+    Raises FileNotFoundError for a path that matches nothing.
+    """
+    found = {item.source: item for path in paths for item in walk(path, search)}
+    return [found[source] for source in sorted(found)]
+
+
+def walk(path: str, search: Search) -> Iterator[Found]:
+    """The files under one path, unsorted, each as soon as it is found. Raises like `find_files`."""
+    if is_local(path):
+        yield from _walk_local(path, search)
+    else:
+        yield from _walk_store(path, search)
+
+
+class _Storage(NamedTuple):
+    """What is found at a name (None: nothing), and under the names that a pattern matches."""
+
+    look_up: Callable[[str], Any]
+    glob: Callable[[str], Mapping[str, Any]]
+
+
+def _walk_local(path: str, search: Search) -> Iterator[Found]:
+    def look_up(name: str) -> Any:
+        return name if os.path.lexists(name) else None
+
+    def matches(pattern: str) -> Mapping[str, Any]:
+        return {name: name for name in sorted(glob.glob(pattern, recursive=True))}
+
+    as_it_stands = os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
+    quoted = os.path.abspath(os.path.expanduser(local_path(path)))
+    name = as_it_stands if os.path.lexists(as_it_stands) else quoted
+    for match in _matches(name, _Storage(look_up, matches), os.path.isdir):
+        if os.path.isdir(match):
+            yield from _local_folder(match, search)
+        else:
+            yield local_file(match)
+
+
+def _walk_store(path: str, search: Search) -> Iterator[Found]:
+    fs = file_system(path, dict(search.options))
+
+    def look_up(name: str) -> Any:
+        try:
+            return fs.info(name)
+        except FileNotFoundError:
+            return None
+
+    def matches(pattern: str) -> Mapping[str, Any]:
+        found = fs.glob(pattern, detail=True)
+        if "/." in pattern:
+            return found  # type: ignore[no-any-return]
+        return {name: info for name, info in found.items() if "/." not in f"/{name}"}
+
+    def is_folder(info: Any) -> bool:
+        return bool(info["type"] == "directory")
+
+    for info in _matches(path.rstrip("/"), _Storage(look_up, matches), is_folder):
+        if is_folder(info):
+            yield from _stored_folder(fs, info["name"].rstrip("/"), search)
+        elif info["type"] == "file":
+            yield stored_file(fs.unstrip_protocol(info["name"]), info)
+
+
+def _matches(path: str, storage: _Storage, is_folder: Callable[[Any], bool]) -> list[Any]:
+    """What `storage` finds at the names that a path stands for.
+
+    Raises FileNotFoundError if one of them is not there.
+    """
+    if (here := storage.look_up(path)) is not None:
+        return [here]
+    names = _names(path, storage)
+    if names != [path] and (found := _matches_of(path, storage, is_folder)):
+        return found
+
+    def each_of(name: str) -> list[Any]:
+        here = None if name == path else storage.look_up(name)
+        return [here] if here is not None else _matches_of(name, storage, is_folder)
+
+    with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as threads:
+        every = list(threads.map(each_of, names))
+    if missing := [name for name, each in zip(names, every, strict=True) if not each]:
+        more = f" nor at {len(missing) - 1:,} more of its names" if len(missing) > 1 else ""
+        raise FileNotFoundError(
+            f"expected a file, folder or glob, found nothing at {missing[0]}{more}"
+        )
+    return [item for each in every for item in each]
+
+
+def _names(path: str, storage: _Storage) -> list[str]:
+    """The names of a path with braces, except in folders that exist under their very names."""
+    parts, literal = path.split("/"), 0
+    for number, part in enumerate(parts[:-1]):
+        if expand_braces(part) != [part]:
+            if storage.look_up("/".join(parts[: number + 1])) is None:
+                break
+            literal = number + 1
+    rest = expand_braces("/".join(parts[literal:]))
+    return ["/".join([*parts[:literal], name]) for name in rest]
+
+
+def _matches_of(name: str, storage: _Storage, is_folder: Callable[[Any], bool]) -> list[Any]:
+    """What a pattern matches.
+
+    A folder that matches is walked. If its files match as well, as with `**`, they are enough.
+    """
+    if not _MAGIC.search(name):
+        return []
+    matches = _glob(name, storage)
+    if re.search(r"(^|/)\*\*(/\*+)?$", name):
+        return [item for item in matches.values() if not is_folder(item)]
+    walked: list[str] = []
+    kept = []
+    for match in sorted(matches):
+        if any(match.startswith(f"{folder}/") for folder in walked[-1:]):
+            continue
+        if is_folder(matches[match]):
+            walked.append(match)
+        kept.append(matches[match])
+    return kept
+
+
+def _glob(pattern: str, storage: _Storage) -> Mapping[str, Any]:
+    """The matches of a pattern, in which the parts that exist under their very names are names.
+
+    Behind the first part with a wildcard a bracket is first taken for a bracket.
+    """
+    parts = pattern.split("/")
+    wild = len(parts)
+    for number, part in enumerate(parts):
+        if _MAGIC.search(part) and storage.look_up("/".join(parts[: number + 1])) is None:
+            wild = number
+            break
+    named = [_MAGIC.sub(r"[\g<0>]", part) for part in parts[:wild]]
+    rest = parts[wild:]
+    for ending in ([part.replace("[", "[[]") for part in rest], rest):
+        if found := storage.glob("/".join([*named, *ending])):
+            return found
+        if "[" not in "".join(rest):
+            break
+    return {}
+
+
+def expand_braces(path: str) -> list[str]:
+    """The names of `a-{000..123}.tar`, `{a,b}.tar` and of NeMo's `a_OP_0..9_CL_.tar`, in order."""
+    return list(dict.fromkeys(_expanded(path.replace("_OP_", "{").replace("_CL_", "}"))))
+
+
+def _expanded(path: str) -> list[str]:
+    for match in _BRACES.finditer(path):
+        if choices := _choices(match[1]):
+            before, after = path[: match.start()], path[match.end() :]
+            names = [name for choice in choices for name in _expanded(before + choice + after)]
+            if len(names) > MAX_NAMES:
+                raise BadInput(f"input.path: expected at most {MAX_NAMES:,} names in {path}")
+            return names
+    return [path]
+
+
+def _choices(inside: str) -> list[str]:
+    """What stands for `{inside}`; nothing if it is neither a range nor a list."""
+    if "," in inside:
+        return inside.split(",")
+    if not (match := _RANGE.fullmatch(inside)):
+        return []
+    first, last, step = int(match[1]), int(match[2]), int(match[3] or 1) or 1
+    if abs(last - first) // step >= MAX_NAMES:
+        raise BadInput(f"input.path: expected at most {MAX_NAMES:,} names of {{{inside}}}")
+    is_padded = any(re.match(r"-?0\d", end) for end in match.groups()[:2])
+    width = max(len(match[1]), len(match[2])) if is_padded else 0
+    numbers = range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
+    return [f"{number:0{width}}" for number in numbers]
+
+
+def _stored_folder(fs: Any, root: str, search: Search) -> Iterator[Found]:
+    for name, info in fs.find(root, detail=True).items():
+        if info["type"] != "file":
+            continue
+        parts = name[len(root) :].split("/")
+        if not any(part.startswith(search.hidden) for part in parts) and search.wants(name):
+            yield stored_file(fs.unstrip_protocol(name), info)
+
+
+def _local_folder(root: str, search: Search) -> Iterator[Found]:
+    """The files below `root`. Links to folders are followed; no folder is visited twice."""
+
+    def unreadable(error: OSError) -> None:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):  # e.g. a hanging mount
+            raise error
+        search.warn(f"can't list {error.filename}: {error.strerror}")
+
+    seen: set[tuple[int, int]] = set()
+    for folder, names, files in os.walk(root, onerror=unreadable, followlinks=True):
+        here = os.stat(folder)
+        if (here.st_dev, here.st_ino) in seen:
+            names.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        names[:] = sorted(name for name in names if not name.startswith(search.hidden))
+        for file in files:
+            if not file.startswith(search.hidden) and search.wants(file):
+                yield local_file(f"{folder}/{file}")
