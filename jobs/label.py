@@ -27,6 +27,7 @@ from jobs.progress import Progress
 from jobs.ray_cluster import running_ray
 from jobs.reports.summary import Summary
 from jobs.resources import CannotRun
+from jobs.sample import clips_per_shard, evenly, lines, sample_config, shares_of_whole
 from jobs.shared_storage import probing, refuse_uploads
 from jobs.sources import BadInput, Listing, ShardedSource
 from jobs.sources._auto import hint, where
@@ -49,13 +50,19 @@ def run(
     retry_errors: bool = False,
     max_runtime_s: float | None = None,
     summary_file: str | None = None,
+    sample: int | None = None,
 ) -> int:
-    """Label what is new; returns the exit code. `summary_file` is written however the run ends."""
+    """Label what is new; returns the exit code. `summary_file` is written however the run ends.
+
+    With `sample` only so many clips, into `<output.path>-sample`, with these settings whatever the
+    rows there were made with.
+    """
     run_id = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
     with Console(run_id) as console, Stop(max_runtime_s) as stop:
         summary = Summary(run_id, config_path, console.log)
         try:
             config = load_config(config_path, overrides)
+            config = sample_config(config) if sample else config
             refuse_uploads(config, config_path, summary_file)
             with stop.interrupting():
                 checked = preflight(
@@ -63,8 +70,9 @@ def run(
                     config_path,
                     config,
                     console.say,
-                    relabel=relabel,
+                    relabel=relabel or bool(sample),
                     retry_errors=retry_errors,
+                    sample=sample,
                 )
             summary.end(label_what_is_new(checked, summary, console, stop), stop.why)
         except (ConfigError, CannotRun, TableMismatch) as error:
@@ -106,6 +114,9 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
             refuse_other_labels(table, run)
         console.progress("looking for clips")
         found = find_clips(run, console)
+        rows_of_all = len(found.clips)
+        found = evenly(found, run.sample) if run.sample else found
+        per_shard = clips_per_shard(run.sample, len(found.clips))
         summary.passed_over(found.passed_over)
         summary.plan = left_to_do(run, found, table)
         refuse_nothing(run, found, summary.plan)
@@ -125,18 +136,24 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
         if len(todo.todo):
             with probing(held.path, run.id), running_ray(run.config, console, stop):
                 ledger = start_ledger()
-                shares, written = pipeline(run, todo, held, ledger)
+                shares, written = pipeline(run, todo, held, ledger, per_shard)
                 with Stream(written, shares) as stream:
                     commit_as_it_comes(
                         held, stream, progress, stop, run.config.resources.commit_every_s
                     )
                 summary.worked(end_ledger(ledger))
+                if run.sample:
+                    summary.whole(rows_of_all, shares, shares_of_whole(run.config))
         console.progress("compacting the table")
         held.tidy()
     finally:
         summary.look_at(held, run.config, console)
         held.release()
-    return progress.finish(stop, run.config, console.log, drifted=bool(summary.document["drift"]))
+    drifted = bool(summary.document["drift"])
+    code = progress.finish(stop, run.config, console.log, drifted=drifted)
+    if whole := summary.document["whole"]:
+        console.say("\n".join(lines(whole)))
+    return code
 
 
 def find_clips(run: Run, console: Console) -> Listing:
@@ -183,6 +200,8 @@ def left_to_do(run: Run, found: Listing, table: Table | None) -> Plan:
     committed = table.rows(COMMITTED.names) if table else COMMITTED.empty_table()
     if run.source.SHARDED:
         shards = table.shards() if table else {}
+        least = clips_per_shard(run.sample, len(found.clips)) or 0  # an earlier sample had fewer
+        shards = {name: shard for name, shard in shards.items() if shard.clips >= least}
         return plan_shards(found, committed, shards, run.fingerprint, retry_errors=run.retry_errors)
     return plan(found, committed, run.fingerprint, retry_errors=run.retry_errors)
 
@@ -255,6 +274,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="end after this time (6h, 90m, 3600): finished clips are committed, the exit code is 0",
     )
     parser.add_argument(
+        "--sample",
+        metavar="N",
+        type=positive,
+        help="label N clips, evenly spread and always the same, into OUTPUT-sample, and say what "
+        "all of them would take",
+    )
+    parser.add_argument(
         "--summary",
         metavar="FILE",
         dest="summary_file",
@@ -271,6 +297,7 @@ def run_from(args: argparse.Namespace) -> int:
         retry_errors=args.retry_errors,
         max_runtime_s=args.max_runtime_s,
         summary_file=args.summary_file,
+        sample=args.sample,
     )
 
 
@@ -281,6 +308,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_arguments(parser)
     return run_from(parser.parse_args(argv))
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
+    return int(text)
 
 
 def seconds(text: str) -> float:

@@ -36,9 +36,12 @@ CLIPS_PER_ACTOR = 32  # an actor takes as long to start as so many short clips t
 
 
 def pipeline(
-    run: Run, todo: Plan, table: HeldTable, ledger: Any
+    run: Run, todo: Plan, table: HeldTable, ledger: Any, clips_per_shard: int | None = None
 ) -> tuple[Shares, ray.data.Dataset]:
-    """The dataset that labels `todo`: a row of `table.schema.WRITTEN` per data file."""
+    """The dataset that labels `todo`: a row of `table.schema.WRITTEN` per data file.
+
+    With `clips_per_shard` only the first clips of each shard.
+    """
     import ray
 
     from jobs import planned_reads
@@ -63,6 +66,7 @@ def pipeline(
                 most_speech(config),
                 run.kept,
                 block_bytes(nodes),
+                clips_per_shard,
             ),
             "ledger": ledger,
             "seen": SeenInput(ray.get_runtime_context().get_node_id(), tuple(seen.found)),

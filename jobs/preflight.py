@@ -36,6 +36,7 @@ class Run:
     settings: Mapping[str, Any]  # all that could change a label, see `plan.settings`
     relabel: bool
     retry_errors: bool
+    sample: int | None  # clips to label instead of all
 
     @property
     def source(self) -> Source:
@@ -54,6 +55,7 @@ def preflight(
     *,
     relabel: bool = False,
     retry_errors: bool = False,
+    sample: int | None = None,
 ) -> Run:
     """Check a config against its checkpoints and its input.
 
@@ -71,6 +73,7 @@ def preflight(
         settings(config, checkpoints),
         relabel,
         retry_errors,
+        sample,
     )
 
 

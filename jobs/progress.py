@@ -48,6 +48,7 @@ class Progress:
         self.whole: set[str] = set()
         self.found, self.done = plan.found, plan.done
         self.shards = 0
+        self.clips_in_shards = 0.0  # with those behind the part that a sample reads, by its bytes
         self.passed_over: Counter[str] = Counter()  # members of shards, by extension
         self.statuses: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
@@ -111,6 +112,7 @@ class Progress:
         for file in files:
             for shard in file["shards"] or ():
                 self.shards += 1
+                self.clips_in_shards += shard["clips"] / (shard["part"] or 1.0)
                 self.found += shard["clips"]
                 self.done += shard["skipped"]
                 self.passed_over.update(dict(shard["passed_over"] or ()))
@@ -133,12 +135,12 @@ class Progress:
         """Update the progress line, or show what the run waits for."""
         elapsed_s = time.monotonic() - self.started
         if waits_for:
-            self.console.progress(f"waiting for nodes: {waits_for} · {_clock(elapsed_s)}")
+            self.console.progress(f"waiting for nodes: {waits_for} · {clock(elapsed_s)}")
             return
         if not self.labelled:
             self.console.progress(
                 f"{self.to_do:,} {'shards' if self.sharded else 'clips'} to do · "
-                f"starting Ray, loading models, reading the first clips · {_clock(elapsed_s)}"
+                f"starting Ray, loading models, reading the first clips · {clock(elapsed_s)}"
             )
             return
         ready = self.shards if self.sharded else self.labelled
@@ -151,7 +153,7 @@ class Progress:
             f"{self.failed:,} failed",
         ]
         if ready:
-            parts.append(f"{_clock(elapsed_s / ready * (self.to_do - ready))} left")
+            parts.append(f"{clock(elapsed_s / ready * (self.to_do - ready))} left")
         self.console.progress(" · ".join(parts))
 
     def finish(self, stop: Stop, config: Config, log: Path, *, drifted: bool) -> int:
@@ -162,7 +164,7 @@ class Progress:
         if self.to_do:
             say(
                 f"labelled {self.labelled:,} clips, {self.audio_s / 3600:.2f} h of audio in "
-                f"{_clock(elapsed_s)} · {self.audio_s / elapsed_s:.1f}× real time"
+                f"{clock(elapsed_s)} · {self.audio_s / elapsed_s:.1f}× real time"
             )
         if self.passed_over:
             say(f"passed over in shards: {listed(self.passed_over)}")
@@ -194,7 +196,8 @@ class Progress:
         return DRIFTED if drifted else OK
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

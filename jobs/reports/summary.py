@@ -19,6 +19,8 @@ from jobs.plan import Plan
 from jobs.progress import Progress
 from jobs.reports.drift import beyond, statistics
 from jobs.reports.evaluate import evaluate, lines
+from jobs.resources import Shares
+from jobs.sample import whole_of
 from jobs.table.table import HeldTable
 from jobs.versions import package_version
 from jobs.workers.crash_ledger import ActorWork
@@ -53,6 +55,7 @@ class Summary:
             "models": None,
             "drift": [],
             "references": None,
+            "whole": None,
             "passed_over": {},
         }
 
@@ -71,6 +74,12 @@ class Summary:
         self.document["models"] = {
             task: _models(actors, self.started_at) for task, actors in work.items()
         }
+
+    def whole(self, rows: int, shares: Shares, full: Shares) -> None:
+        """Add what labelling all `rows` of the input takes, from the run over a sample of them."""
+        if self.progress is not None:
+            models = self.document["models"] or {}
+            self.document["whole"] = whole_of(rows, self.progress, models, shares, full)
 
     def look_at(self, table: HeldTable, config: Config, console: Console) -> None:
         """Add the statistics and the evaluation of the run's committed rows, and print what is notable.

@@ -31,6 +31,7 @@ SHARD_END = pa.struct(
         ("digest", pa.string()),  # of the clip_ids of its clips, see `plan.digest`
         # What else is in it, by extension.
         ("passed_over", pa.map_(pa.string(), pa.int64())),
+        ("part", pa.float64()),  # of its bytes that was read: 1, or less for a sample
     ]
 )
 # The columns of `shards.parquet`.

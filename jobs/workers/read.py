@@ -6,6 +6,8 @@ or bloat: see `jobs.workers.sandbox`.
 
 from __future__ import annotations
 
+import io
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,12 +28,14 @@ from jobs.input import Input
 from jobs.plan import clip_id, digest
 from jobs.shared_storage import SeenInput, expect_input
 from jobs.sources import NO_COLUMNS, PLACE, Source, load_source
+from jobs.sources._paths import open_file
 from jobs.table.schema import CHANGE, IDENTITY, SHARD_END
 from jobs.workers.crash_ledger import ReadLedger
 from jobs.workers.lanes import LONG_BYTES, Lanes
 from jobs.workers.sandbox import Died, SharedMemory, sandbox
 
 KILLS_OF_A_CLIP = 3  # from outside, the last ones while no other long recording is decoded
+TAR_BLOCK = 512  # bytes
 DEATHS_OF_A_FILE = 3  # between its clips, until the rest of it is given up
 STARTS_IN_A_ROW = 10  # of a read task's process without a table, until the run is given up
 
@@ -48,6 +52,7 @@ class ReadSettings:
     want_speech: WantsSpeech
     kept: pa.Schema = NO_COLUMNS  # columns of the source that rows carry
     table_bytes: int = 8 << 20  # of a table that is handed on, or a little more
+    clips_per_shard: int | None = None  # the first ones of each, for a sample; None: all
 
     @property
     def bytes_per_s(self) -> int:
@@ -252,14 +257,20 @@ def shards(work: SandboxWork, skip: Callable[[], None] = lambda: None) -> Clips:
 
     `skip` is called for each clip that is left out: those that are done, or delivered before.
     """
+    limit = work.settings.clips_per_shard
     for number, shard in enumerate(work.plan.to_pylist()):
         part = ShardReading(shard)
         for clip, file in _opened(work, work.plan.slice(number, 1), part.passed_over):
             clip["clip_id"], clip["supersedes"] = part.meet(clip)
+            if limit is not None:
+                part.count_bytes(file)
             if clip["clip_id"] in part.done or clip["clip_id"] in work.delivered:
                 skip()
-                continue
-            yield clip, file
+            else:
+                yield clip, file
+            if len(part.met) == limit:
+                part.leave(work.settings.input)
+                break
         if shard["source"] in work.failed:  # what came out of it before that counts all the same
             part.met |= part.done | work.delivered
             part.unmet -= part.met
@@ -279,6 +290,9 @@ class ShardReading:
         self.met: set[str] = set()  # clip_ids
         self.passed_over: Counter[str] = Counter()  # what else is in it, by extension
         self.is_whole = True
+        self.source = shard["source"]
+        self.bytes_met = 0
+        self.part = 1.0
 
     def meet(self, clip: Mapping[str, Any]) -> tuple[str, str | None]:
         """The clip's id, and the id of the row that its new row replaces."""
@@ -293,6 +307,19 @@ class ShardReading:
             self.is_whole = False
         return own, old
 
+    def count_bytes(self, file: BinaryIO | ClipError | None) -> None:
+        """Add a clip's bytes to those that were read, with the tar's header and padding."""
+        if file is not None and not isinstance(file, ClipError):
+            self.bytes_met += TAR_BLOCK * (1 + math.ceil(file.seek(0, io.SEEK_END) / TAR_BLOCK))
+            file.seek(0)
+
+    def leave(self, input: Input) -> None:
+        """Read no further, as for a sample: the rest may hold any number of clips."""
+        self.is_whole = False
+        with open_file(self.source, self.version, input.storage_options) as file:
+            size = file.seek(0, io.SEEK_END)
+        self.part = min(1.0, self.bytes_met / size)
+
     def end(self) -> dict[str, Any]:
         """`SHARD_END`. Rows whose clips did not come are removed, unless some of the shard could
         not be read."""
@@ -304,6 +331,7 @@ class ShardReading:
             "kept": sorted(kept),
             "digest": digest(self.met),
             "passed_over": sorted(self.passed_over.items()),
+            "part": self.part,
         }
 
 
