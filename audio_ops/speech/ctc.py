@@ -315,7 +315,7 @@ class Model:
         log_probabilities = np.concatenate(
             [f.log_probabilities[own] for f, own in zip(outputs, kept, strict=True)]
         )
-        tokens = self._tokens(ids, log_probabilities, np.concatenate(places))
+        tokens = token_spans(ids, log_probabilities, np.concatenate(places), self.blank)
         words = self._words(tokens)
         units = {"word": words, "char": [[token] for token in tokens], "none": []}
         seams = [int(place[0]) for place in places if place.size]
@@ -325,23 +325,6 @@ class Model:
             segments=self._segments(clip, words, seams, units[self.timestamps]),
             language=self.language,
         )
-
-    def _tokens(
-        self, ids: np.ndarray, log_probabilities: np.ndarray, places: np.ndarray
-    ) -> list[TokenSpan]:
-        """Runs of equal tokens, each as one, without blanks; all arguments `(frames,)`."""
-        starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]][: ids.size])
-        stops = [*starts[1:], len(ids)]
-        return [
-            TokenSpan(
-                int(ids[start]),
-                int(places[start]),
-                int(places[stop - 1]) + 1,
-                float(log_probabilities[start:stop].max()),
-            )
-            for start, stop in zip(starts, stops[: starts.size], strict=True)
-            if ids[start] != self.blank
-        ]
 
     def _words(self, tokens: Sequence[TokenSpan]) -> list[list[TokenSpan]]:
         """Tokens between word delimiters, or from one piece that begins with ▁ to the next."""
@@ -416,6 +399,24 @@ class Model:
             [token.id for token in tokens], skip_special_tokens=False, group_tokens=False
         )
         return text
+
+
+def token_spans(
+    ids: np.ndarray, log_probabilities: np.ndarray, places: np.ndarray, blank: int
+) -> list[TokenSpan]:
+    """Runs of equal tokens, each as one, without blanks; all arrays `(frames,)`."""
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]][: ids.size])
+    stops = [*starts[1:], len(ids)]
+    return [
+        TokenSpan(
+            int(ids[start]),
+            int(places[start]),
+            int(places[stop - 1]) + 1,
+            float(log_probabilities[start:stop].max()),
+        )
+        for start, stop in zip(starts, stops[: starts.size], strict=True)
+        if ids[start] != blank
+    ]
 
 
 def _score(tokens: Sequence[TokenSpan]) -> float:
