@@ -17,7 +17,16 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jobs.sources import BadInput
-from jobs.sources._paths import Found, file_system, is_local, local_file, local_path, stored_file
+from jobs.sources._hub import in_cache
+from jobs.sources._paths import (
+    Found,
+    file_system,
+    info_of,
+    is_local,
+    local_file,
+    local_path,
+    stored_file,
+)
 
 LOOKUPS_AT_ONCE = 16
 MAX_NAMES = 1_000_000  # of one path with brace ranges
@@ -71,6 +80,7 @@ def find_files(paths: Sequence[str], search: Search) -> list[Found]:
 
 def walk(path: str, search: Search) -> Iterator[Found]:
     """The files under one path, unsorted, each as soon as it is found. Raises like `find_files`."""
+    path = in_cache(path)
     if is_local(path):
         yield from _walk_local(path, search)
     else:
@@ -106,7 +116,7 @@ def _walk_store(path: str, search: Search) -> Iterator[Found]:
 
     def look_up(name: str) -> Any:
         try:
-            return fs.info(name)
+            return info_of(fs, name)
         except FileNotFoundError:
             return None
 
