@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import itertools
 import os
 import re
 from collections import Counter
@@ -183,15 +184,13 @@ def _matches_of(name: str, storage: _Storage, is_folder: Callable[[Any], bool]) 
     matches = _glob(name, storage)
     if re.search(r"(^|/)\*\*(/\*+)?$", name):
         return [item for item in matches.values() if not is_folder(item)]
-    walked: list[str] = []
-    kept = []
-    for match in sorted(matches):
-        if any(match.startswith(f"{folder}/") for folder in walked[-1:]):
-            continue
-        if is_folder(matches[match]):
-            walked.append(match)
-        kept.append(matches[match])
-    return kept
+    folders = {match for match, item in matches.items() if is_folder(item)}
+
+    def is_walked(match: str) -> bool:
+        parents = itertools.accumulate(match.split("/"), lambda left, right: f"{left}/{right}")
+        return any(parent in folders for parent in parents if parent != match)
+
+    return [item for match, item in sorted(matches.items()) if not is_walked(match)]
 
 
 def _glob(pattern: str, storage: _Storage) -> Mapping[str, Any]:

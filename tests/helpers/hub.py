@@ -68,6 +68,8 @@ def hub(root: Path) -> Iterator[Hub]:
             start, stop = int(span[0]), int(span[1] or len(data) - 1) + 1
             part = data[start:stop]
             self.send_response(206 if "Range" in self.headers else 200)
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
             self.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(data)}")
             self._end(part)
 
