@@ -50,7 +50,7 @@ MARKED = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOT
 EXIT_CODES = {
     OK: "Every clip found has its row; or the time of `--max-runtime` was over (`stopped` in the summary).",
     FAILED: "The run broke, or made no progress for `resources.stalled_after_s`. Finished work is committed; the same command continues.",
-    BAD_CONFIG: "The config, the table's settings or the cluster do not fit. Nothing was started.",
+    BAD_CONFIG: "The config, its input, the table's settings or the cluster do not fit. Nothing was started.",
     TOO_MANY_ERRORS: "More than `max_error_fraction` of the run's clips failed (default 5 %). They have their rows.",
     DRIFTED: "The labels drifted beyond the config's bounds. They have their rows.",
     IN_USE: "Another run holds the table, or took it over.",

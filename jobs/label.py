@@ -171,7 +171,8 @@ def find_clips(run: Run, console: Console) -> Listing:
 
 def refuse_nothing(run: Run, found: Listing, todo: Plan) -> None:
     """Raise ConfigError if there is nothing to label in what `input.path` names."""
-    passed_over: Mapping[str, int] | None = None if len(found.clips) else found.passed_over
+    is_something = len(found.clips) or todo.obsolete  # whose rows go
+    passed_over: Mapping[str, int] | None = None if is_something else found.passed_over
     if run.source.SHARDED and len(todo.todo) and not todo.done:
         passed_over = cast(ShardedSource, run.source).look(todo.todo, run.config.input)
     if passed_over is None:

@@ -113,10 +113,13 @@ def find_source(
         reference = getattr(options, "reference", None)
         if reference and reference not in before[name].names:  # else a task's own label, say
             wanted.setdefault(reference, f"tasks.{name}.reference")
+    hint = ""
     try:
         if config.input.format == "auto":
             input, line = recognise(config.input, config.output.path)
             say(line)
+            if input.format == "files":
+                hint = "; a list of the files has columns of its own: name it in input.path"
             config = config.model_copy(update={"input": input})
         if problems := options_of_others(config.input):
             raise ValueError("\n".join(problems))
@@ -131,7 +134,7 @@ def find_source(
         check_columns(config, kept)
         return _with_headerless(config), kept
     except NoSuchColumn as error:
-        raise ConfigError(f"{path}: {wanted[error.name]}: {error}") from None
+        raise ConfigError(f"{path}: {wanted[error.name]}: {error}{hint}") from None
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: input.path: {error}") from None
     except ValueError as error:

@@ -7,12 +7,21 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from jobs.input import Input
-from jobs.sources import BadInput, audiofolder, lhotse, ljspeech, load_source, source_names
+from jobs.sources import (
+    BadInput,
+    audiofolder,
+    lhotse,
+    ljspeech,
+    load_source,
+    manifest,
+    source_names,
+)
 from jobs.sources._lines import TextList, first_line
 from jobs.sources._paths import Found, absolute, folder_of
 from jobs.sources._walk import Search, walk
 
 MAX_FILES = 10_000  # whose names are looked at, for each path
+NAMED_LISTS = (".json", ".json.gz", ".txt", ".lst", ".txt.gz")  # only if `path` names the file
 LISTS = ("lhotse", "ljspeech")  # told from other manifests by their first line
 NOUNS = {
     "audiofolder": ("audio file, with metadata", "audio files, with metadata"),
@@ -91,9 +100,8 @@ def _by_kind(input: Input, output: str) -> dict[str, list[Found]]:
             kind = next((kind for kind in suffixes if name.endswith(suffixes[kind])), "files")
             if kind in LISTS:
                 kind = "manifest"
-            if name.endswith((".json", ".json.gz")) and kind == "files":  # which `path` names
-                is_list = first_line(file, input).lstrip().startswith(("{", "["))
-                kind = "manifest" if is_list else kind
+            if kind == "files" and name.endswith(NAMED_LISTS) and manifest.is_list(file, input):
+                kind = "manifest"
             if kind in ("manifest", "parquet") and audiofolder.is_metadata(file.source):
                 kind = "metadata"
             found[kind].append(file)

@@ -36,6 +36,7 @@ from jobs.sources._paths import (
     as_text,
     file_system,
     folder_of,
+    info_of,
     is_local,
     local_file,
     open_file,
@@ -269,7 +270,7 @@ def _listed(fs: Any, folder: str) -> list[dict[str, Any]]:
 
 def _version(fs: Any, name: str) -> str:
     try:
-        return stored_file(name, fs.info(name)).version
+        return stored_file(name, info_of(fs, name)).version
     except FileNotFoundError:
         return MISSING
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -14,7 +15,6 @@ from jobs.sources._paths import Found, absolute, exists, file_system, folder_of,
 from jobs.table.storage import Storage
 
 LOOKUPS_AT_ONCE = 16
-OTHERS = {"an Apache Hudi": ".hoodie", "an Apache Iceberg": "metadata/version-hint.text"}
 
 
 class LiveFiles(NamedTuple):
@@ -29,20 +29,42 @@ def live_files(files: Sequence[Found], input: Input) -> LiveFiles:
 
     Raises BadInput for a Delta table that can't be read, and for tables of other kinds.
     """
-    roots = sorted({_root(folder_of(file.source)) for file in files})
-    with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as threads:
-        is_delta = list(threads.map(lambda root: _is_delta(root, input), roots))
+    root_of = _roots({folder_of(file.source) for file in files}, input)
     rows: dict[str, np.ndarray] = {}
     kept = {file.source: file for file in files}
-    for root in [root for root, yes in zip(roots, is_delta, strict=True) if yes]:
-        live, deleted = _newest(root, input)
-        rows |= deleted
-        named = {source for source in kept if _root(folder_of(source)) == root}
+    for root in sorted({root for root in root_of.values() if root}):
+        live, left = _newest(root, input)
+        rows |= left
+        named = {source for source in kept if root_of[folder_of(source)] == root}
         for source in named - live:
             del kept[source]
-        if any(f"{root}/".startswith(f"{folder}/") for folder in map(absolute, input.paths)):
+        if _is_below_input(root, input):
             kept |= {source: Found(source, MISSING, None, None) for source in live - kept.keys()}
     return LiveFiles([kept[source] for source in sorted(kept)], rows)
+
+
+def _roots(folders: set[str], input: Input) -> dict[str, str | None]:
+    """The folder of the Delta table that each folder belongs to, if any.
+
+    Between a table and its files are partitions, and perhaps a folder with a random name.
+    """
+    candidates: dict[str, list[str]] = {}
+    for folder in folders:
+        root = _root(folder)
+        above = _root(root.rpartition("/")[0])
+        candidates[folder] = [root, above] if _is_below_input(above, input) else [root]
+    every = sorted({root for roots in candidates.values() for root in roots})
+    with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as threads:
+        found = threads.map(lambda root: _is_delta(root, input), every)
+        is_delta = dict(zip(every, found, strict=True))
+    return {
+        folder: next((root for root in roots if is_delta[root]), None)
+        for folder, roots in candidates.items()
+    }
+
+
+def _is_below_input(folder: str, input: Input) -> bool:
+    return any(f"{folder}/".startswith(f"{path}/") for path in map(absolute, input.paths))
 
 
 def _root(folder: str) -> str:
@@ -58,25 +80,26 @@ def _is_delta(root: str, input: Input) -> bool:
         from deltalake import DeltaTable
 
         return DeltaTable.is_deltatable(root, Storage(root, input.storage_options).delta_options)
-    above = root.rpartition("/")[0] if root.endswith("/data") else root
-    for kind, mark in OTHERS.items():
-        if exists(f"{above}/{mark}", input.storage_options) or (
-            kind == "an Apache Iceberg" and root.endswith("/data") and _is_iceberg(above, input)
-        ):
+    above = root.rpartition("/")[0]
+    for kind, folder, mark in (
+        ("Hudi", root, ".hoodie/*"),
+        ("Iceberg", above, "metadata/*.metadata.json"),
+        ("Iceberg", above, "metadata/version-hint.text"),
+    ):
+        if (kind == "Hudi" or root.endswith("/data")) and _matches(folder, mark, input):
             raise BadInput(
-                f"input.path: expected Parquet files or a Delta table, found {kind} table in {above}, "
+                f"input.path: expected Parquet files or a Delta table, found an Apache {kind} table in {folder}, "
                 f"whose files hold rows that are no longer in it: write its rows to Parquet files"
             )
     return False
 
 
-def _is_iceberg(folder: str, input: Input) -> bool:
-    pattern = f"{folder}/metadata/*.metadata.json"
+def _matches(folder: str, pattern: str, input: Input) -> bool:
+    """Whether a pattern matches something in a folder."""
     if is_local(folder):
-        import glob
-
-        return bool(glob.glob(glob.escape(folder) + "/metadata/*.metadata.json"))
-    return bool(file_system(folder, input.storage_options).glob(pattern))
+        return bool(glob.glob(f"{glob.escape(folder)}/{pattern}"))
+    matched = file_system(folder, input.storage_options).glob(f"{glob.escape(folder)}/{pattern}")
+    return bool(matched)
 
 
 def _newest(root: str, input: Input) -> tuple[set[str], dict[str, Any]]:

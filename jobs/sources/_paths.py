@@ -227,6 +227,15 @@ def local_file(path: str) -> Found:
     return Found(source, version, status.st_size, status.st_mtime)
 
 
+def info_of(fs: Any, name: str) -> dict[str, Any]:
+    """fsspec's `info` of a file or folder, with what tells a file's version. Raises
+    FileNotFoundError."""
+    info: dict[str, Any] = fs.info(name)
+    if info["type"] == "file" and "hf" in fs.protocol:  # whose `info` leaves the hash out
+        info = next(iter(fs.ls(name, detail=True)), info)
+    return info
+
+
 def stored_file(source: str, info: dict[str, Any]) -> Found:
     """A file on a store and its version, from fsspec's `info`."""
     modified = (

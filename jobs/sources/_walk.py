@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import itertools
 import os
 import re
 from collections import Counter
@@ -17,7 +18,16 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jobs.sources import BadInput
-from jobs.sources._paths import Found, file_system, is_local, local_file, local_path, stored_file
+from jobs.sources._hub import in_cache
+from jobs.sources._paths import (
+    Found,
+    file_system,
+    info_of,
+    is_local,
+    local_file,
+    local_path,
+    stored_file,
+)
 
 LOOKUPS_AT_ONCE = 16
 MAX_NAMES = 1_000_000  # of one path with brace ranges
@@ -71,6 +81,7 @@ def find_files(paths: Sequence[str], search: Search) -> list[Found]:
 
 def walk(path: str, search: Search) -> Iterator[Found]:
     """The files under one path, unsorted, each as soon as it is found. Raises like `find_files`."""
+    path = in_cache(path)
     if is_local(path):
         yield from _walk_local(path, search)
     else:
@@ -106,7 +117,7 @@ def _walk_store(path: str, search: Search) -> Iterator[Found]:
 
     def look_up(name: str) -> Any:
         try:
-            return fs.info(name)
+            return info_of(fs, name)
         except FileNotFoundError:
             return None
 
@@ -173,15 +184,13 @@ def _matches_of(name: str, storage: _Storage, is_folder: Callable[[Any], bool]) 
     matches = _glob(name, storage)
     if re.search(r"(^|/)\*\*(/\*+)?$", name):
         return [item for item in matches.values() if not is_folder(item)]
-    walked: list[str] = []
-    kept = []
-    for match in sorted(matches):
-        if any(match.startswith(f"{folder}/") for folder in walked[-1:]):
-            continue
-        if is_folder(matches[match]):
-            walked.append(match)
-        kept.append(matches[match])
-    return kept
+    folders = {match for match, item in matches.items() if is_folder(item)}
+
+    def is_walked(match: str) -> bool:
+        parents = itertools.accumulate(match.split("/"), lambda left, right: f"{left}/{right}")
+        return any(parent in folders for parent in parents if parent != match)
+
+    return [item for match, item in sorted(matches.items()) if not is_walked(match)]
 
 
 def _glob(pattern: str, storage: _Storage) -> Mapping[str, Any]:

@@ -63,7 +63,7 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
     here = set(listing.clips["source"].to_pylist())
     rows, complete = listed_rows(_lists(input, warn), input, warn, others, here)
     by_source = {row["source"]: row for row in rows if row["_problem"] is None}
-    found = listing.clips.to_pylist()
+    found = [row for row in listing.clips.to_pylist() if not is_metadata(row["source"])]
     empty = dict.fromkeys(others.names) | {"_duration_s": None, "_problem": None}
     merged = [
         row | {name: by_source.get(row["source"], empty)[name] for name in empty} for row in found

@@ -25,7 +25,7 @@ from jobs.sources._entries import (
     seconds,
     text_columns,
 )
-from jobs.sources._lines import Line, TextList
+from jobs.sources._lines import DELIMITERS, Line, TextList, first_line
 from jobs.sources._paths import Found, absolute, exists, folder_of
 from jobs.sources._walk import Search, find_files
 
@@ -55,6 +55,15 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
     """A row for each entry, in the manifests' order; a clip that is listed twice gets one row."""
     search = _search(input, warn)
     return find_listed(_lists(input, search), input, warn, kept, search.passed_over)
+
+
+def is_list(found: Found, input: Input) -> bool:
+    """Whether a file holds objects of JSON, or a table with a column of paths. Raises BadInput if it is
+    in an unknown encoding."""
+    if found.source.lower().removesuffix(".gz").endswith(".json"):
+        return first_line(found, input).lstrip().startswith(("{", "["))
+    line = first_line(found, input)
+    return any(_path_columns(line.split(delimiter), input) for delimiter in DELIMITERS)
 
 
 def _search(input: Input, warn: Callable[[str], None]) -> Search:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from audio_ops.errors import ClipError
 from jobs.input import Input
 from jobs.sources import NO_COLUMNS, PROBLEM, Clip, Listing, NoSuchColumn
+from jobs.sources._arrow_types import as_stored, holds_sound, is_text, storage_type, table_type
 from jobs.sources._decoded import decoded_sound
 from jobs.sources._entries import allowed, base_of
 from jobs.sources._lakes import live_files
@@ -56,7 +57,7 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
             continue
         _audio_column(schema, input)
         offered = {name: pa.string() for name in _partitions(found.source)}
-        offered |= {field.name: _table_type(field.type) for field in schema}
+        offered |= {field.name: table_type(field.type) for field in schema}
         for name in names:
             if name not in offered:
                 raise NoSuchColumn(name, ", ".join(offered))
@@ -231,7 +232,7 @@ def _row_group_clips(
         ROWS_AT_ONCE, row_groups=[number], columns=wanted.columns, use_threads=False
     ):
         columns = [_carried(batch[field.name], field.type) for field in wanted.kept]
-        sounds = _as_stored(batch[wanted.audio])
+        sounds = as_stored(batch[wanted.audio])
         for index in range(len(batch)):
             if (place := left.pop(at + index, None)) is None:
                 continue
@@ -250,7 +251,7 @@ def _row_group_clips(
 
 def _carried(column: pa.Array, type: pa.DataType) -> pa.Array:
     """A column in the table's type; in its own if some value does not fit (see `_row_of`)."""
-    column = _as_stored(column)
+    column = as_stored(column)
     is_finer = pa.types.is_timestamp(column.type) and column.type.unit == "ns"
     try:
         return column.cast(type, safe=not is_finer)  # a table's times are of microseconds
@@ -271,32 +272,6 @@ def _row_of(columns: Sequence[pa.Array], index: int, kept: pa.Schema) -> list[An
             what = f"{field.name}: expected a value of type {field.type}: {error}"
             raise ClipError("damaged", what) from None
     return values
-
-
-def _as_stored(column: pa.Array) -> pa.Array:
-    """A column in its storage type: without extensions, dictionaries and views at any level."""
-    return column if (type := _storage_type(column.type)) == column.type else column.cast(type)
-
-
-def _storage_type(type: pa.DataType) -> pa.DataType:
-    if isinstance(type, pa.BaseExtensionType):
-        return _storage_type(type.storage_type)
-    if pa.types.is_dictionary(type):
-        return _storage_type(type.value_type)
-    if pa.types.is_binary_view(type) or pa.types.is_string_view(type):
-        return pa.binary() if pa.types.is_binary_view(type) else pa.string()
-    if pa.types.is_struct(type):
-        return pa.struct([field.with_type(_storage_type(field.type)) for field in type])
-    if pa.types.is_map(type):
-        return pa.map_(_storage_type(type.key_type), _storage_type(type.item_type))
-    if pa.types.is_list(type) or pa.types.is_list_view(type):
-        return pa.list_(type.value_field.with_type(_storage_type(type.value_type)))
-    if pa.types.is_large_list(type) or pa.types.is_large_list_view(type):
-        return pa.large_list(type.value_field.with_type(_storage_type(type.value_type)))
-    if pa.types.is_fixed_size_list(type):
-        value = type.value_field.with_type(_storage_type(type.value_type))
-        return pa.list_(value, type.list_size)
-    return type
 
 
 def _sound(column: pa.Array, index: int, source: str, input: Input) -> BinaryIO | ClipError:
@@ -353,10 +328,10 @@ def _audio_column(schema: pa.Schema, input: Input) -> str:
     """The column that holds the sound. Raises ValueError."""
     if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
         raise ValueError(f"expected columns of different names, found {twice[0]!r} twice")
-    sounds = [field.name for field in schema if _holds_sound(field.type)]
+    sounds = [field.name for field in schema if holds_sound(field.type)]
     wanted = input.columns.audio
     if wanted is not None:
-        if wanted in sounds or (wanted in schema.names and _is_text(schema.field(wanted).type)):
+        if wanted in sounds or (wanted in schema.names and is_text(schema.field(wanted).type)):
             return wanted
         found = str(schema.field(wanted).type) if wanted in schema.names else "no such column"
         raise ValueError(
@@ -367,7 +342,7 @@ def _audio_column(schema: pa.Schema, input: Input) -> str:
         return "audio" if "audio" in sounds else sounds[0]
     if not sounds:
         for name in PATH_COLUMNS:
-            if name in schema.names and _is_text(schema.field(name).type):
+            if name in schema.names and is_text(schema.field(name).type):
                 return name
     raise ValueError(
         f"input.columns.audio: expected the name of the column with the sound, which is not "
@@ -375,26 +350,9 @@ def _audio_column(schema: pa.Schema, input: Input) -> str:
     )
 
 
-def _holds_sound(type: pa.DataType) -> bool:
-    type = _storage_type(type)
-    if pa.types.is_struct(type):
-        names = {field.name: field.type for field in type}
-        return (
-            ("bytes" in names and _holds_sound(names["bytes"]))
-            or {"array", "sampling_rate"} <= names.keys()
-            or (len(names) == 1 and "path" in names and _is_text(names["path"]))
-        )
-    return pa.types.is_binary(type) or pa.types.is_large_binary(type)
-
-
-def _is_text(type: pa.DataType) -> bool:
-    type = _storage_type(type)
-    return pa.types.is_string(type) or pa.types.is_large_string(type)
-
-
 def _needed(schema: pa.Schema, audio: str) -> Sequence[str]:
     """The column or the fields of its struct, in Parquet's names."""
-    type = _storage_type(schema.field(audio).type)
+    type = storage_type(schema.field(audio).type)
     if not pa.types.is_struct(type):
         return [audio]
     return [f"{audio}.{field.name}" for field in type if field.name in FIELDS]
@@ -408,26 +366,3 @@ def _partitions(source: str) -> dict[str, str | None]:
         for name, _, value in pairs
         if name
     }
-
-
-def _table_type(type: pa.DataType) -> pa.DataType:
-    """The nearest type that a Delta table supports."""
-    types = pa.types
-    type = _storage_type(type)
-    if types.is_struct(type):
-        return pa.struct([(field.name, _table_type(field.type)) for field in type])
-    if types.is_list(type) or types.is_large_list(type) or types.is_fixed_size_list(type):
-        return pa.list_(_table_type(type.value_type))
-    if types.is_unsigned_integer(type):
-        return pa.int64()
-    if types.is_float16(type):
-        return pa.float32()
-    if types.is_large_binary(type) or types.is_fixed_size_binary(type):
-        return pa.binary()
-    if types.is_timestamp(type):
-        return pa.timestamp("us", type.tz and "UTC")
-    if types.is_date64(type):
-        return pa.date32()
-    if types.is_null(type) or types.is_large_string(type) or types.is_time(type):
-        return pa.string()
-    return type

@@ -108,6 +108,8 @@ def clips(
                         if not isinstance(sound, ClipError):
                             place["source_version"] = _digest(sound, columns)
                         for part in members.parts(member):
+                            if not isinstance(sound, ClipError):
+                                sound.seek(0)
                             yield _part(row | columns | place, part), sound
             for name, values in members.missing():
                 what = "the tar has no such member, although its list names it"

@@ -130,7 +130,8 @@ def test_rows_that_a_parquet_file_has_no_more_are_removed(
     write()
     assert job.run().code == 0
     assert not len(DeltaTable(str(job.table)).to_pyarrow_table())
-    assert "nothing to do" in job.run().text
+    empty = job.run()
+    assert empty.code == 2 and "nothing to do" not in empty.text
 
 
 def test_error_rows_of_lines_that_were_mended_go(

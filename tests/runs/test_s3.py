@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from runs import Job
 from s3 import MANY, S3, s3  # noqa: F401  # the fixture
 from s3_proxy import flaky
@@ -381,3 +381,13 @@ def globs(s3: S3) -> str:
     for key in KEYS:
         s3.files().pipe_file(f"globs/{key}", SOUNDS[0])
     return "globs"
+
+
+def test_a_delta_table_on_s3_is_read_through_its_log(s3: S3, bucket: str) -> None:
+    url, options = f"s3://{bucket}/lake", delta_options(s3.resolved)
+    rows = pa.table({"audio": SOUNDS[:3], "n": [0, 1, 2]})
+    write_deltalake(url, rows, storage_options=options)
+    DeltaTable(url, storage_options=options).delete("n = 1")
+    for path in (url, f"s3://{bucket}", f"{url}/*.parquet"):
+        walked = walk(stored(s3, path, format="parquet"), ["n"])
+        assert sorted(row["n"] for row, _ in walked) == [0, 2] and sorted(sounds(walked)) == [0, 2]

@@ -161,6 +161,21 @@ def test_a_json_file_of_objects_is_a_manifest_to_auto(
     assert texts(config.input) == [text for _, text in ROWS]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_text_file_with_a_column_of_paths_is_a_manifest_to_auto(
+    recordings: Path, classifier: Path, encoding: str
+) -> None:
+    """A spreadsheet writes its "Unicode text" so. A text without one is no list."""
+    path = recordings / "sheet.txt"
+    path.write_bytes(table("\t").encode(encoding))
+    config, _, _ = settled(recordings, classifier, input={"path": str(path)})
+    assert config.input.format == "manifest"
+    assert texts(config.input) == [text for _, text in ROWS]
+    path.write_bytes("some words, and more".encode(encoding))
+    config, _, _ = settled(recordings, classifier, input={"path": str(path)})
+    assert config.input.format == "files"
+
+
 # --- roots and links -----------------------------------------------------------------------------
 
 

@@ -21,6 +21,8 @@ from test_sources import RATE, SOUNDS, settled, walk, write_lines, write_parquet
 
 from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare_clip
+from jobs.input import Input
+from jobs.sources import BadInput, NoSuchColumn, parquet
 
 TEXTS = ["one", "zwölf", 'trois, "3"']
 SAMPLES = [soundfile.read(io.BytesIO(sound), dtype="float32")[0] for sound in SOUNDS[:3]]
@@ -286,3 +288,378 @@ def test_the_config_on_the_page_reads_the_packaging(
     }
     assert texts == own.get(name, TEXTS)
     assert [row["source"].startswith("/") for row, _ in walked] == [True] * 3
+
+
+# --- Arrow's types -------------------------------------------------------------------------------
+
+SOUND_TYPES: dict[str, pa.DataType] = {
+    "binary": pa.binary(),
+    "large_binary": pa.large_binary(),
+    "binary_view": pa.binary_view(),
+    "dictionary": pa.dictionary(pa.int32(), pa.binary()),
+}
+TEXT_TYPES: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "large_string": pa.large_string(),
+    "string_view": pa.string_view(),
+    "dictionary": pa.dictionary(pa.int32(), pa.string()),
+}
+
+
+def typed(values: list[Any], type_: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(type_):
+        return pa.array(values, type_.value_type).dictionary_encode()
+    return pa.array(values, type_)
+
+
+@pytest.mark.parametrize("text", TEXT_TYPES)
+@pytest.mark.parametrize("sound", [*SOUND_TYPES, "struct"])
+def test_views_and_large_types_are_read_like_the_others(
+    tmp_path: Path, sound: str, text: str
+) -> None:
+    columns = {"text": typed(TEXTS, TEXT_TYPES[text])}
+    if sound == "struct":
+        fields = [("bytes", pa.binary_view()), ("path", pa.string_view())]
+        rows = [{"bytes": sound, "path": "x"} for sound in SOUNDS[:3]]
+        columns["audio"] = pa.array(rows, pa.struct(fields))
+    else:
+        columns["audio"] = typed(SOUNDS[:3], SOUND_TYPES[sound])
+    write_parquet(tmp_path / "a.parquet", pa.table(columns))
+    walked = walk(Input(path=str(tmp_path), format="parquet"), ["text"])
+    assert samples(walked) == [0, 1, 2]
+    assert [row["text"] for row, _ in walked] == TEXTS
+
+
+@pytest.mark.parametrize("text", TEXT_TYPES)
+@pytest.mark.parametrize("is_struct", [True, False])
+def test_paths_of_every_type_of_text_are_followed(
+    tmp_path: Path, text: str, is_struct: bool
+) -> None:
+    paths = typed([Path(path).name for path in wavs(tmp_path)], TEXT_TYPES[text])
+    column = pa.StructArray.from_arrays([paths], ["path"]) if is_struct else paths
+    write_parquet(tmp_path / "a.parquet", pa.table({"audio": column, "n": [0, 1, 2]}))
+    assert samples(walk(Input(path=str(tmp_path / "a.parquet"), format="parquet"))) == [0, 1, 2]
+
+
+NESTED = {
+    "list_view": pa.list_view(pa.string_view()),
+    "large_list": pa.large_list(pa.large_string()),
+    "large_list_view": pa.large_list_view(pa.string()),
+    "struct": pa.struct([("x", pa.string_view()), ("y", pa.list_view(pa.int8()))]),
+    "map": pa.map_(pa.string_view(), pa.binary_view()),
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_nested_columns_of_every_type_are_kept(tmp_path: Path, kind: str) -> None:
+    value: Any = {"struct": {"x": "a", "y": [1]}, "map": [("k", b"v")]}.get(kind, ["a", "b"])
+    column = pa.array([value, None], NESTED[kind])
+    write_parquet(tmp_path / "a.parquet", pa.table({"audio": SOUNDS[:2], "kept": column}))
+    input = Input(path=str(tmp_path), format="parquet")
+    assert [row["kept"] for row, _ in walk(input, ["kept"])] == [value, None]
+    type_ = str(parquet.columns(input, ["kept"]))
+    assert "view" not in type_ and "large" not in type_
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "int16", "int32"])
+@pytest.mark.parametrize("channels", [0, 1, 2])
+def test_samples_in_a_column_are_sound(tmp_path: Path, dtype: str, channels: int) -> None:
+    scale = {"int16": 1 << 15, "int32": 1 << 31}.get(dtype, 1)
+    own = (SAMPLES[0].astype(np.float64) * scale).astype(dtype)
+    array = [own] * channels if channels else own
+    kind = pa.list_(pa.from_numpy_dtype(own.dtype))
+    fields = [("array", pa.list_(kind) if channels else kind), ("sampling_rate", pa.int64())]
+    rows = [
+        {"array": array, "sampling_rate": RATE},
+        {"array": array, "sampling_rate": 0},
+        {"array": array, "sampling_rate": None},
+        {"array": None, "sampling_rate": RATE},
+        None,
+    ]
+    table = pa.table({"speech": pa.array(rows, pa.struct(fields))})
+    write_parquet(tmp_path / "a.parquet", table)
+    walked = walk(Input(path=str(tmp_path), format="parquet"))
+    (_, sound), *bad = walked
+    read, rate = soundfile.read(io.BytesIO(sound), dtype="float32", always_2d=True)
+    assert rate == RATE and read.shape == (len(own), channels or 1)
+    assert np.abs(read[:, 0] - SAMPLES[0]).max() < 1e-3
+    assert [error.kind for _, error in bad] == ["damaged", "damaged", "unreadable", "unreadable"]
+    small = walk(Input(path=str(tmp_path), format="parquet", max_clip_bytes=100))
+    assert small[0][1].kind == "too_large"
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def lake(folder: Path, **options: Any) -> DeltaTable:
+    rows = {"id": [0, 1, 2], "audio": SOUNDS[:3], "lang": ["de DE", "a/b", "x%41"]}
+    write_deltalake(str(folder), pa.table(rows), **options)
+    return DeltaTable(str(folder))
+
+
+@pytest.mark.parametrize("partition_by", [None, ["lang"]])
+def test_a_delta_table_is_read_through_its_log(
+    tmp_path: Path, partition_by: list[str] | None
+) -> None:
+    table = lake(tmp_path / "lake", partition_by=partition_by)
+    table.delete("id = 1")
+    more = pa.table({"id": [3], "audio": [SOUNDS[3]], "lang": ["fr"]})
+    write_deltalake(str(tmp_path / "lake"), more, mode="append")
+    DeltaTable(str(tmp_path / "lake")).optimize.compact()
+    write_parquet(tmp_path / "lake" / "stray.parquet", pa.table({"audio": SOUNDS}))
+    write_parquet(
+        tmp_path / "loose" / "a.parquet",
+        pa.table({"id": [9], "audio": [SOUNDS[4]], "lang": ["it"]}),
+    )
+    for path in (tmp_path / "lake", tmp_path, f"{tmp_path}/lake/**/*.parquet"):
+        walked = walk(Input(path=str(path), format="parquet"), ["id", "lang"])
+        found = {row["id"]: (row["lang"], SOUNDS.index(sound)) for row, sound in walked}
+        extra = {9: ("it", 4)} if path == tmp_path else {}
+        assert found == {0: ("de DE", 0), 2: ("x%41", 2), 3: ("fr", 3), **extra}
+        assert len(walked) == len(found)
+
+
+def test_a_file_that_a_delta_table_has_lost_is_an_error(tmp_path: Path) -> None:
+    [path] = map(Path, lake(tmp_path).file_uris())
+    path.unlink()
+    write_deltalake(
+        str(tmp_path), pa.table({"id": [3], "audio": [SOUNDS[3]], "lang": ["x"]}), mode="append"
+    )
+    walked = walk(Input(path=str(tmp_path), format="parquet"))
+    kinds = sorted(s.kind if isinstance(s, ClipError) else "ok" for _, s in walked)
+    assert kinds == ["ok", "unreadable"]
+
+
+def test_rows_that_a_deletion_vector_deletes_are_not_read(tmp_path: Path) -> None:
+    """The vector is that of Delta's specification: rows 3, 4, 7, 11, 18 and 29 are deleted."""
+    properties = {"delta.enableDeletionVectors": "true"}
+    table = pa.table({"audio": [SOUNDS[n % 5] for n in range(30)], "n": list(range(30))})
+    write_deltalake(str(tmp_path), table, configuration=properties)
+    assert len(walk(Input(path=str(tmp_path), format="parquet"))) == 30
+    [first] = sorted((tmp_path / "_delta_log").glob("*.json"))
+    [add] = [json.loads(line)["add"] for line in first.read_text().splitlines() if '"add"' in line]
+    vector = {
+        "storageType": "i",
+        "pathOrInlineDv": "^Bg9^0rr910000000000iXQKl0rr91000f55c8Xg0@@D72lkbi5=-{L",
+        "sizeInBytes": 44,
+        "cardinality": 6,
+    }
+    remove = {"path": add["path"], "deletionTimestamp": 1, "dataChange": True}
+    lines = [{"remove": remove}, {"add": add | {"deletionVector": vector}}]
+    write_lines(first.with_name(f"{1:020}.json"), [json.dumps(line) for line in lines])
+    walked = walk(Input(path=str(tmp_path), format="parquet"), ["n"])
+    assert [row["n"] for row, _ in walked] == [
+        n for n in range(30) if n not in (3, 4, 7, 11, 18, 29)
+    ]
+    assert [row["member"] for row, _ in walked][:4] == ["0", "1", "2", "5"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["column mapping", "Hudi", "Iceberg", "Iceberg of a catalog", "broken"]
+)
+def test_a_table_that_is_not_read_is_refused(tmp_path: Path, kind: str) -> None:
+    if kind == "column mapping":
+        lake(tmp_path, configuration={"delta.columnMapping.mode": "name"})
+    elif kind == "broken":
+        lake(tmp_path)
+        [log] = (tmp_path / "_delta_log").glob("*.json")
+        log.write_text("{no json")
+    else:
+        write_parquet(tmp_path / "data" / "a.parquet", pa.table({"audio": SOUNDS}))
+        mark = {"Hudi": "data/.hoodie/hoodie.properties", "Iceberg": "metadata/version-hint.text"}
+        path = tmp_path / mark.get(kind, "metadata/00000-uuid.metadata.json")
+        path.parent.mkdir()
+        path.write_text("1")
+    with pytest.raises(BadInput, match=r"input\.path: expected .*Delta table"):
+        walk(Input(path=str(tmp_path), format="parquet"))
+
+
+# --- lists of members of tars --------------------------------------------------------------------
+
+
+def tarred(
+    folder: Path, entries: list[dict[str, Any]], name: str = "m.json", **options: Any
+) -> Any:
+    """The member, offset, duration, text and sound or error of each clip."""
+    json_lines(folder / name, entries)
+    options = {"path": f"{folder}/*.tar", "manifest": str(folder / name), **options}
+    return [
+        (row["member"], row["offset_s"], row.get("duration_s"), row["text"], sound)
+        for row, sound in walk(Input(format="webdataset", **options), ["text"])
+    ]
+
+
+def test_parts_of_members_are_clips_and_missing_members_errors(tmp_path: Path) -> None:
+    write_tar(tmp_path / "audio_0.tar", [("a.wav", SOUNDS[0]), ("b.wav", SOUNDS[1])])
+    write_tar(tmp_path / "audio_1.tar", [("c.wav", SOUNDS[2]), ("d.wav", SOUNDS[3])])
+    entries: list[dict[str, Any]] = [
+        {"audio_filepath": "a.wav", "offset": 0.0, "duration": 0.1, "text": "one"},
+        {"audio_filepath": "a.wav", "offset": 0.1, "duration": 0.2, "text": "two"},
+        {"audio_filepath": "b.wav", "duration": 0.3, "text": "whole"},
+        {"audio_filepath": "gone.wav", "duration": 0.3, "text": "gone"},
+        {"audio_filepath": "c.wav", "offset": 0.1, "duration": 0.1, "text": "cut"},
+    ]
+    for number, entry in enumerate(entries):
+        entry["shard_id"] = int(number == 4)
+    first, second, whole, gone, cut, unlisted = tarred(tmp_path, entries)
+    assert first == ("a.wav 0.1 s", 0.0, 0.1, "one", SOUNDS[0])
+    assert second == ("a.wav 0.2 s", 0.1, 0.2, "two", SOUNDS[0])
+    assert whole == ("b.wav", 0.0, None, "whole", SOUNDS[1])
+    assert gone[:4] == ("gone", 0.0, None, "gone") and gone[4].kind == "unreadable"
+    assert cut == ("c.wav 0.1 s", 0.1, 0.1, "cut", SOUNDS[2])
+    assert unlisted == ("d.wav", 0.0, None, None, SOUNDS[3])
+
+
+def test_the_list_of_tars_may_be_split_or_unnumbered(tmp_path: Path) -> None:
+    for n in range(2):
+        write_tar(tmp_path / f"audio_{n}.tar", [("x.wav", SOUNDS[n])])
+        json_lines(
+            tmp_path / "lists" / f"manifest_{n}.json", [{"audio_filepath": "x.wav", "text": str(n)}]
+        )
+    pattern = f"{tmp_path}/lists/manifest__OP_0..1_CL_.json"
+    input = Input(path=f"{tmp_path}/audio__OP_0..1_CL_.tar", format="webdataset", manifest=pattern)
+    assert [row["text"] for row, _ in walk(input, ["text"])] == ["0", "1"]
+    entry = {"audio_filepath": "x.wav", "text": "only"}
+    alone = tarred(tmp_path, [entry], path=str(tmp_path / "audio_1.tar"))
+    assert [text for *_, text, _ in alone] == ["only"]
+    with pytest.raises(
+        BadInput, match=r"input\.manifest: expected entries of the tars by shard_id"
+    ):
+        tarred(tmp_path, [entry | {"shard_id": 7}])
+    with pytest.raises(NoSuchColumn, match=r"txt.*audio_filepath, text"):
+        walk(input, ["txet"])
+
+
+def test_a_text_that_changes_in_the_list_changes_no_clip(tmp_path: Path) -> None:
+    from test_sources import ids
+
+    write_tar(tmp_path / "a_0.tar", [("x.wav", SOUNDS[0])])
+    names = []
+    for text in ("before", "after"):
+        json_lines(tmp_path / "m.json", [{"audio_filepath": "x.wav", "text": text}])
+        input = Input(path=str(tmp_path), format="webdataset", manifest=str(tmp_path / "m.json"))
+        names += ids(walk(input, ["text"]))
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("what", ["folder", "list", "tars"])
+def test_a_tarred_set_is_found_by_any_of_its_paths(
+    tmp_path: Path, classifier: Path, what: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    os.chdir(tmp_path / "data")
+    build_nemo_tarred()
+    paths = {
+        "folder": "tarred",
+        "list": "tarred/tarred_audio_manifest.json",
+        "tars": "tarred/*.tar",
+    }
+    output = {"path": str(tmp_path / "o"), "keep": ["text"]}
+    config, _, _ = settled(tmp_path, classifier, input={"path": paths[what]}, output=output)
+    walked = walk(config.input, ["text"])
+    assert samples(walked) == [0, 1, 2] and [row["text"] for row, _ in walked] == TEXTS
+
+
+# --- lists of other tools ------------------------------------------------------------------------
+
+
+def test_each_bad_line_of_a_kaldi_folder_is_its_own_error(tmp_path: Path) -> None:
+    wavs(tmp_path)
+    scp = ["a 0.wav", "b flac -c -d -s 1.flac |", "c raw.ark:17", "d", "e\t1.wav"]
+    write_lines(tmp_path / "wav.scp", scp)
+    segments = ["a1 a 0.05 0.2", "a2 a 0.1 -1", "a3 a 0.2 0.1", "a4 z 0 1", "a5 a 0.1", "a6 a x 1"]
+    segments += ["b1 b 0 1", "c1 c 0 1", "d1 d 0 1", "e1 e 0.0 0.1"]
+    input = Input(path=str(tmp_path), format="kaldi")
+    whole = walk(input)
+    assert [s.kind if isinstance(s, ClipError) else "ok" for _, s in whole] == [
+        *("ok", "unsupported", "unsupported", "damaged", "ok")
+    ]
+    assert "flac -c -d -s 1.flac" in whole[1][1].message
+    write_lines(tmp_path / "segments", segments)
+    write_lines(tmp_path / "text", ["a1 some words  here", "a2"])
+    write_lines(tmp_path / "utt2spk", ["a1 ada", "a2\tbob"])
+    walked = walk(input, ["utterance", "recording", "text", "speaker"])
+    kinds = [s.kind if isinstance(s, ClipError) else "ok" for _, s in walked]
+    assert kinds == ["ok", "ok", *["damaged"] * 4, "unsupported", "unsupported", "damaged", "ok"]
+    places = [(row["offset_s"], row.get("duration_s")) for row, _ in walked]
+    assert places[:2] == [(0.05, 0.15), (0.1, float("inf"))]
+    first = walked[0][0]
+    assert (first["utterance"], first["recording"], first["text"]) == (
+        "a1",
+        "a",
+        "some words  here",
+    )
+    assert [row["speaker"] for row, _ in walked][:3] == ["ada", "bob", None]
+
+
+def test_cuts_that_are_no_part_of_one_file_are_errors(tmp_path: Path) -> None:
+    """Cuts of a stereo file, changed, mixed and padded, as Lhotse writes them."""
+    from lhotse import CutSet, MonoCut, MultiCut, Recording
+
+    [path] = wavs(tmp_path, "mono.wav")
+    soundfile.write(tmp_path / "stereo.wav", np.stack([SAMPLES[0], SAMPLES[1]], 1), RATE)
+    mono, stereo = Recording.from_file(path), Recording.from_file(tmp_path / "stereo.wav")
+    own = MonoCut("own", 0, mono.duration, 0, recording=mono)
+    cuts = [
+        own,
+        own.truncate(offset=0.1, duration=0.15),
+        MultiCut("both", 0, stereo.duration, [0, 1], recording=stereo),
+        own.resample(8000),
+        MonoCut("left", 0, stereo.duration, 0, recording=stereo),
+        own.perturb_speed(1.1),
+        own.append(own),
+        own.pad(1.0),
+    ]
+    CutSet.from_cuts(cut.with_id(str(n)) for n, cut in enumerate(cuts)).to_file(
+        tmp_path / "x.jsonl.gz"
+    )
+    input = Input(path=str(tmp_path / "x.jsonl.gz"), format="lhotse")
+    walked = walk(input, ["id"])
+    assert [row["id"] for row, _ in walked] == ["0", "1", "2", *map(str, range(4, 8))]  # 3 is 0
+    kinds = [s.kind if isinstance(s, ClipError) else "ok" for _, s in walked]
+    assert kinds == ["ok"] * 3 + ["unsupported"] * 4
+    assert [(row["offset_s"], row.get("duration_s")) for row, _ in walked[:3]] == [
+        *((0.0, None), (0.1, 0.15), (0.0, None))
+    ]
+
+
+@pytest.mark.parametrize("name", ["recordings.jsonl", "recordings.jsonl.gz", "recordings.json"])
+def test_recordings_of_lhotse_are_clips(tmp_path: Path, classifier: Path, name: str) -> None:
+    """A set of supervisions alone names no files."""
+    recordings(str(tmp_path / "corpus")).to_file(tmp_path / name)
+    config, _, _ = settled(tmp_path, classifier, input={"path": str(tmp_path / name)})
+    assert config.input.format == "lhotse"
+    walked = walk(
+        config.input.model_copy(update={"audio_allow": (str(tmp_path / "corpus"),)}), ["id"]
+    )
+    assert samples(walked) == [0, 1, 2] and [row["id"] for row, _ in walked] == ["0", "1", "2"]
+    supervisions().to_file(tmp_path / "x.jsonl.gz")
+    with pytest.raises(BadInput, match=r"neither a cut nor a recording"):
+        walk(Input(path=str(tmp_path / "x.jsonl.gz"), format="lhotse"))
+
+
+def test_cuts_of_a_shar_alone_name_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    build_shar()
+    with pytest.raises(BadInput, match=r"input\.path: .*Shar"):
+        walk(Input(path="shar/cuts.000000.jsonl.gz", format="lhotse"))
+
+
+def test_files_that_metadata_do_not_name_are_clips_too(tmp_path: Path) -> None:
+    """And the clips are those of `files`, so that a table of these goes on."""
+    from test_sources import ids
+
+    wavs(tmp_path, "a.wav", "b.wav", "c.wav")
+    table = pa.table(
+        {"file_name": ["b.wav", "gone.wav", "../out.wav"], "text": ["B", "G", "O"], "n": [1, 2, 3]}
+    )
+    write_parquet(tmp_path / "metadata.parquet", table)
+    walked = walk(Input(path=str(tmp_path), format="audiofolder"), ["text", "n", "file_name"])
+    assert [row["text"] for row, _ in walked] == [None, "B", None, "G", "O"]
+    assert [row["n"] for row, _ in walked] == [None, "1", None, "2", "3"]
+    kinds = [s.kind if isinstance(s, ClipError) else "ok" for _, s in walked]
+    assert kinds == ["ok", "ok", "ok", "unreadable", "unreadable"]
+    plain = walk(Input(path=str(tmp_path), format="files"))
+    assert ids(plain) == ids(walked)[:3]

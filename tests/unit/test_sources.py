@@ -759,6 +759,9 @@ def test_auto_asks_where_there_are_several_kinds(tmp_path: Path, classifier: Pat
     config, _, told = settled(tmp_path, classifier, input={"path": str(data)}, output=output)
     assert config.input.format == "files"  # a list beside the sounds, and an old output
     assert told == [f"input.format: files (5 audio files, 1 manifest in {data})"]
+    keep = {**output, "keep": ["text"]}
+    with pytest.raises(ConfigError, match=r"output\.keep: .*name it in input\.path"):
+        settled(tmp_path, classifier, input={"path": str(data)}, output=keep)
     write_tar(data / "a.tar", [])
     with pytest.raises(ConfigError, match=r"one of files, webdataset.*5 audio files.*1 tar"):
         settled(tmp_path, classifier, input={"path": str(data)}, output=output)
