@@ -61,6 +61,7 @@ FAMILY_TITLES = {
     "whisper": "Whisper",
     "ctc": "CTC",
     "transducer": "transducers",
+    "prompted": "prompted recognisers",
     "seq2seq": "other encoder-decoders",
     "seamless": "SeamlessM4T",
 }

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.speech.whisper.prompt import left_to_checkpoint
+from audio_ops.tasks import TaskOptions
 from jobs.config import Config
 from jobs.sources import NO_VERSION, PLACE, Listing
 
@@ -24,6 +25,10 @@ from jobs.sources import NO_VERSION, PLACE, Listing
 LABEL_VERSION = 1
 # Model types whose labels in half precision were wrong: a misread language or rounded positions.
 CHANGED_IN_HALF_PRECISION = {"moonshine", "parakeet_ctc", "wav2vec2-conformer", "whisper"}
+# Options that came after the first tables with a task, by task.
+LATER_OPTIONS = {
+    "automatic-speech-recognition": ("target_language", "punctuation", "prompt", "prompt_column"),
+}
 # To be raised when the code compares labels with their references in another way.
 REFERENCE_VERSION = 2
 # By task: what is new in its labels since tables were made that do not name it.
@@ -266,11 +271,22 @@ def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str,
         "audio": _audio_settings(config),
         "keep": sorted(config.output.keep),
         "tasks": {
-            name: options.model_dump(mode="json", exclude={"model", "revision"})
-            | {"model": checkpoints[name].digest()}
+            name: _options(options) | {"model": checkpoints[name].digest()}
             for name, options in config.tasks.items()
         },
         **_versions(config, checkpoints),
+    }
+
+
+def _options(options: TaskOptions) -> dict[str, Any]:
+    """A task's options. Tables from before `LATER_OPTIONS` have none of these, and their defaults
+    continue them."""
+    chosen = options.model_dump(mode="json", exclude={"model", "revision"})
+    fields = type(options).model_fields
+    return {
+        name: value
+        for name, value in chosen.items()
+        if name not in LATER_OPTIONS.get(options.task, ()) or value != fields[name].default
     }
 
 

@@ -22,6 +22,8 @@ from jobs.sources._auto import recognise
 from jobs.sources._paths import absolute
 from jobs.table.schema import table_schema
 
+COLUMN_OPTIONS = ("reference", "prompt_column")  # they name a column that the task reads
+
 
 @dataclass(frozen=True)
 class Run:
@@ -105,14 +107,15 @@ def find_source(
     config: Config, path: str | Path, say: Callable[[str], None]
 ) -> tuple[Config, pa.Schema]:
     """The config with the packaging in place of `format: auto`, and the columns of the source that
-    rows carry: those to keep, and those that a task compares its labels with. Raises ConfigError.
+    rows carry: those to keep, and those that a task reads. Raises ConfigError.
     """
     wanted = dict.fromkeys(config.output.keep, "output.keep")
     before = columns_before(config, pa.schema([]))
     for name, options in config.tasks.items():
-        reference = getattr(options, "reference", None)
-        if reference and reference not in before[name].names:  # else a task's own label, say
-            wanted.setdefault(reference, f"tasks.{name}.reference")
+        for key in COLUMN_OPTIONS:
+            column = getattr(options, key, None)
+            if column and column not in before[name].names:  # else a task's own label, say
+                wanted.setdefault(column, f"tasks.{name}.{key}")
     hint = ""
     try:
         if config.input.format == "auto":
@@ -163,7 +166,7 @@ def columns_before(config: Config, kept: pa.Schema) -> dict[str, pa.Schema]:
 
 
 def check_columns(config: Config, kept: pa.Schema) -> None:
-    """Raise ValueError if a task's `when` or `reference` does not fit the columns there are."""
+    """Raise ValueError if a task's `when`, `reference` or `prompt_column` does not fit the columns there are."""
     problems = []
     for name, before in columns_before(config, kept).items():
         options = config.tasks[name]
@@ -174,13 +177,15 @@ def check_columns(config: Config, kept: pa.Schema) -> None:
                 When(options.when).check(before)
             except ValueError as error:
                 problems.append(f"tasks.{name}.when: {error}")
-        reference = getattr(options, "reference", None)
         reporting = load_task(options.task).reporting(options)
-        if reference and reporting.reference_is_text and not _is_text(before.field(reference).type):
-            problems.append(
-                f"tasks.{name}.reference: expected a column of text, found {reference!r}, which "
-                f"is {before.field(reference).type}"
-            )
+        for key in COLUMN_OPTIONS:
+            column = getattr(options, key, None)
+            must_be_text = key != "reference" or reporting.reference_is_text
+            if column and must_be_text and not _is_text(before.field(column).type):
+                problems.append(
+                    f"tasks.{name}.{key}: expected a column of text, found {column!r}, which "
+                    f"is {before.field(column).type}"
+                )
     if problems:
         raise ValueError("\n".join(problems))
 

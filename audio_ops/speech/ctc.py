@@ -192,6 +192,14 @@ def _samples_per_frame(checkpoint: Checkpoint) -> int:
     return frame
 
 
+def _extractor(options: Options, checkpoint: Checkpoint, device: str) -> Any:
+    from transformers import AutoFeatureExtractor
+
+    if checkpoint.json("config.json")["model_type"] == "granite_speech5_ctc":
+        return Granite5Features(checkpoint.extractor_settings(), device)
+    return compute_on(device, load(AutoFeatureExtractor, checkpoint, options))
+
+
 @dataclass(frozen=True)
 class FramePredictions:
     """The likeliest token of each frame of a window and its log probability, both `(frames,)`."""
@@ -222,15 +230,11 @@ class Model:
     translates = False
 
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
-        from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
+        from transformers import AutoModelForCTC, AutoTokenizer
 
         config = checkpoint.json("config.json")
-        self.model_type: str = config["model_type"]
-        self.extractor: Any
-        if self.model_type == "granite_speech5_ctc":
-            self.extractor = Granite5Features(checkpoint.extractor_settings(), device)
-        else:
-            self.extractor = compute_on(device, load(AutoFeatureExtractor, checkpoint, options))
+        self.model_type = str(config["model_type"])
+        self.extractor = _extractor(options, checkpoint, device)
         self.tokenizer = load(AutoTokenizer, checkpoint, options)
         self.model = load_model(AutoModelForCTC, checkpoint, options, device)
         self.device, self.dtype = device, self.model.dtype
@@ -240,15 +244,13 @@ class Model:
                 options.target_lang, revision=checkpoint.revision, use_safetensors=True
             )
             self.model.eval()
-        self.language: str | None = options.target_lang or getattr(
-            self.tokenizer, "target_lang", None
-        )
+        default: str | None = getattr(self.tokenizer, "target_lang", None)
+        self.language = options.target_lang or default
         self.blank: int = self.tokenizer.pad_token_id
         self.delimiter: int | None = getattr(self.tokenizer, "word_delimiter_token_id", None)
 
         self.sample_rate = sample_rate(options, checkpoint)
-        self.chunks = Chunking.of(options, checkpoint)
-        self.timestamps = options.timestamps
+        self.chunks, self.timestamps = Chunking.of(options, checkpoint), options.timestamps
         if self.model_type in LOG_MEL:
             self.encoder: dict[str, Any] = self.model.config.encoder_config.to_dict()
             self.equal_lengths = False

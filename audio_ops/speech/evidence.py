@@ -30,7 +30,10 @@ WEAK_NO_SPEECH, PHRASE_CHARS_PER_S = 0.3, 20.0
 # 0.67 and 0.70 for windows that have two languages each; short prompts, alone, are misread at 0.6.)
 MIXED_LANGUAGE = 0.5
 # The reasons for a segment, in the order in which they are named; `mixed_languages` is the clip's.
-REASONS = ("no_speech", "low_probability", "loop", "too_fast", "phrase", "wrong_language")
+REASONS = (
+    *("no_speech", "low_probability", "loop", "too_fast", "phrase", "wrong_language"),
+    "not_a_transcript",
+)
 
 
 def compression_ratio(text: str) -> float:
@@ -118,6 +121,7 @@ def segment_evidence(
                 "end_s": segment.end_s,
                 "text": segment.text,
                 "score": segment.score,
+                "speaker": segment.speaker,
                 "language": segment.language,
                 "detected_language": segment.detected_language,
                 "language_probability": segment.language_probability,
@@ -161,6 +165,7 @@ def _reasons(
     holds["wrong_language"] = segment.detected_language != segment.language and _is_sure(
         segment, options.min_language_probability
     )
+    holds["not_a_transcript"] = not segment.is_transcript
     return [reason for reason in REASONS if holds[reason]]
 
 

@@ -59,6 +59,15 @@ class Options(TaskOptions):
     """Language of the speech, as the checkpoint's own code (`de`; `de-DE` for `nemotron3_5_asr`, the
     only transducer that takes one); if left out, the one that the checkpoint is fixed to, or else
     detected per clip."""
+    target_language: str | None = None
+    """Language of the text, as `language`, if it is to be translated: Canary from English or into it."""
+    punctuation: bool | None = None
+    """Write punctuation and capitals; if left out, as the checkpoint's processor does it."""
+    prompt: str | None = None
+    """Context or names to listen for, in words, or what a model is asked to do, as its page has it."""
+    prompt_column: str | None = None
+    """A column of the source with each clip's prompt, in place of `prompt`. Clips with one prompt share
+    a batch."""
     translate: bool = False
     """Translate into English instead of transcribing; if left out, as the checkpoint says."""
     timestamps: Literal["none", "segment", "word", "char"] = "none"

@@ -39,10 +39,8 @@ REFUSED: dict[str, str] = {
     "nemotron3_diarization": "it says who speaks when, and writes no words",
     **dict.fromkeys(
         (
-            *("audioflamingo3", "canary", "cohere_asr", "fun_asr_nano", "glmasr"),
-            *("granite_speech", "granite_speech_plus"),
-            *("kyutai_speech_to_text", "moss_transcribe_diarize", "nemo_speechlm", "qwen3_asr"),
-            *("vibevoice_asr", "voxtral", "voxtral_realtime"),
+            *("fun_asr_nano", "granite_speech", "granite_speech_plus", "kyutai_speech_to_text"),
+            *("nemo_speechlm", "voxtral", "voxtral_realtime"),
         ),
         _NOT_YET,
     ),

@@ -105,6 +105,7 @@ class Model:
     translates = False
     max_s: float
     language: str | None = None
+    new_tokens = PIPELINE_NEW_TOKENS  # at most, for a checkpoint that sets no limit
 
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
         extractor, self.tokenizer = self._processors(checkpoint, options)
@@ -140,7 +141,7 @@ class Model:
         config = deepcopy(self.model.generation_config)
         limit = options.max_new_tokens or config.max_new_tokens
         if limit is None and config.max_length is None:
-            limit = PIPELINE_NEW_TOKENS
+            limit = self.new_tokens
         if limit is not None:
             config.max_length = None
         for name, value in options.generate.items():

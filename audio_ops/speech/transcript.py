@@ -46,6 +46,8 @@ class Segment:
     detected_language: str | None = None
     language_probability: float | None = None
     no_speech: float | None = None
+    speaker: str | None = None  # as the model calls them, in each window anew
+    is_transcript: bool = True  # no remark of a chat model, nor its own request
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,7 @@ def columns(options: Options) -> dict[str, pa.DataType]:
         "score": pa.float32(),
     }
     of_segments = {
+        "speaker": pa.string(),
         "language": pa.string(),
         "detected_language": pa.string(),
         "language_probability": pa.float32(),

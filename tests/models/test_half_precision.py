@@ -44,7 +44,8 @@ MODELS = {
     },
 }
 KEPT_IN_FLOAT32 = {
-    *("rotary", *LOG_MEL, "parakeet_tdt", "moonshine", "classifier of wav2vec2-conformer"),
+    *("rotary", *LOG_MEL, "parakeet_tdt", "moonshine", "canary", "qwen3_asr"),
+    *("classifier of wav2vec2-conformer"),
 }
 
 

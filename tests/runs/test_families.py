@@ -19,6 +19,7 @@ from checkpoints import (
     tiny_whisper,
 )
 from hearing import RATE, sound
+from prompted import page, tiny_canary, tiny_qwen3
 from recognisers import tiny_transducer
 from runs import Job
 from sounds import encode
@@ -61,6 +62,13 @@ FAMILIES = {
         lambda folder: tiny_seamless(folder, 2), {"tgt_lang": "eng"}, tgt_lang="eng"
     ),
     "parakeet_tdt": recogniser(lambda folder: tiny_transducer(folder, "parakeet_tdt")),
+    "canary": Family(
+        tiny_canary,
+        ASR,
+        {"language": "de", "target_language": "en"},
+        {"source_language": "de", "target_language": "en"},
+    ),
+    "qwen3_asr": Family(tiny_qwen3, ASR, {"prompt": "Ray"}, {"prompt": "Ray"}),
     "classifier": Family(
         lambda folder: tiny_classifier(folder, "hubert"), "audio-classification", {}, {"top_k": 5}
     ),
@@ -73,7 +81,8 @@ FAMILIES = {
 }
 
 
-OFTEN = ("ctc", "moonshine", "seamless_v2", "classifier")
+PROMPTED = ("canary", "qwen3_asr")  # the pipeline does not ask as their pages do
+OFTEN = ("ctc", "moonshine", "seamless_v2", "classifier", "parakeet_tdt", "qwen3_asr")
 SELDOM = tuple(name for name in FAMILIES if name not in OFTEN)
 
 
@@ -125,7 +134,12 @@ def says_what_the_pipeline_says(run: Run, name: str) -> None:
     from transformers import pipeline
 
     family = FAMILIES[name]
-    pipe: Any = pipeline(family.task, model=str(run.models[name]), dtype=torch.float32)
+    folder = run.models[name]
+    pipe: Any
+    if name in PROMPTED:
+        pipe = lambda wave, **request: {"text": page(folder, wave, **request)[0]}  # noqa: E731
+    else:
+        pipe = pipeline(family.task, model=str(folder), dtype=torch.float32)
     said = set()
     for clip, wave in run.sounds.items():
         row = run.rows[clip]

@@ -11,7 +11,7 @@ from checkpoints import tiny_classifier, tiny_whisper
 from runs import Job
 
 from jobs.config_file import load_config
-from jobs.plan import difference, settings
+from jobs.plan import LATER_OPTIONS, difference, settings
 from jobs.preflight import find_models
 
 
@@ -44,6 +44,29 @@ def test_tasks_with_a_reference_are_compared_anew(tmp_path: Path) -> None:
         made_with[name] = settings(config, find_models(config, job.config))
     assert "reference_version" not in made_with["none"]
     assert made_with["one"]["reference_version"] == {"compared": 2}
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}])
+def test_options_that_came_later_continue_a_table_that_knows_none(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Unless they are set."""
+    task: dict[str, Any] = {"task": "automatic-speech-recognition", **options}
+    task["model"] = str(tiny_whisper(tmp_path / "whisper"))
+    job = Job(tmp_path, tmp_path / "whisper")
+    job.write(tasks={"words": task})
+    config = load_config(job.config)
+    options_now = config.tasks["words"]
+    made_with = settings(config, find_models(config, job.config))["tasks"]["words"]
+    later = LATER_OPTIONS["automatic-speech-recognition"]
+    assert set(type(options_now).model_fields) - {"revision"} == {*made_with, *later}
+    assert not set(made_with) & set(later)
+    checkpoints = find_models(config, job.config)
+    for name in later:
+        value: Any = name == "punctuation" or "x"
+        changed = options_now.model_copy(update={name: value})
+        anew = config.model_copy(update={"tasks": {"words": changed}})
+        assert settings(anew, checkpoints)["tasks"]["words"] == {**made_with, name: value}
 
 
 def test_a_recognisers_new_labels_change_its_own_tables_alone(tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""Generation of a batch of texts with transformers' `generate`, which rows leave when they have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from audio_ops.inference.transformers_compat import rows_of_cache
+from audio_ops.speech.tokens import TokenLogProbabilities
+
+if TYPE_CHECKING:
+    import torch
+
+MIN_ROWS = 4  # in smaller batches dropping finished rows costs as much as a few steps
+# Settings that count from the token where `generate` begins.
+FROM_THE_BEGINNING = ("min_new_tokens", "exponential_decay_length_penalty")
+
+
+@dataclass
+class Generated:
+    """The tokens that were generated for one row, and their log probabilities, both with the end of
+    text if it is there."""
+
+    tokens: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class HalfEnded:
+    """Stops a batch once half of its rows have one of `ends` behind their prompt."""
+
+    ends: torch.Tensor
+    probabilities: TokenLogProbabilities  # which know the prompt's length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        import torch
+
+        ended = torch.isin(input_ids[:, self.probabilities.prompt :], self.ends).any(1)
+        is_half = 2 * ended.sum() >= len(ended)
+        return is_half.expand(len(ended)) if len(ended) >= MIN_ROWS else ended
+
+
+def drops_finished(config: Any) -> bool:
+    """Whether a batch may go on without its finished rows, with these settings of `generate`."""
+    is_greedy = config.num_beams == 1 and not config.do_sample
+    return is_greedy and not any(getattr(config, name, None) for name in FROM_THE_BEGINNING)
+
+
+def generate_dropping_finished(model: Any, inputs: dict[str, Any], limit: int) -> list[Generated]:
+    """What `model.generate` writes for each row, by the model's own generation config.
+
+    A batch runs until its last row has ended, and one that loops runs to the limit: once half of the
+    rows have ended, the others go on without them, from the keys and values so far.
+
+    inputs: what the processor returned. An encoder-decoder's `encoder_outputs` take the place of its
+        sound, so that it is encoded once.
+    limit: new tokens per row.
+    """
+    import torch
+
+    config = model.generation_config
+    key = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
+    mask = f"{key.removesuffix('input_ids')}attention_mask"
+    ends = ends_of(config)
+    generated = [Generated() for _ in range(len(inputs[key]))]
+    rows = list(range(len(generated)))
+    drops = drops_finished(config) and len(rows) >= MIN_ROWS
+    while rows and limit > 0:
+        probabilities = TokenLogProbabilities(config)
+        marks = torch.tensor(ends, device=inputs[key].device)
+        stop = [HalfEnded(marks, probabilities)] if drops else []
+        output = _generate(model, inputs, limit, probabilities, stop)
+        sequences, length = output.sequences, probabilities.prompt
+        beams = getattr(output, "beam_indices", None)
+        each = probabilities.log_probabilities(sequences, beams)
+        late = []
+        for place, row in enumerate(rows):
+            tokens = _up_to_end(sequences[place, length:].tolist(), ends)
+            generated[row].tokens += tokens
+            generated[row].log_probabilities += each[place][: len(tokens)]
+            if tokens[-1:] and tokens[-1] not in ends:
+                late.append(place)
+        limit -= sequences.shape[1] - length
+        if not drops or not late or limit <= 0:
+            break
+        inputs = _going_on(inputs, sequences, late, key, mask)
+        inputs["past_key_values"] = rows_of_cache(output.past_key_values, late, sequences.device)
+        rows = [rows[place] for place in late]
+    return generated
+
+
+def ends_of(config: Any) -> list[int]:
+    """The tokens with which a text ends."""
+    ends = config.eos_token_id
+    return list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [ends]
+
+
+def _generate(
+    model: Any,
+    inputs: dict[str, Any],
+    limit: int,
+    probabilities: TokenLogProbabilities,
+    stop: list[Any],
+) -> Any:
+    from transformers import LogitsProcessorList, StoppingCriteriaList
+
+    return model.generate(
+        **inputs,
+        logits_processor=LogitsProcessorList(probabilities.processors),
+        stopping_criteria=StoppingCriteriaList(stop),
+        max_new_tokens=limit,
+        return_dict_in_generate=True,
+    )
+
+
+def _going_on(
+    inputs: dict[str, Any], sequences: torch.Tensor, late: Sequence[int], key: str, mask: str
+) -> dict[str, Any]:
+    """The inputs with which the rows at the places `late` go on, without sound."""
+    import torch
+
+    begun = inputs.get(mask)
+    begun = torch.ones_like(inputs[key]) if begun is None else begun
+    new = begun.new_ones(len(sequences), sequences.shape[1] - begun.shape[1])
+    inputs_of_encoder = {}
+    if "encoder_outputs" in inputs:
+        inputs_of_encoder["encoder_outputs"] = rows_of_output(inputs["encoder_outputs"], late)
+    return {key: sequences[late], mask: torch.cat([begun, new], 1)[late], **inputs_of_encoder}
+
+
+def rows_of_output(output: Any, rows: Sequence[int]) -> Any:
+    """An encoder's output with these rows alone."""
+    import torch
+
+    values = {k: v[list(rows)] if isinstance(v, torch.Tensor) else v for k, v in output.items()}
+    return type(output)(**values)
+
+
+def _up_to_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """The tokens up to and with the first of `ends`."""
+    stop = next((n + 1 for n, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[:stop]

@@ -1,0 +1,60 @@
+"""Whether a prompted recogniser's checkpoint fits the options, from its JSON files alone."""
+
+from __future__ import annotations
+
+from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.speech.options import Options
+from audio_ops.speech.prompted.kinds import KINDS
+from audio_ops.speech.vocabulary import CONFIG
+
+ASKED = ("language", "target_language", "punctuation", "prompt", "prompt_column")
+
+
+def check(options: Options, checkpoint: Checkpoint) -> None:
+    """ValueError if the checkpoint is no recogniser or its request has no place for an option."""
+    config = checkpoint.json(CONFIG)
+    found = config.get("architectures") or []
+    expected = KINDS[config["model_type"]].architecture
+    if expected not in found:
+        # Another head's checkpoint would load too, with random weights for this one.
+        raise ValueError(
+            f"model: expected architecture {expected}, found {found} in {checkpoint.name}"
+        )
+    _check_request(options, config["model_type"])
+    if options.num_beams > 1 and options.generate.get("do_sample"):
+        raise ValueError(
+            f"num_beams: expected 1 beside generate.do_sample, found {options.num_beams}"
+        )
+    checkpoint.extractor_settings()
+
+
+def _check_request(options: Options, model_type: str) -> None:
+    kind = KINDS[model_type]
+    for name in ASKED:
+        value = getattr(options, name)
+        if value is not None and name.removesuffix("_column") not in kind.options:
+            having = [other for other, its in KINDS.items() if name in its.options]
+            raise ValueError(
+                f"{name}: expected none, as the request of {model_type} has no place for it, found "
+                f"{value!r}, which {', '.join(having)} have"
+            )
+    if options.prompt is not None and options.prompt_column is not None:
+        raise ValueError(
+            f"prompt_column: expected none beside prompt, found {options.prompt_column!r}"
+        )
+    for name in ("language", "target_language"):
+        value = getattr(options, name)
+        if value is not None and value not in kind.languages:
+            known = ", ".join(sorted(kind.languages))
+            raise ValueError(f"{name}: expected one of {known}, found {value!r}")
+    if options.language is None and "language" in kind.options and kind.request == "call":
+        known = ", ".join(sorted(kind.languages))
+        raise ValueError(
+            f"language: expected the language of the speech, one of {known}, which {model_type} "
+            "has to be told, found none"
+        )
+
+
+def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
+    """The rate in Hz that the feature extractor expects."""
+    return int(checkpoint.extractor_settings().get("sampling_rate", 16_000))

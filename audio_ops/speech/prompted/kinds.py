@@ -1,0 +1,117 @@
+"""Prompted recognisers: what differs between the model types. No torch in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+# Language codes, from the modules of the processors, which import torch:
+# tests/models/test_prompted.py compares them.
+CANARY = (
+    *("bg", "hr", "cs", "da", "nl", "en", "et", "fi", "fr", "de", "el", "hu", "it", "lv", "lt"),
+    *("mt", "pl", "pt", "ro", "sk", "sl", "es", "sv", "ru", "uk"),
+)
+COHERE = ("ar", "de", "el", "en", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "vi", "zh")
+FUN_ASR = ("zh", "en", "ja")
+QWEN3 = {
+    **{"ar": "Arabic", "yue": "Cantonese", "zh": "Chinese", "cs": "Czech", "da": "Danish"},
+    **{"nl": "Dutch", "en": "English", "fil": "Filipino", "fi": "Finnish", "fr": "French"},
+    **{"de": "German", "el": "Greek", "hi": "Hindi", "hu": "Hungarian", "id": "Indonesian"},
+    **{"it": "Italian", "ja": "Japanese", "ko": "Korean", "mk": "Macedonian", "ms": "Malay"},
+    **{"fa": "Persian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian"},
+    **{"es": "Spanish", "sv": "Swedish", "th": "Thai", "tr": "Turkish", "vi": "Vietnamese"},
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is particular to one model type.
+
+    architecture: the class that transformers loads it with.
+    max_s: the longest window, by `source`.
+    options: those of `language`, `target_language`, `punctuation` and `prompt` that its request has.
+    languages: the codes that it takes; none if it takes none.
+    default_language: the one that its processor takes without any.
+    request: how its page asks: the processor's `apply_transcription_request`, the processor's call,
+        or a chat template.
+    answer: what it writes: a text, or with a language, or with speakers and times.
+    padded_s: of sound in steps of which its processor pads each window; 0 for none.
+    equal_lengths: no mask undoes padding, so that a batch has windows of one length.
+    new_tokens: its page's limit, for a checkpoint that sets none.
+    settings: further arguments of `generate`.
+    """
+
+    architecture: str
+    max_s: float
+    source: str
+    options: tuple[str, ...] = ("prompt",)
+    languages: tuple[str, ...] = ()
+    default_language: str | None = None
+    request: Literal["transcription", "call", "chat"] = "transcription"
+    answer: Literal["text", "framed", "language", "speakers"] = "text"
+    padded_s: float = 0.0
+    equal_lengths: bool = False
+    new_tokens: int = 256
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+KINDS = {
+    "audioflamingo3": Kind(
+        "AudioFlamingo3ForConditionalGeneration",
+        30.0,
+        "its encoder takes 30 s at a time",
+        answer="framed",
+        padded_s=30.0,
+        new_tokens=500,
+    ),
+    "canary": Kind(
+        "CanaryForConditionalGeneration",
+        40.0,
+        "NVIDIA cuts longer sound into 30 to 40 s (https://arxiv.org/abs/2509.14128)",
+        options=("language", "target_language", "punctuation"),
+        languages=CANARY,
+        default_language="en",
+    ),
+    "cohere_asr": Kind(
+        "CohereAsrForConditionalGeneration",
+        35.0,
+        "max_audio_clip_s of its feature extractor",
+        options=("language", "punctuation"),
+        languages=COHERE,
+        request="call",
+    ),
+    "glmasr": Kind(
+        "GlmAsrForConditionalGeneration",
+        30.0,
+        "its encoder takes 30 s at a time",
+        padded_s=30.0,
+        new_tokens=500,
+    ),
+    "moss_transcribe_diarize": Kind(
+        "MossTranscribeDiarizeForConditionalGeneration",
+        5400.0,
+        "90 minutes in one pass, so that its speakers are the same throughout "
+        "(https://arxiv.org/abs/2601.01554)",
+        answer="speakers",
+        padded_s=30.0,
+        new_tokens=65_536,
+    ),
+    "qwen3_asr": Kind(
+        "Qwen3ASRForConditionalGeneration",
+        180.0,
+        "Qwen's own limit for windows that it aligns; without times it takes 20 minutes",
+        options=("language", "prompt"),
+        languages=tuple(QWEN3),
+        answer="language",
+        new_tokens=512,
+    ),
+    "vibevoice_asr": Kind(
+        "VibeVoiceAsrForConditionalGeneration",
+        3600.0,
+        "an hour in one pass, so that its speakers are the same throughout",
+        answer="speakers",
+        new_tokens=32_768,
+        settings={"sample": False},  # else it adds noise to the sound's latents
+    ),
+}

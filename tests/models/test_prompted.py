@@ -1,0 +1,304 @@
+"""Texts of recognisers that are asked are those of their processor and `generate`, as on their pages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import each_made_once
+from hearing import label, labeller, sound
+from prompted import PROMPTED, page
+
+from audio_ops.speech import generation
+from audio_ops.speech.prompted.answers import is_chat
+from audio_ops.speech.prompted.kinds import CANARY, COHERE, FUN_ASR, QWEN3
+from audio_ops.tasks import Clip
+
+Made = Callable[[str], Path]
+SOUNDS = [sound(1.0, 200), sound(2.37, 900), sound(0.41, 3000), sound(1.0, 700), sound(1.7, 300)]
+NEEDED: dict[str, dict[str, Any]] = {"cohere_asr": {"language": "en"}}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The checkpoint of that model type, made once."""
+    return each_made_once(tmp_path_factory, lambda folder, name: PROMPTED[name](folder))
+
+
+def clips_of(model: Any, sounds: list[np.ndarray] = SOUNDS) -> list[Clip]:
+    return [Clip(wave, len(wave) / model.model.sample_rate) for wave in sounds]
+
+
+@pytest.mark.parametrize("name", PROMPTED)
+def test_texts_are_the_pages_and_do_not_depend_on_the_batch(made: Made, name: str) -> None:
+    model = labeller(made(name), **NEEDED.get(name, {}))
+    clips = clips_of(model)
+    mixed: list[Any] = model.label(clips)
+    backwards: list[Any] = model.label(clips[::-1])[::-1]
+    for clip, found, turned in zip(clips, mixed, backwards, strict=True):
+        (alone,) = model.label([clip])
+        assert isinstance(alone, dict)
+        text, score = page(made(name), clip.waveform, **NEEDED.get(name, {}))
+        assert found["text"] == alone["text"] == turned["text"] == text
+        assert [found["score"], alone["score"], turned["score"]] == pytest.approx(
+            [score] * 3, abs=1e-4
+        )
+    assert len({found["text"] for found in mixed}) > 2
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "request_"),
+    [
+        (
+            "canary",
+            {"language": "de", "target_language": "fr", "punctuation": False},
+            {"source_language": "de", "target_language": "fr", "punctuation": False},
+        ),
+        ("canary", {"language": "fr"}, {"source_language": "fr"}),
+        (
+            "cohere_asr",
+            {"language": "de", "punctuation": False},
+            {"language": "de", "punctuation": False},
+        ),
+        ("qwen3_asr", {"language": "de", "prompt": "Ray"}, {"language": "de", "prompt": "Ray"}),
+        ("fun_asr_nano", {"language": "ja", "prompt": "x"}, {"language": "ja", "prompt": "x"}),
+        ("glmasr", {"prompt": "Names: Ray"}, {"prompt": "Names: Ray"}),
+        ("audioflamingo3", {"prompt": "Names: Ray"}, {"prompt": "Names: Ray"}),
+        ("vibevoice_asr", {"prompt": "Names: Ray"}, {"prompt": "Names: Ray"}),
+        ("moss_transcribe_diarize", {"prompt": "Ray"}, {"prompt": "Ray"}),
+        ("qwen3_asr", {"num_beams": 3}, {"generate": {"num_beams": 3}}),
+        ("canary", {"num_beams": 3}, {"generate": {"num_beams": 3}}),
+        ("glmasr", {"max_new_tokens": 4}, {"generate": {"max_new_tokens": 4}}),
+        (
+            "qwen3_asr",
+            {"generate": {"repetition_penalty": 1.7}},
+            {"generate": {"repetition_penalty": 1.7}},
+        ),
+    ],
+)
+def test_options_are_asked_for(
+    made: Made, name: str, options: dict[str, Any], request_: dict[str, Any]
+) -> None:
+    found = label(made(name), SOUNDS[1], SOUNDS[3], **options)
+    plain = label(made(name), SOUNDS[1], SOUNDS[3], **NEEDED.get(name, {}))
+    for wave, columns in zip((SOUNDS[1], SOUNDS[3]), found, strict=True):
+        text, score = page(made(name), wave, **{**request_})
+        assert columns["text"] == text
+        assert columns["score"] == pytest.approx(score, abs=1e-4)
+    assert [f["score"] for f in found] != [f["score"] for f in plain]
+    language = options.get("target_language") or options.get("language")
+    assert language is None or found[0]["language"] == language
+
+
+def test_a_column_of_the_source_holds_each_clips_prompt(made: Made) -> None:
+    model = labeller(made("qwen3_asr"), prompt_column="names")
+    prompts = ["Ray", None, "Anyscale", "Ray", ""]
+    clips = [
+        Clip(clip.waveform, clip.duration_s, row={"names": prompt})
+        for clip, prompt in zip(clips_of(model), prompts, strict=True)
+    ]
+    for clip, found, prompt in zip(clips, model.label(clips), prompts, strict=True):
+        assert isinstance(found, dict)
+        assert found["text"] == page(made("qwen3_asr"), clip.waveform, prompt=prompt or None)[0]
+
+
+@pytest.mark.parametrize("name", ["canary", "qwen3_asr"])
+def test_finished_rows_leave_the_batch(
+    made: Made, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = labeller(made(name), max_new_tokens=40)
+    clips = clips_of(model)
+    expected = [model.label([clip])[0] for clip in clips]
+    ended = sorted(len(found["text"]) for found in expected)  # type: ignore[index]
+    family: Any = model.model.family  # type: ignore[attr-defined]
+    rows: list[int] = []
+    head = family.model.get_output_embeddings()
+    watch = head.register_forward_hook(lambda _, __, scores: rows.append(len(scores)))
+    found = model.label(clips)
+    watch.remove()
+    assert [one["text"] for one in found] == [one["text"] for one in expected]  # type: ignore[index]
+    assert [one["score"] for one in found] == pytest.approx(  # type: ignore[index]
+        [one["score"] for one in expected],
+        abs=1e-5,  # type: ignore[index]
+    )
+    assert rows[0] == len(clips)
+    assert rows == sorted(rows, reverse=True)
+    assert ended[0] < ended[-1] and rows[-1] < len(clips), "no row has ended before the others"
+
+
+def test_long_sound_is_cut_in_pauses(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = labeller(made("qwen3_asr"))
+    assert model.model.family.max_s == 180  # type: ignore[attr-defined]
+    model.model.family.max_s = 4.0  # type: ignore[attr-defined]
+    wave = np.concatenate([sound(2.5, 400), np.zeros(8000, np.float32), sound(2.4, 700)])
+    (found,) = model.label([Clip(wave, len(wave) / 16_000)])
+    assert isinstance(found, dict)
+    first, second = found["segments"]
+    assert (first["start_s"], first["end_s"], second["end_s"]) == (0, second["start_s"], 5.4)
+    cut = round(second["start_s"] * 16_000)
+    texts = [page(made("qwen3_asr"), part)[0] for part in (wave[:cut], wave[cut:])]
+    assert [first["text"], second["text"]] == texts
+    assert found["text"] == " ".join(texts)
+
+
+def said(
+    made: Made, monkeypatch: pytest.MonkeyPatch, name: str, text: str, **options: Any
+) -> dict[str, Any]:
+    """The columns of 5 s of sound for which the model writes this text."""
+    model = labeller(made(name), **options)
+    family: Any = model.model.family  # type: ignore[attr-defined]
+    tokens = family.tokenizer(text)["input_ids"]
+    monkeypatch.setattr(
+        "audio_ops.speech.prompted.model.generate_dropping_finished",
+        lambda *_: [generation.Generated(tokens, [-0.1] * len(tokens))],
+    )
+    seconds = 5.0
+    (found,) = model.label([Clip(sound(seconds * family.sample_rate / 16_000, 300), seconds)])
+    assert isinstance(found, dict)
+    return found
+
+
+MOSS = "[0.50][S01]Good morning.[1.75][0:02][S02]Hello, all.[4.9]"
+VIBE = (
+    'assistant\n[{"Start":0.5,"End":1.75,"Speaker":1,"Content":"Good morning."},'
+    '{"Start":2,"End":4.9,"Speaker":2,"Content":"Hello, all."}]\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "speakers"),
+    [("moss_transcribe_diarize", MOSS, ["1", "2"]), ("vibevoice_asr", VIBE, ["1", "2"])],
+)
+def test_speakers_and_times_in_a_text_are_segments(
+    made: Made, monkeypatch: pytest.MonkeyPatch, name: str, text: str, speakers: list[str]
+) -> None:
+    found = said(made, monkeypatch, name, text)
+    assert found["text"] == "Good morning. Hello, all."
+    assert [(s["start_s"], s["end_s"], s["text"], s["speaker"]) for s in found["segments"]] == [
+        (0.5, 1.75, "Good morning.", speakers[0]),
+        (2.0, 4.9, "Hello, all.", speakers[1]),
+    ]
+
+
+@pytest.mark.parametrize("name", ["moss_transcribe_diarize", "vibevoice_asr"])
+def test_an_answer_of_another_form_is_one_segment(
+    made: Made, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    found = said(made, monkeypatch, name, "Good morning.")
+    (segment,) = found["segments"]
+    assert (found["text"], segment["text"]) == ("Good morning.", "Good morning.")
+    assert (segment["start_s"], segment["end_s"], segment["speaker"]) == (0, 5, None)
+
+
+def test_a_language_in_a_text_is_the_clips(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = said(made, monkeypatch, "qwen3_asr", "language German<asr_text>Guten Tag.")
+    assert (found["text"], found["language"]) == ("Guten Tag.", "de")
+    found = said(made, monkeypatch, "qwen3_asr", "language None<asr_text>")
+    assert (found["text"], found["language"], found["segments"]) == ("", None, [])
+
+
+def test_a_frame_around_a_text_is_left_out(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "The spoken content of the audio is 'good morning'."
+    assert said(made, monkeypatch, "audioflamingo3", text)["text"] == "good morning"
+
+
+REMARKS = [
+    "I'm sorry, but I can't transcribe this audio.",
+    "I am unable to process audio files.",
+    "As an AI language model, I cannot listen to recordings.",
+    "There is no speech in this recording.",
+    "The audio contains no discernible words.",
+    "Sure! Here is the transcription:",
+    "Here's the transcript of the audio: ...",
+    "Please provide the audio file you would like me to transcribe.",
+    "No speech detected.",
+    "Please transcribe this audio into text",  # GLM-ASR's own request
+]
+SPEECH = [
+    "I'm sorry I'm late.",
+    "Sorry, we can't come on Monday, but Tuesday is fine with all of us here.".replace(
+        "can't", "will not"
+    ),
+    "The audio book is on the table.",
+    "Sure, I like it.",
+    "Please transcribe.",
+    "No.",
+    "Here is the news.",
+    "Ray and Anyscale.",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", REMARKS)
+def test_a_chat_models_remark_is_suspect(
+    made: Made, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    found = said(made, monkeypatch, "glmasr", text)
+    assert "not_a_transcript" in found["suspect"]
+    assert "not_a_transcript" in found["segments"][0]["suspect"]
+    assert said(made, monkeypatch, "glmasr", text, suspect="drop")["text"] == ""
+
+
+@pytest.mark.parametrize("text", SPEECH)
+def test_what_people_say_is_no_remark(
+    made: Made, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    found = said(made, monkeypatch, "glmasr", text or " ", prompt="Names: Ray and Anyscale")
+    assert "not_a_transcript" not in found["suspect"]
+
+
+def test_the_prompt_repeated_is_no_transcript() -> None:
+    names = "Names: Ray, Anyscale, KubeRay"
+    assert is_chat(names, [names])
+    assert is_chat(f"{names} and so on", [names])
+    assert not is_chat("Ray runs on KubeRay", [names])
+    assert not is_chat("the ray is bright", ["Ray"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("canary", {"prompt": "x"}, "prompt: expected none, as the request of canary has no place"),
+        ("canary", {"prompt_column": "x"}, "prompt_column: expected none, as the request of"),
+        ("glmasr", {"language": "en"}, "language: expected none, .* which .*qwen3_asr have"),
+        ("qwen3_asr", {"target_language": "de"}, "target_language: expected none, .* canary have"),
+        ("canary", {"language": "xx"}, "language: expected one of bg, cs, .* found 'xx'"),
+        ("canary", {"target_language": "ja"}, "target_language: expected one of bg, .* found 'ja'"),
+        ("cohere_asr", {}, "language: expected the language of the speech, one of ar, de, .* none"),
+        ("glmasr", {"prompt": "x", "prompt_column": "y"}, "prompt_column: expected none beside"),
+        ("qwen3_asr", {"timestamps": "word"}, "timestamps: expected none for a qwen3_asr"),
+        ("qwen3_asr", {"translate": True}, "translate: expected nothing for a qwen3_asr"),
+    ],
+)
+def test_what_a_request_has_no_place_for_is_refused(
+    made: Made, name: str, options: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ValueError, match=expected):
+        labeller(made(name), **options)
+
+
+def test_another_head_is_refused(made: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(made("qwen3_asr"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = ["Qwen3ASRForTokenClassification"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="expected architecture Qwen3ASRForConditionalGeneration"):
+        labeller(folder)
+
+
+def test_languages_are_those_of_the_processors() -> None:
+    def of(module: str, name: str) -> Any:
+        path = f"transformers.models.{module}.processing_{module}"
+        return getattr(import_module(path), name)
+
+    assert of("canary", "LANGUAGE_CODE_TO_NAME").keys() == set(CANARY)
+    assert of("cohere_asr", "LANGUAGES") == set(COHERE)
+    assert of("qwen3_asr", "LANGUAGE_CODE_TO_NAME") == QWEN3
+    assert set(FUN_ASR) <= of("fun_asr_nano", "LANGUAGE_CODE_TO_NAME").keys()
