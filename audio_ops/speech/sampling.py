@@ -1,4 +1,4 @@
-"""Sampled tokens: whether there are any, and random numbers that depend on the sound alone."""
+"""Sampled tokens: what goes with them, and random numbers that depend on the sound alone."""
 
 from __future__ import annotations
 
@@ -26,23 +26,19 @@ def seeded_by_sound(waveform: np.ndarray, salt: int = 0) -> Iterator[None]:
         yield
 
 
-def samples_tokens(options: Options, checkpoint: Checkpoint) -> bool:
-    """Whether tokens are sampled: as the options say or, where they do not, the checkpoint."""
-    said = options.generate.get("do_sample")
-    return bool(checkpoint.json(GENERATION).get("do_sample") if said is None else said)
-
-
-def check_sampling(options: Options, checkpoint: Checkpoint) -> None:
+def check_sampling(options: Options, checkpoint: Checkpoint | None = None) -> None:
     """ValueError for options that do not go with sampled tokens.
+
+    checkpoint: one whose `do_sample` counts if the options have none. (Whisper's does not.)
 
     transformers' beam search adds up the scores behind `temperature`, `top_k` and their kin, which
     are the probabilities of no distribution: a text's score would mean nothing.
     """
-    if not samples_tokens(options, checkpoint):
+    said = options.generate.get("do_sample")
+    of_file = checkpoint.json(GENERATION).get("do_sample") if checkpoint else False
+    if not (of_file if said is None else said):
         return
-    where = (
-        "generate.do_sample" if "do_sample" in options.generate else f"do_sample of {GENERATION}"
-    )
+    where = f"do_sample of {GENERATION}" if said is None else "generate.do_sample"
     if options.num_beams > 1:
         raise ValueError(
             f"num_beams: expected 1 beside {where}, as texts that are sampled in beams have no "

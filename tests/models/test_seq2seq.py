@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import shutil
 import zlib
 from collections.abc import Callable
@@ -244,6 +245,16 @@ def test_what_the_family_lacks_is_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=expected):
         labeller(made("moonshine"), **options)
+
+
+def test_a_checkpoint_that_samples_goes_with_no_beams(made: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "sampling"
+    shutil.copytree(made("moonshine"), folder)
+    said = json.loads((folder / "generation_config.json").read_text()) | {"do_sample": True}
+    (folder / "generation_config.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=r"num_beams: expected 1 beside do_sample of generation_c"):
+        labeller(folder, num_beams=2)
+    labeller(folder, num_beams=2, generate={"do_sample": False})
 
 
 @pytest.mark.parametrize("name", ["moonshine", "encoder-decoder"])

@@ -176,6 +176,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"no_timestamps_token_id": 50363},
         BEYOND.format("50363", "no_timestamps_token_id"),
     ),
+    "several texts": ({"num_return_sequences": 2}, "no num_return_sequences in .*found 2: remove"),
+    "words that stop": ({"stop_strings": ["q"]}, "no stop_strings in .*found \\['q'\\]"),
+    "contrastive": ({"penalty_alpha": 0.6, "top_k": 4}, "no penalty_alpha in .*found 0.6"),
     "English-only, another language": (
         {"is_multilingual": False, "lang_to_id": None, "language": "de"},
         "expected no language but 'en' .*'de'",
@@ -202,20 +205,9 @@ def test_timestamps_of_the_checkpoint_are_followed_if_the_options_leave_them_out
 
 
 OF_CHECKPOINT: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "beams": (
-        {"do_sample": True},
-        {"num_beams": 2},
-        "num_beams: .* do_sample of generation_config",
-    ),
-    "retries": ({"do_sample": True}, {"retry_temperatures": [0.4]}, "retry_temp.* do_sample of"),
-    "guarded, sampled": ({"do_sample": True}, {"window": "guarded"}, "window: expected full"),
-    "guarded, timed": (
-        {"return_timestamps": True},
-        {"window": "guarded"},
-        "window: .* return_timestamps in .*`timestamps: none` overrides",
-    ),
-    "timed without a token": (
-        {"return_timestamps": True, "no_timestamps_token_id": None},
+    "guarded": ({}, {"window": "guarded"}, "window: .* return_timestamps in .* overrides it"),
+    "without a token": (
+        {"no_timestamps_token_id": None},
         {},
         "timestamps: expected none, .* has no no_timestamps_token_id, found return_timestamps in",
     ),
@@ -223,21 +215,37 @@ OF_CHECKPOINT: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", OF_CHECKPOINT)
-def test_what_the_checkpoint_asks_for_has_to_fit_the_options(
+def test_timestamps_of_the_checkpoint_have_to_fit_the_options(
     name: str, original: Path, tmp_path: Path
 ) -> None:
     said, options, message = OF_CHECKPOINT[name]
-    folder = edited(original, tmp_path / "whisper", **said)
+    folder = edited(original, tmp_path / "whisper", return_timestamps=True, **said)
+    chosen = Options(task=TASK, model=str(folder), **options)
     with pytest.raises(ValueError, match=message):
-        check(Options(task=TASK, model=str(folder), **options), find_checkpoint(str(folder)))
-    override = (
-        {"timestamps": "none"}
-        if "return_timestamps" in said
-        else {"generate": {"do_sample": False}}
-    )
-    check(
-        Options(task=TASK, model=str(folder), **options, **override), find_checkpoint(str(folder))
-    )
+        check(chosen, find_checkpoint(str(folder)))
+    check(Options(**{**chosen.model_dump(), "timestamps": "none"}), find_checkpoint(str(folder)))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"do_sample": True, "temperature": 2.0},
+        {"num_beams": 5, "length_penalty": 2.0},
+        {"use_cache": False},
+        {"cache_implementation": "static"},
+        {"repetition_penalty": 5.0},
+        {"max_new_tokens": 5},
+    ],
+    ids=lambda said: next(iter(said)),
+)
+def test_how_a_checkpoint_searches_is_followed_as_the_pipeline_follows_it(
+    said: dict[str, Any], original: Path, tmp_path: Path
+) -> None:
+    folder = edited(original, tmp_path / "whisper", task="transcribe", **said)
+    expected = pipeline_texts(folder, SOUNDS)
+    assert [one["text"] for one in label(folder, *SOUNDS)] == [
+        one["text"].strip() for one in expected
+    ]
 
 
 def refused(folder: Path, message: str, **options: Any) -> None:

@@ -226,8 +226,20 @@ def test_another_language_than_the_one_that_is_set_is_suspect(
     assert suspects([part], speech(30, (0, 30)), min_language_probability=None) == [[]]
 
 
+@pytest.mark.parametrize(("spoken_s", "found"), [(1.4, []), (1.6, ["wrong_language"])])
+def test_a_word_does_not_tell_its_language(spoken_s: float, found: list[str]) -> None:
+    """Whisper base: "I-A-X." (1.1 s), set as Spanish, is English to 96 %."""
+    parts = [
+        segment(*times, "I-A-X.", language="es", detected_language="en", language_probability=0.96)
+        for times in ((0, 5), (5, 9))
+    ]
+    heard = speech(9, (4, 4 + spoken_s / 2), (6, 6 + spoken_s / 2))
+    assert suspects(parts, heard, min_speech_ratio=None) == [found, found]
+    assert suspects(parts[:1], heard, min_speech_ratio=None) == [[]]  # alone, of the other half
+
+
 def test_windows_in_several_languages_are_a_sign_of_their_clip() -> None:
-    def of_clip(*parts: tuple[str, float, str], **changed: Any) -> list[str]:
+    def of_clip(*parts: tuple[str, float, str], last_s: float = 30, **changed: Any) -> list[str]:
         segments = [
             segment(
                 *(30 * n, 30 * n + 30, text),
@@ -238,7 +250,7 @@ def test_windows_in_several_languages_are_a_sign_of_their_clip() -> None:
             )
             for n, (language, probability, text) in enumerate(parts)
         ]
-        heard = speech(30 * len(parts), (0, 30 * len(parts)))
+        heard = speech(30 * len(parts), (0, 30 * len(parts) - 30 + last_s))
         entries = segment_evidence(segments, heard, options(**changed))
         clip = clip_of(30.0 * len(parts), heard)
         found = clip_evidence(Transcript("", None, segments), entries, clip, options(**changed))
@@ -247,6 +259,8 @@ def test_windows_in_several_languages_are_a_sign_of_their_clip() -> None:
         return reasons
 
     assert of_clip(("en", 0.99, TALK), ("fr", 0.95, TALK)) == ["mixed_languages"]
+    assert of_clip(("en", 0.99, TALK), ("fr", 0.95, "Oui."), last_s=3.2) == ["mixed_languages"]
+    assert of_clip(("en", 0.99, TALK), ("fr", 0.95, "Oui."), last_s=2.8) == []
     assert of_clip(("en", 0.99, TALK), ("en", 0.95, TALK)) == []
     assert of_clip(("en", 0.99, TALK), ("fr", 0.4, TALK)) == []
     assert of_clip(("en", 0.99, TALK), ("nn", 0.95, "so it goes " * 20)) == ["loop"]

@@ -85,7 +85,7 @@ def test_a_recognisers_new_labels_change_its_own_tables_alone(tmp_path: Path) ->
     before = {key: value for key, value in both.items() if key != "task_version"}
     [line] = difference(before, both)
     assert line == (
-        'task_version.words: absent in the table, "suspects are found by segment, 2" in this run'
+        'task_version.words: absent in the table, "suspects are found by segment, 3" in this run'
     )
     job.write(tasks={"kind": tasks["kind"]})
     config = load_config(job.config)

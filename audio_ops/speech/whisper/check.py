@@ -8,7 +8,7 @@ from typing import Any
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.weights import check_rows
 from audio_ops.speech.options import Options
-from audio_ops.speech.sampling import check_sampling, samples_tokens
+from audio_ops.speech.sampling import check_sampling
 from audio_ops.speech.vocabulary import CONFIG, GENERATION, check_ids, check_start_and_end
 from audio_ops.speech.whisper.prompt import (
     forced_ids,
@@ -21,6 +21,14 @@ from audio_ops.speech.whisper.prompt import (
 NEEDS = {  # of generation_config.json, by the value of `timestamps`
     "segment": ("no_timestamps_token_id",),
     "word": ("no_timestamps_token_id", "alignment_heads"),
+}
+# Settings of generation_config.json on which transformers' pipeline fails, and what has no effect.
+FAILING = {
+    "num_return_sequences": 1,
+    "stop_strings": [],
+    "penalty_alpha": 0,
+    "guidance_scale": 1,
+    "dola_layers": None,
 }
 LONGEST_PROMPT = 4  # tokens: start, language, task, no timestamps
 
@@ -38,7 +46,8 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
         _check_languages(options, checkpoint, generation)
     else:
         _check_english_alone(options)
-    check_sampling(options, checkpoint)
+    check_sampling(options)
+    _check_search(checkpoint)
     options = _check_timestamps(options, checkpoint)
     limit = config.get("max_target_positions", 448) - LONGEST_PROMPT
     if options.max_new_tokens is not None and options.max_new_tokens > limit:
@@ -52,6 +61,17 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
         _check_alignment_heads(checkpoint)
 
 
+def _check_search(checkpoint: Checkpoint) -> None:
+    """ValueError for settings of the checkpoint with which `generate` fails on every sound."""
+    for key, plain in FAILING.items():
+        found = checkpoint.json(GENERATION).get(key)
+        if found not in (None, plain):
+            raise ValueError(
+                f"model: expected no {key} in {GENERATION} of {checkpoint.source}, with which "
+                f"transformers' generate fails for a Whisper, found {found!r}: remove it there"
+            )
+
+
 def _check_timestamps(options: Options, checkpoint: Checkpoint) -> Options:
     """The options with the checkpoint's timestamps. ValueError if it has none, or for what cannot
     stand beside them."""
@@ -60,7 +80,7 @@ def _check_timestamps(options: Options, checkpoint: Checkpoint) -> Options:
     if followed is not options:
         found = f"return_timestamps in {GENERATION} (`timestamps: none` overrides it)"
     is_plain = followed.timestamps == "none" and options.num_beams == 1
-    if options.window == "guarded" and (not is_plain or samples_tokens(options, checkpoint)):
+    if options.window == "guarded" and (not is_plain or options.generate.get("do_sample")):
         raise ValueError(
             "window: expected full beside timestamps, num_beams or do_sample, for which short "
             f"windows have not been shown to hold, found 'guarded', and as timestamps {found}"

@@ -114,6 +114,10 @@ def settings_of(options: Options, prompt: Prompt, model: Any, tokenizer: Any) ->
 def _overrides(options: Options, max_new_tokens: int) -> dict[str, Any]:
     """Differences from the checkpoint's generation config besides `options.generate`."""
     return {
+        # As transformers' own `generate` of a Whisper does: the call alone says how it samples.
+        "do_sample": options.generate.get("do_sample", False),
+        "temperature": options.generate.get("temperature", 1.0),
+        "cache_implementation": None,  # speed alone; `GenerationRequest` has a cache of its own
         "suppress_tokens": None,  # generation.py's `SuppressTokens` does that
         "begin_suppress_tokens": None,
         "num_beams": options.num_beams,
