@@ -11,7 +11,7 @@ import signal
 import time
 import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -25,6 +25,7 @@ from jobs.plan import COMMITTED, Plan, difference, plan, plan_shards
 from jobs.preflight import Run, preflight
 from jobs.progress import Progress
 from jobs.ray_cluster import running_ray
+from jobs.recordings import WholeRecordings
 from jobs.reports.summary import Summary
 from jobs.resources import CannotRun
 from jobs.shared_storage import probing, refuse_uploads
@@ -154,7 +155,13 @@ def left_to_do(run: Run, found: Listing, table: Table | None) -> Plan:
     if run.source.SHARDED:
         shards = table.shards() if table else {}
         return plan_shards(found, committed, shards, run.fingerprint, retry_errors=run.retry_errors)
-    return plan(found, committed, run.fingerprint, retry_errors=run.retry_errors)
+    return plan(
+        found,
+        committed,
+        run.fingerprint,
+        retry_errors=run.retry_errors,
+        channels=run.config.audio.channels,
+    )
 
 
 def commit_as_it_comes(
@@ -162,15 +169,19 @@ def commit_as_it_comes(
 ) -> None:
     """Commit data files while the run goes on, until it ends, a signal comes or its time is over.
 
+    The channels of a recording, each of them a clip, are committed together.
+
     Raises, after a last commit, whatever ended the stream: Stalled, if no stage made progress for
     too long.
     """
-    files: list[dict[str, Any]] = []
+    files: list[Mapping[str, Any]] = []
+    recordings = WholeRecordings()
     last = time.monotonic()
     for file in stream:  # None every half second in which nothing came
         if file is not None:
-            progress.check(file)
-            files.append(file)
+            ready = recordings.add(file)
+            progress.check(file, recordings.missing)
+            files += ready
         # Commits take at most a fifth of the driver's time, however slow the storage is.
         if files and time.monotonic() - last >= every_s:
             before = time.monotonic()

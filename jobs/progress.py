@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,11 +62,18 @@ class Progress:
                 f"{plan.vanished:,} clips have vanished since they were labelled: their rows stay"
             )
 
-    def check(self, file: Mapping[str, Any]) -> None:
-        """Raise AssertionError for a data file with a clip that was not to do, or was done."""
+    def check(self, file: Mapping[str, Any], incomplete: Set[str] = frozenset()) -> None:
+        """Raise AssertionError for a data file with a clip that was not to do, or was done.
+
+        incomplete: recordings of which more rows are to come.
+        """
         ids = set(file["clip_ids"] or ())
-        unexpected = self._unexpected_of_shard(file, ids) if self.sharded else ids - self.pending
-        self.pending -= ids
+        if self.sharded:
+            unexpected = self._unexpected_of_shard(file, ids)
+        else:
+            planned = set(_planned_ids(file))
+            unexpected = planned - self.pending
+            self.pending -= planned - incomplete
         assert not unexpected and len(ids) == len(file["clip_ids"] or ()), (
             f"data file {file['path']} holds clips that were not to do, or twice: {sorted(unexpected)[:3]}"
         )
@@ -91,7 +98,12 @@ class Progress:
         return unexpected
 
     def committed(self, files: Sequence[Mapping[str, Any]]) -> None:
-        """Count committed data files, rows of `table.schema.WRITTEN`."""
+        """Count committed data files, rows of `table.schema.WRITTEN`. All rows of a recording are in
+        them, or none."""
+        if not self.sharded:
+            # Only now it is known how many channels a recording has.
+            ids = [id for file in files for id in _planned_ids(file)]
+            self.found += len(ids) - len(set(ids))
         for file in files:
             for shard in file["shards"] or ():
                 self.shards += 1
@@ -171,6 +183,16 @@ class Progress:
             )
             return TOO_MANY_ERRORS
         return DRIFTED if drifted else OK
+
+
+def _planned_ids(file: Mapping[str, Any]) -> list[str]:
+    """The ids that the plan has for a data file's clips: their own, or those of the recordings whose
+    channels they are."""
+    ids = file["clip_ids"] or []
+    recordings = file.get("recordings") or [None] * len(ids)
+    return [
+        recording["id"] if recording else id for id, recording in zip(ids, recordings, strict=True)
+    ]
 
 
 def _clock(seconds: float) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, BinaryIO
@@ -61,11 +60,14 @@ class ReadSettings:
 
 @dataclass(frozen=True)
 class SandboxWork:
-    """A plan in a sandbox, and what became of it in earlier sandboxes."""
+    """A plan in a sandbox, and what became of it in earlier sandboxes.
+
+    delivered: by the plan's `clip_id` those of its rows, which do not come again.
+    """
 
     plan: pa.Table
     settings: ReadSettings
-    delivered: AbstractSet[str] = frozenset()  # clip_ids that do not come again
+    delivered: Mapping[str, Sequence[str]] = field(default_factory=dict)
     failed: Mapping[str, ClipError] = field(
         default_factory=dict
     )  # by clip_id or source, not opened
@@ -120,14 +122,20 @@ def _from_sandboxes(plan: pa.Table, settings: ReadSettings) -> Iterator[pa.Table
     limits = audio.decode_timeout_s, audio.decode_memory_mb << 20
     deaths: Counter[str] = Counter()  # by clip_id or source
     failed: dict[str, ClipError] = {}
-    delivered: set[str] = set()
+    delivered: dict[str, list[str]] = {}
     ended = 0  # shards of the plan
     while len(plan):
         work = SandboxWork(plan, settings, delivered, failed)
         try:
             with sandbox() as process:
                 for table in process.tables(prepared, {"work": work}, *limits):
-                    delivered.update(table["clip_id"].drop_null().to_pylist())  # an end has none
+                    for id, recording in zip(
+                        table["clip_id"].to_pylist(), table["_recording"].to_pylist(), strict=True
+                    ):
+                        if id is not None:  # an end has none
+                            delivered.setdefault(recording["id"] if recording else id, []).append(
+                                id
+                            )
                     ended += len(table) - table["shard_end"].null_count
                     yield table
             return
@@ -147,13 +155,14 @@ def _from_sandboxes(plan: pa.Table, settings: ReadSettings) -> Iterator[pa.Table
 def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
     """Tables of prepared clips, in a sandbox: records in `memory` which clip is in progress."""
     settings = work.settings
-    source = settings.source
+    source, channels = settings.source, settings.audio.channels
+    readings: dict[str, ShardReading] = {}
 
     def recorded() -> Clips:
         row = 0
         memory.working_on("", row)
         clips = (
-            shards(work, skip=lambda: memory.working_on("", row))
+            shards(work, readings, skip=lambda: memory.working_on("", row))
             if source.SHARDED
             else _opened(work, work.plan)
         )
@@ -163,6 +172,12 @@ def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
             row += file is None or not source.SHARDED
             memory.working_on("", row)
 
+    def identified(clip: dict[str, Any], channel: int | None, rows: int) -> dict[str, Any]:
+        own = _of_channel(clip, channel, rows) if channels == "each" and channel else clip
+        if reading := readings.get(clip["source"]):
+            reading.met.add(own["clip_id"])
+        return own
+
     return prepare(
         recorded(),
         schema=pa.schema([*IDENTITY, *settings.kept, *CHANGE, ("shard_end", SHARD_END)]),
@@ -170,28 +185,54 @@ def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
         max_clip_s=settings.audio.max_clip_s,
         damage=settings.audio.damage,
         raw=settings.headerless,
+        channels=channels,
+        identified=identified,
         want_speech=settings.want_speech,
         failed=work.failed,
         decoded=memory.decoded,
     )
 
 
-def shards(work: SandboxWork, skip: Callable[[], None] = lambda: None) -> Clips:
+def _of_channel(clip: dict[str, Any], channel: int, rows: int) -> dict[str, Any]:
+    """The identity of one channel of a recording. The first one replaces all its rows so far."""
+    place = {name: clip[name] for name in PLACE.names}
+    return clip | {
+        "clip_id": clip_id(**place, channel=channel),
+        "channel": channel,
+        "supersedes": clip["supersedes"] if channel == 1 else None,
+        "_recording": {"id": clip["clip_id"], "rows": rows},
+    }
+
+
+def shards(
+    work: SandboxWork,
+    readings: dict[str, ShardReading] | None = None,
+    skip: Callable[[], None] = lambda: None,
+) -> Clips:
     """The clips of each shard that are not done yet, and behind them a row without a clip (None),
     whose `shard_end` says what was in the shard.
 
-    `skip` is called for each clip that is left out: those that are done, or delivered before.
+    `readings` gets each shard's, to be told of channels. `skip` is called for each clip that is left out: those that are done,
+    or delivered before.
     """
+    channels = work.settings.audio.channels
     for number, shard in enumerate(work.plan.to_pylist()):
         part = ShardReading(shard)
+        if readings is not None:
+            readings[shard["source"]] = part
         for clip, file in _opened(work, work.plan.slice(number, 1)):
-            clip["clip_id"], clip["supersedes"] = part.meet(clip)
-            if clip["clip_id"] in part.done or clip["clip_id"] in work.delivered:
+            clip["channel"] = channels if isinstance(channels, int) else None
+            is_done = part.meet(clip)
+            if is_done or clip["clip_id"] in work.delivered:
+                part.met.update(work.delivered.get(clip["clip_id"], ()))
                 skip()
                 continue
+            if channels != "each":  # else there may be several, of which decoding tells
+                part.met.add(clip["clip_id"])
             yield clip, file
         if shard["source"] in work.failed:  # what came out of it before that counts all the same
-            part.met |= part.done | work.delivered
+            part.skipped |= part.done
+            part.met |= part.done.union(*work.delivered.values())
             part.unmet -= part.met
         end = {name: shard[name] for name in ("source", "source_version", "offset_s")}
         yield end | {"shard_end": part.end()}, None
@@ -204,23 +245,38 @@ class ShardReading:
         known = shard["known"]
         self.version = shard["source_version"]
         self.done = {row["clip_id"] for row in known if row["done"]}
-        self.places = {(row["member"], row["offset_s"]): row["clip_id"] for row in known}
+        self.rows: dict[tuple[str, float], list[dict[str, Any]]] = {}  # by place
+        for row in known:
+            self.rows.setdefault((row["member"], row["offset_s"]), []).append(row)
         self.unmet = {row["clip_id"] for row in known}  # rows whose clips did not come so far
         self.met: set[str] = set()  # clip_ids
+        self.skipped: set[str] = set()
         self.is_whole = True
 
-    def meet(self, clip: Mapping[str, Any]) -> tuple[str, str | None]:
-        """The clip's id, and the id of the row that its new row replaces."""
-        ids = [clip_id(*(clip[name] for name in PLACE.names))]
-        # Rows from before clips of shards had versions of their own.
-        ids.append(clip_id(clip["source"], clip["member"], self.version, clip["offset_s"]))
-        own = next((id for id in ids if id in self.done), ids[0])
-        old = None if own in self.done else self.places.get((clip["member"], clip["offset_s"]))
-        self.met.add(own)
-        self.unmet -= {own, old}
-        if clip["member"] is None:  # an error in place of the rest of the shard
+    def meet(self, clip: dict[str, Any]) -> bool:
+        """Set the clip's `clip_id` and the rows that its new row replaces; returns whether it is
+        done."""
+        source, member, version, offset_s = (clip[name] for name in PLACE.names)
+        known = self.rows.get((member, offset_s), [])
+
+        def ids(channel: int | None) -> list[str]:
+            # Rows from before clips of shards had versions of their own.
+            versions = version, self.version
+            return [clip_id(source, member, each, offset_s, channel) for each in versions]
+
+        clip["clip_id"] = ids(clip["channel"])[0]
+        done = self.done.intersection(ids(clip["channel"]))
+        if not done and clip["channel"] is None:  # each channel may have its row
+            own = [row for row in known if row["channel"] and row["clip_id"] in ids(row["channel"])]
+            own = [row for row in own if row["done"]]
+            done = {row["clip_id"] for row in own if len(own) == row["channels"]}
+        self.unmet -= done | {row["clip_id"] for row in known}
+        self.met |= done
+        self.skipped |= done
+        clip["supersedes"] = None if done else [row["clip_id"] for row in known] or None
+        if member is None:  # an error in place of the rest of the shard
             self.is_whole = False
-        return own, old
+        return bool(done)
 
     def end(self) -> dict[str, Any]:
         """`SHARD_END`. Rows whose clips did not come are removed, unless some of the shard could
@@ -228,7 +284,7 @@ class ShardReading:
         obsolete, kept = (self.unmet, []) if self.is_whole else ((), self.unmet)
         return {
             "clips": len(self.met),
-            "skipped": len(self.met & self.done),
+            "skipped": len(self.met & self.skipped),
             "obsolete": sorted(obsolete),
             "kept": sorted(kept),
             "digest": digest(self.met),
