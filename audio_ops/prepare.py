@@ -18,12 +18,13 @@ from audio_ops.decode.open import open_sound
 from audio_ops.decode.sound import Sound
 from audio_ops.errors import NO_FAILURES, ClipError
 from audio_ops.flags import FLAGS, KEEP, Damage, Findings
-from audio_ops.schemas import prepared_schema
-from audio_ops.signal.oddities import Oddities
+from audio_ops.schemas import Channels, prepared_schema
+from audio_ops.signal.oddities import Oddities, is_silent
+from audio_ops.signal.output import Output
 from audio_ops.signal.voice import SAMPLE_RATE as SPEECH_RATE
 from audio_ops.signal.voice import speech_probability
-from audio_ops.signal.wave import Level, Resampler, downmix, resample
-from audio_ops.signal.waveforms import WAVEFORM, Pcm16, Waveform, as_float32, waveform_column
+from audio_ops.signal.wave import Level, downmix, peak_of, resample
+from audio_ops.signal.waveforms import WAVEFORM, as_float32, waveform_column
 
 Speech = Literal["never", "long", "always"]
 Stretch = tuple[float, float]  # part of a file: start and length in seconds
@@ -41,6 +42,8 @@ def prepare(
     *,
     damage: Damage = KEEP,
     raw: Callable[[Row], Headerless | None] = lambda _: None,
+    channels: Channels = "mean",
+    identified: Callable[[Row, int | None, int], Row] = lambda row, *_: row,
     want_speech: Speech = "never",
     long_s: float = 30.0,
     max_batch_bytes: int = 64 << 20,
@@ -56,25 +59,31 @@ def prepare(
     rates: sample rates of the waveforms in each row, in Hz.
     damage: how much of a damaged sound may be lost.
     raw: how a clip is encoded that has no header, by its identity.
+    channels: `mean`, `each` (a row for every channel) or the number of one, from 1 on.
+    identified: the identity of a row, by that of its clip, its channel (None for the mean, and for
+        errors) and how many rows the clip has. They are in one table.
     want_speech: for which clips `speech` is computed (uint8 per 32 ms, see signal/voice.py): all,
         those longer than `long_s` seconds, or none.
     max_batch_bytes, max_batch_clips: limits of one table; a single clip may have more bytes.
     failed: errors by `clip_id` of clips that have crashed a process before; they are not decoded.
     decoded: called after each block with the seconds of the clip that are decoded so far.
     """
-    options = _Options(rates, max_clip_s, damage, raw, want_speech, long_s, decoded)
-    rows = (_row(identity, file, options, failed) for identity, file in clips)
+    options = _Options(rates, max_clip_s, damage, raw, channels, want_speech, long_s, decoded)
+    recordings = (
+        _rows(identity, file, options, failed, identified=identified) for identity, file in clips
+    )
     target = prepared_schema(schema, rates)
     batch: list[Row] = []
     size = 0
-    for row in rows:
-        row_size = sum(row[f"sound_{rate}"].nbytes for rate in rates if f"sound_{rate}" in row)
-        if batch and (len(batch) >= max_batch_clips or size + row_size > max_batch_bytes):
+    for rows in recordings:
+        sounds = [row[f"sound_{rate}"] for row in rows for rate in rates if f"sound_{rate}" in row]
+        more = sum(sound.nbytes for sound in sounds)
+        if batch and (len(batch) >= max_batch_clips or size + more > max_batch_bytes):
             yield _table(batch, target)
             batch, size = [], 0
-        batch.append(row)
-        size += row_size
-        del row  # else its sound would stay in memory after the batch
+        batch += rows
+        size += more
+        del rows, sounds  # else they would stay in memory after the batch
         if size >= max_batch_bytes:
             yield _table(batch, target)
             batch, size = [], 0
@@ -90,45 +99,51 @@ class _Options:
     max_clip_s: float
     damage: Damage
     raw: Callable[[Row], Headerless | None]
+    channels: Channels
     want_speech: Speech
     long_s: float
     decoded: Callable[[float], None]
 
 
-def _row(
+def _rows(
     identity: Row,
     file: BinaryIO | ClipError | None,
     options: _Options,
     failed: Mapping[str, ClipError],
-) -> Row:
-    """A clip's row, with an error in place of its sound if it fails; missing columns are null."""
+    *,
+    identified: Callable[[Row, int | None, int], Row],
+) -> list[Row]:
+    """A clip's row or, with `channels: each`, a row for each channel; one with an error in place of
+    the sound if it fails. Missing columns are null."""
     if file is None:
-        return identity
+        return [identity]
     length_s = identity.pop("duration_s", None)
     stretch = None if length_s is None else (identity["offset_s"], length_s)
     failure = failed.get(identity.get("clip_id", ""))
-    if failure:
-        if not isinstance(file, ClipError):
-            file.close()
-        return identity | _error("decode", failure)
-    if isinstance(file, ClipError):
-        return identity | _error("read", file)
-    try:
-        return identity | _sound(file, options, stretch, options.raw(identity))
-    except ClipError as error:
-        return identity | _error("decode", error)
-    except MemoryError:
-        too_much = ClipError("memory", "the sound does not fit into memory")
-        return identity | _error("decode", too_much)
+    stage, error = "decode", failure
+    if failure and not isinstance(file, ClipError):
+        file.close()
+    elif isinstance(file, ClipError) and not failure:
+        stage, error = "read", file
+    elif not isinstance(file, ClipError):
+        try:
+            rows = _sounds(file, options, stretch, options.raw(identity))
+            return [identified(identity, row.pop("channel"), len(rows)) | row for row in rows]
+        except ClipError as caught:
+            error = caught
+        except MemoryError:
+            error = ClipError("memory", "the sound does not fit into memory")
+    assert error is not None
+    return [identified(identity, None, 1) | _error(stage, error)]
 
 
-def _sound(
+def _sounds(
     file: BinaryIO, options: _Options, stretch: Stretch | None, raw: Headerless | None
-) -> Row:
-    """The columns of `prepare_clip`, and `speech` if wanted. Closes the file."""
+) -> list[Row]:
+    """The rows of `prepare_recording`, and `speech` if wanted. Closes the file."""
     rates, want_speech = options.rates, options.want_speech
     with file:
-        row = prepare_clip(
+        rows = prepare_recording(
             file,
             rates,
             options.max_clip_s,
@@ -136,19 +151,29 @@ def _sound(
             options.decoded,
             damage=options.damage,
             raw=raw,
+            channels=options.channels,
         )
-    if want_speech == "always" or (want_speech == "long" and row["duration_s"] > options.long_s):
-        rate = SPEECH_RATE if SPEECH_RATE in rates else max(rates)
-        sound = resample(row[f"sound_{rate}"][:], rate, SPEECH_RATE)
-        row["speech"] = speech_probability(sound).tobytes()
-    return row
+    for row in rows:
+        if want_speech == "always" or (
+            want_speech == "long" and row["duration_s"] > options.long_s
+        ):
+            rate = SPEECH_RATE if SPEECH_RATE in rates else max(rates)
+            sound = resample(row[f"sound_{rate}"][:], rate, SPEECH_RATE)
+            row["speech"] = speech_probability(sound).tobytes()
+    return rows
 
 
 def _error(stage: str, error: ClipError) -> Row:
     return {"error_stage": stage, "error_kind": error.kind, "error_message": error.message}
 
 
-def prepare_clip(
+def prepare_clip(file: BinaryIO, *arguments: Any, **options: Any) -> Row:
+    """The only row of `prepare_recording`, which has the same arguments but not `each`."""
+    (row,) = prepare_recording(file, *arguments, **options)
+    return row
+
+
+def prepare_recording(
     file: BinaryIO,
     rates: Sequence[int],
     max_clip_s: float,
@@ -157,33 +182,50 @@ def prepare_clip(
     *,
     damage: Damage = KEEP,
     raw: Headerless | None = None,
-) -> Row:
+    channels: Channels = "mean",
+) -> list[Row]:
     """Decode, downmix and resample a file block by block, never holding it at its stored rate.
 
-    Returns `duration_s`, `sample_rate`, `channels`, `format`, `peak_dbfs`, `rms_dbfs`,
+    Returns a row or, with `channels: each`, one for each channel: `channel` (from 1 on, or None for
+    the mean), `duration_s`, `sample_rate`, `channels`, `format`, `peak_dbfs`, `rms_dbfs`,
     `sound_flags` and, for each rate in Hz, `sound_{rate}`: (samples,), float32 or Pcm16, whose
-    slices are float32. Of channels that cancel each other, the loudest one takes the place of their
-    mean, for which the file is decoded again.
+    slices are float32. Levels are those of what is labelled. Of channels that cancel each other, the
+    loudest one takes the place of their mean, for which the file is decoded again.
 
     Of a `stretch` nothing after its end is decoded, and nothing before its start in formats with
     seeking (WAV, W64, AIFF, AU, CAF).
 
     Raises ClipError: `too_long` for more than `max_clip_s` seconds, `not_finite` for NaN, Inf and
-    peaks of `MAX_PEAK` on, `truncated` for less sound than the header or the stretch claims, and
-    whatever `open_sound` and its blocks raise; but only what `damage` does not keep.
+    peaks of `MAX_PEAK` on, `truncated` for less sound than the header or the stretch claims,
+    `unsupported` for a channel that the sound does not have, and whatever `open_sound` and its
+    blocks raise; but only what `damage` does not keep.
     """
-    part = _Part(rates, max_clip_s, *(stretch or (0.0, math.inf)), damage, raw)
-    row, oddities = _decode(file, part, decoded)
-    if oddities.channels_cancel:
+    start_s, length_s = stretch or (0.0, math.inf)
+    part = _Part(rates, max_clip_s, start_s, length_s, damage, raw, decoded)
+    sound = _open(file, part)
+    wanted: list[int | None] = [None]
+    if channels == "each":
+        wanted = list(range(sound.channels))
+    elif channels != "mean":
+        if channels > sound.channels:
+            found = f"audio.channels: expected channel {channels}, found {sound.channels} channels"
+            raise ClipError("unsupported", found)
+        wanted = [channels - 1]
+    mixes = _decode(sound, part, wanted)
+    cancelled = mixes[0].oddities
+    if channels == "mean" and cancelled.channels_cancel:
         file.seek(0)
-        row, _ = _decode(file, part, decoded, channel=oddities.loudest_channel)
-    flags = {*row["sound_flags"], *oddities.flags()}
-    return row | {"sound_flags": [flag for flag in FLAGS if flag in flags]}
+        sound = _open(file, part)
+        [mix] = _decode(sound, part, [cancelled.loudest_channel])
+        mix.oddities, mix.channel = cancelled, None
+        mixes = [mix]
+    loudest = max(mix.loudest for mix in mixes)
+    return [mix.row(sound, loudest) for mix in mixes]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What `prepare_clip` takes from a file."""
+    """What `prepare_recording` takes from a file."""
 
     rates: Sequence[int]
     max_clip_s: float
@@ -191,49 +233,85 @@ class _Part:
     length_s: float
     damage: Damage
     raw: Headerless | None
+    decoded: Callable[[float], None]
 
 
-def _decode(
-    file: BinaryIO, part: _Part, decoded: Callable[[float], None], channel: int | None = None
-) -> tuple[Row, Oddities]:
-    """The columns of `prepare_clip`, without the flags of the samples. channel: used alone."""
-    start_s, length_s = part.start_s, part.length_s
-    sound = open_sound(file, start_s, part.damage, part.raw)
-    if (sound.duration_s or 0) - start_s > part.max_clip_s < length_s:
+def _open(file: BinaryIO, part: _Part) -> Sound:
+    sound = open_sound(file, part.start_s, part.damage, part.raw)
+    if (sound.duration_s or 0) - part.start_s > part.max_clip_s < part.length_s:
         raise _too_long(f"{sound.duration_s:.2f} s", part.max_clip_s)
-    expected_s = min(sound.duration_s or 0, length_s, part.max_clip_s)
-    outputs = {rate: _Output(sound.sample_rate, rate, expected_s) for rate in part.rates}
-    level, count = Level(), 0
-    oddities = Oddities(sound.channels, _is_lossless(sound.format))
-    blocks = _up_to(sound, length_s)
+    return sound
+
+
+class _Mix:
+    """A row in the making: what the models get of a sound, and evidence about it.
+
+    channel: from 0 on, or None for the mean of all.
+    """
+
+    def __init__(self, sound: Sound, part: _Part, channel: int | None) -> None:
+        expected_s = min(sound.duration_s or 0, part.length_s, part.max_clip_s)
+        self.channel = channel
+        self.outputs = {rate: Output(sound.sample_rate, rate, expected_s) for rate in part.rates}
+        self.level = Level()
+        self.loudest = 0.0
+        count = sound.channels if channel is None else 1
+        self.oddities = Oddities(count, _is_lossless(sound.format))
+
+    def own(self, block: np.ndarray) -> np.ndarray:
+        """The channels of (channels, samples) that it is made of."""
+        return block if self.channel is None else block[self.channel : self.channel + 1]
+
+    def add(self, block: np.ndarray, peak: float) -> None:
+        """Include (channels, samples), whose peak is given."""
+        self.loudest = max(self.loudest, peak)
+        own = self.own(block)
+        mono = downmix(own)
+        is_whole = len(block) == 1
+        self.level.add(mono, peak if is_whole else None)
+        self.oddities.add(own, peak if is_whole or self.channel is None else self.level.last_peak)
+        for output in self.outputs.values():
+            output.add(mono)
+
+    def row(self, sound: Sound, loudest: float) -> Row:
+        """The columns of `prepare_recording`. loudest: the peak of all channels."""
+        flags = {*sound.findings.flags, *self.oddities.flags()}
+        if self.channel is not None and is_silent(self.level.peak) and not is_silent(loudest):
+            flags.add("silent_channel")
+        return {
+            "channel": None if self.channel is None else self.channel + 1,
+            "duration_s": self.level.count / sound.sample_rate,
+            "sample_rate": sound.sample_rate,
+            "channels": sound.channels,
+            "format": sound.format,
+            "peak_dbfs": self.level.peak_dbfs,
+            "rms_dbfs": self.level.rms_dbfs,
+            "sound_flags": [flag for flag in FLAGS if flag in flags],
+            **{f"sound_{rate}": output.finish() for rate, output in self.outputs.items()},
+        }
+
+
+def _decode(sound: Sound, part: _Part, channels: Sequence[int | None]) -> list[_Mix]:
+    """The whole sound as each of these channels, from 0 on, or the mean (None)."""
+    mixes = [_Mix(sound, part, channel) for channel in channels]
+    count = 0
+    blocks = _up_to(sound, part.length_s)
     if sound.sample_rate not in part.rates:  # then no output takes the integers
         blocks = _as_float32(blocks, sound.channels)
     for block in blocks:
         count += block.shape[1]
         if count > part.max_clip_s * sound.sample_rate:
             raise _too_long("more", part.max_clip_s)
-        decoded(count / sound.sample_rate)
-        peak = level.add(block)
-        if not peak < MAX_PEAK:
-            raise _not_finite(block, count - block.shape[1], sound.sample_rate, start_s)
-        oddities.add(block, peak)
-        mono = downmix(block if channel is None else block[channel : channel + 1])
-        for output in outputs.values():
-            output.add(mono)
+        part.decoded(count / sound.sample_rate)
+        peak = peak_of(block)
+        if not peak < MAX_PEAK and not all(peak_of(mix.own(block)) < MAX_PEAK for mix in mixes):
+            raise _not_finite(block, count - block.shape[1], sound.sample_rate, part.start_s)
+        for mix in mixes:
+            mix.add(block, peak)
     duration_s = count / sound.sample_rate
     _check_length(duration_s, part, sound.findings)
     sound.findings.check(duration_s)
-    waveforms = {f"sound_{rate}": output.finish() for rate, output in outputs.items()}
-    return {
-        "duration_s": duration_s,
-        "sample_rate": sound.sample_rate,
-        "channels": sound.channels,
-        "format": sound.format,
-        "peak_dbfs": level.peak_dbfs,
-        "rms_dbfs": level.rms_dbfs,
-        "sound_flags": sound.findings.flags,
-        **waveforms,
-    }, oddities
+    return mixes
 
 
 def _is_lossless(format: str) -> bool:
@@ -285,48 +363,6 @@ def _check_length(found_s: float, part: _Part, findings: Findings) -> None:
             f"{missing_s:.2f} s are missing"
         )
         findings.damage("shorter_than_header", ClipError("truncated", message), missing_s=missing_s)
-
-
-class _Output:
-    """A waveform at one rate that grows with each block.
-
-    It grows in place: realloc moves pages, where concatenate would copy them.
-    """
-
-    def __init__(self, source_rate: int, rate: int, expected_s: float) -> None:
-        self._resampler = Resampler(source_rate, rate)
-        self._expected = round(expected_s * rate) + 1
-        self._data = np.empty(0, np.float32)
-        self._count = 0
-
-    def add(self, mono: np.ndarray) -> None:
-        """Resample and append (samples,), of the same dtype in every call."""
-        for part in self._resampler(mono):
-            self._append(part)
-
-    def finish(self) -> Waveform:
-        """The whole waveform, with the samples that the resampler has held back."""
-        for part in self._resampler(np.empty(0, self._data.dtype), last=True):
-            self._append(part)
-        if self._count < len(self._data):
-            self._data.resize(self._count, refcheck=False)
-        return Pcm16(self._data) if self._data.dtype == np.int16 else self._data
-
-    def _append(self, samples: np.ndarray) -> None:
-        if not len(samples):  # `_data` may be read-only if it was taken without a copy
-            return
-        if not self._count:
-            if len(samples) >= self._expected - 1:  # all of it, which needs no copy
-                self._data, self._count = samples, len(samples)
-                return
-            self._data = np.empty(self._expected, samples.dtype)  # takes pages only as it is filled
-        end = self._count + len(samples)
-        if end > len(self._data):
-            if not self._data.flags.owndata:
-                self._data = self._data.copy()
-            self._data.resize(max(end, len(self._data) * 5 // 4), refcheck=False)
-        np.copyto(self._data[self._count : end], samples, "equiv")
-        self._count = end
 
 
 def _table(rows: list[Row], schema: pa.Schema) -> pa.Table:

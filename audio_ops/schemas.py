@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import pyarrow as pa
 
 from audio_ops.signal.waveforms import WAVEFORM
 
+# Which channels of a sound are labelled: their mean, each by itself, or one, from 1 on.
+Channels = Literal["mean", "each"] | int
 SOUND = pa.schema(
     [
         ("duration_s", pa.float64()),

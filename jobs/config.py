@@ -11,6 +11,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
 from audio_ops.decode.headerless import ENCODINGS, Headerless
 from audio_ops.flags import Damage, OnDamage
+from audio_ops.schemas import Channels
 from audio_ops.tasks import TaskOptions
 from jobs.input import Input, Section
 
@@ -70,6 +71,9 @@ class Audio(Section):
 
     max_clip_s: Annotated[float, Field(gt=0)] = 4 * 3600.0
     """Longer recordings become an error row (`too_long`)."""
+    channels: Channels = "mean"
+    """What is labelled of a sound with several channels: their `mean`, `each` as a clip of its own, or
+    one by its number, from 1 on ([channels](#channels))."""
     on_damage: OnDamage = "keep"
     """`keep` labels what can be decoded of a damaged clip, with a word in `sound_flags`; `error` makes
     an error row of every clip with a gap, a bad packet, a change of rate or less sound than claimed."""
@@ -85,6 +89,15 @@ class Audio(Section):
     decode_memory_mb: Annotated[int, Field(ge=64)] = 6144
     """Memory that decoding may take beyond what its process starts with; more is an error row
     (`memory`). Four hours at 16 kHz take 1,000. Enforced on Linux alone."""
+
+    @field_validator("channels", mode="before")
+    @classmethod
+    def _mean_each_or_number(cls, channels: Any) -> Any:
+        is_number = isinstance(channels, int) and not isinstance(channels, bool)
+        if channels in ("mean", "each") or (is_number and 1 <= channels <= 64):
+            return channels
+        what = "mean, each or a channel's number from 1 to 64"
+        raise ValueError(f"expected {what}, found {shown(channels)}")
 
     @field_validator("raw", mode="before")
     @classmethod

@@ -25,6 +25,7 @@ from jobs.plan import COMMITTED, Plan, difference, plan, plan_shards
 from jobs.preflight import Run, preflight
 from jobs.progress import Progress
 from jobs.ray_cluster import running_ray
+from jobs.recordings import WholeRecordings
 from jobs.reports.summary import Summary
 from jobs.resources import CannotRun
 from jobs.sample import clips_per_shard, evenly, lines, sample_config, shares_of_whole
@@ -204,7 +205,13 @@ def left_to_do(run: Run, found: Listing, table: Table | None) -> Plan:
         least = clips_per_shard(run.sample, len(found.clips)) or 0  # an earlier sample had fewer
         shards = {name: shard for name, shard in shards.items() if shard.clips >= least}
         return plan_shards(found, committed, shards, run.fingerprint, retry_errors=run.retry_errors)
-    return plan(found, committed, run.fingerprint, retry_errors=run.retry_errors)
+    return plan(
+        found,
+        committed,
+        run.fingerprint,
+        retry_errors=run.retry_errors,
+        channels=run.config.audio.channels,
+    )
 
 
 def commit_as_it_comes(
@@ -212,14 +219,17 @@ def commit_as_it_comes(
 ) -> None:
     """Commit data files while the run goes on, until it ends, a signal comes or its time is over.
 
+    The channels of a recording, each of them a clip, are committed together.
+
     Raises, after a last commit, whatever ended the stream: Stalled, if no stage made progress for
     too long.
     """
-    files: list[dict[str, Any]] = []
+    files: list[Mapping[str, Any]] = []
+    recordings = WholeRecordings()
     last = time.monotonic()
     for file in stream:  # None every half second in which nothing came
         if file is not None and progress.accepts(file):
-            files.append(file)
+            files += recordings.add(file)
         # Commits take at most a fifth of the driver's time, however slow the storage is.
         if files and time.monotonic() - last >= every_s:
             before = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.schemas import Channels
 from audio_ops.speech.whisper.prompt import left_to_checkpoint
 from audio_ops.tasks import TaskOptions
 from jobs.config import Config
@@ -31,10 +33,19 @@ LATER_OPTIONS = {
 }
 # To be raised when the code compares labels with their references in another way.
 REFERENCE_VERSION = 2
+# Conditions on levels, which are those of the mean of a sound's channels since version 2.
+_BY_LEVEL = re.compile(r"\b(peak|rms)_dbfs\b")
 # By task: what is new in its labels since tables were made that do not name it.
 CHANGED_LABELS = {"automatic-speech-recognition": "suspects are found by segment, 3"}
 COMMITTED = pa.schema(
-    [("clip_id", pa.string()), *PLACE, ("status", pa.string()), ("fingerprint", pa.string())]
+    [
+        ("clip_id", pa.string()),
+        *PLACE,
+        ("channel", pa.int32()),
+        ("channels", pa.int32()),
+        ("status", pa.string()),
+        ("fingerprint", pa.string()),
+    ]
 )
 # The table's rows of a shard, in the plan's row of the shard: its reader skips those that are done.
 KNOWN = pa.list_(
@@ -43,6 +54,8 @@ KNOWN = pa.list_(
             ("clip_id", pa.string()),
             ("member", pa.string()),
             ("offset_s", pa.float64()),
+            ("channel", pa.int32()),
+            ("channels", pa.int32()),
             ("done", pa.bool_()),
         ]
     )
@@ -53,10 +66,11 @@ KNOWN = pa.list_(
 class Plan:
     """The work of a run.
 
-    `todo` has a row per clip: `clip_id`, the source's columns, `supersedes` (the `clip_id` of the
-    committed row that the clip's new row replaces, or null) and `replaces_labels` (whether that row
-    has labels). If the source has shards, it has a row per shard, with `known` (see `KNOWN`) in
-    place of the latter two. `obsolete` are `clip_id`s of committed rows whose files still exist but
+    `todo` has a row per clip: `clip_id`, the source's columns, `channel`, `supersedes` (the `clip_id`s
+    of the committed rows that the clip's new row replaces, or null) and `replaces_labels` (whether
+    they have labels). If channels are labelled one by one, its rows are recordings, whose channels
+    are not known yet: null. If the source has shards, it has a row per shard, with `known` (see
+    `KNOWN`) in place of the latter two. `obsolete` are `clip_id`s of committed rows whose files still exist but
     no longer hold the clips.
 
     The counts are of clips, as far as these are known before shards are read. `vanished` counts
@@ -76,47 +90,99 @@ class Plan:
         return not len(self.todo) and not self.obsolete
 
 
-def plan(listing: Listing, committed: pa.Table, fingerprint: str, *, retry_errors: bool) -> Plan:
+def plan(
+    listing: Listing,
+    committed: pa.Table,
+    fingerprint: str,
+    *,
+    retry_errors: bool,
+    channels: Channels = "mean",
+) -> Plan:
     """Compare the clips that a source found with the table's rows (`COMMITTED`).
 
-    A clip is done if a row has its id and the run's fingerprint and, with `retry_errors`, no error.
-    Its id depends on the file's version, so a changed file is another clip at the same place, whose
-    new row replaces the old one. A missing file has no version: a row that was made while the file
-    existed stays.
+    A clip is done if a row has its id and the run's fingerprint and, with `retry_errors`, no error; a
+    recording, if all its channels are. Its id depends on the file's version, so a changed file is
+    another clip at the same place, whose new row replaces the old ones. A missing file has no
+    version: rows that were made while the file existed stay.
     """
-    found = listing.clips.add_column(0, "clip_id", clip_ids(listing.clips))
-    done = _done(committed, fingerprint, retry_errors)
-    is_done = pc.is_in(found["clip_id"], value_set=done["clip_id"].combine_chunks())
-    finished = done.filter(pc.is_in(done["clip_id"], value_set=found["clip_id"].combine_chunks()))
+    number = channels if isinstance(channels, int) else None
+    found = listing.clips.append_column(
+        "channel", pa.array([number] * len(listing.clips), pa.int32())
+    )
+    found = found.add_column(0, "clip_id", clip_ids(found))
+    done = _done(committed, fingerprint, retry_errors and channels != "each")
+    ids = done["clip_id"]
+    if channels == "each":
+        ids, is_whole = _whole_recordings(done, retry_errors)
+        done, ids = done.filter(is_whole), ids.filter(is_whole)
+    is_done = pc.is_in(found["clip_id"], value_set=_whole(ids))
+    finished = done.filter(pc.is_in(ids, value_set=_whole(found["clip_id"])))
     # Only the remaining rows are compared by place: in most runs they are few.
     rest = committed.filter(
         pc.invert(pc.is_in(committed["clip_id"], value_set=_whole(finished["clip_id"])))
     )
     pending = found.filter(pc.invert(is_done))
     places, places_of_rest = _places(pending), _places(rest)
-    row_at = pc.index_in(places, value_set=places_of_rest)  # null where there is none
+    rows = _by_place(rest, places_of_rest)
+    rows_at = pc.index_in(places, value_set=_whole(rows["place"]))  # null where there are none
     is_listed = pc.is_in(places_of_rest, value_set=places)
     obsolete = _obsolete(listing, rest.filter(pc.invert(is_listed)))
     is_unavailable = pc.and_(
         _has_no_version(pending["source_version"]),
-        pc.and_(
-            row_at.is_valid(),
-            pc.invert(_has_no_version(_whole(rest["source_version"]).take(row_at))),
-        ),
+        pc.fill_null(_whole(rows["has_version_any"]).take(rows_at), False),
     )
+    unavailable = _whole(rows["clip_id_count"]).take(rows_at.filter(_whole(is_unavailable)))
     is_to_do = pc.invert(is_unavailable)
-    todo, row_at = pending.filter(is_to_do), row_at.filter(_whole(is_to_do))
-    has_labels = pc.is_in(rest["status"], value_set=pa.array(["ok", "partial"]))
-    todo = todo.append_column("supersedes", _whole(rest["clip_id"]).take(row_at))
-    todo = todo.append_column("replaces_labels", _whole(has_labels).take(row_at))
-    unavailable = len(pending) - len(todo)
+    todo, rows_at = pending.filter(is_to_do), rows_at.filter(_whole(is_to_do))
+    todo = todo.append_column("supersedes", _whole(rows["clip_id_list"]).take(rows_at))
+    todo = todo.append_column("replaces_labels", _whole(rows["has_labels_any"]).take(rows_at))
+    listed = pc.sum(is_listed).as_py() or 0
     return Plan(
         todo,
         obsolete,
-        found=len(found) - unavailable,
-        done=len(found) - len(pending),
+        found=len(finished) + len(todo),
+        done=len(finished),
         failed_before=len(finished.filter(pc.not_equal(finished["status"], "ok"))),
-        vanished=len(rest) - (pc.sum(is_listed).as_py() or 0) - len(obsolete) + unavailable,
+        vanished=len(rest) - listed - len(obsolete) + (pc.sum(unavailable).as_py() or 0),
+    )
+
+
+def _whole_recordings(done: pa.Table, retry_errors: bool) -> tuple[pa.Array, pa.Array]:
+    """For each row its recording's id, and whether all channels of that are there; with
+    `retry_errors`, without an error. A recording that could not be decoded has one row."""
+    recordings = clip_ids(done.drop_columns(["channel"]))
+    columns = [done[name] for name in ("channel", "channels", "status")]
+    rows = pa.table([recordings, *columns], ["recording", "channel", "channels", "status"])
+    rows = rows.append_column("is_ok", pc.equal(rows["status"], "ok"))
+    by_id = rows.group_by("recording").aggregate(
+        [("channel", "count_distinct"), ("channels", "max"), ("is_ok", "all")]
+    )
+    is_all = pc.equal(by_id["channel_count_distinct"], by_id["channels_max"])
+    is_all = pc.or_(pc.fill_null(is_all, False), pc.equal(by_id["channel_count_distinct"], 0))
+    if retry_errors:
+        is_all = pc.and_(is_all, by_id["is_ok_all"])
+    return recordings, pc.is_in(recordings, value_set=_whole(by_id["recording"].filter(is_all)))
+
+
+def _by_place(rows: pa.Table, places: pa.Array) -> pa.Table:
+    """The rows of each place: `clip_id_list`, `clip_id_count`, `has_labels_any`, `has_version_any`."""
+    columns = {
+        "place": places,
+        "clip_id": rows["clip_id"],
+        "has_labels": pc.is_in(rows["status"], value_set=pa.array(["ok", "partial"])),
+        "has_version": pc.invert(_has_no_version(rows["source_version"])),
+    }
+    return (
+        pa.table(columns)
+        .group_by("place")
+        .aggregate(
+            [
+                ("clip_id", "list"),
+                ("clip_id", "count"),
+                ("has_labels", "any"),
+                ("has_version", "any"),
+            ]
+        )
     )
 
 
@@ -184,7 +250,8 @@ def _known(sources: pa.ChunkedArray, committed: pa.Table, done: pa.Table) -> pa.
     done_ids = set(done.filter(pc.is_in(done["source"], names))["clip_id"].to_pylist())
     rows = committed.filter(pc.is_in(committed["source"], names))
     known: dict[str, list[dict[str, Any]]] = {source: [] for source in names.to_pylist()}
-    for row in rows.select(["source", "clip_id", "member", "offset_s"]).to_pylist():
+    columns = ["source", *(field.name for field in KNOWN.value_type if field.name != "done")]
+    for row in rows.select(columns).to_pylist():
         known[row.pop("source")].append({**row, "done": row["clip_id"] in done_ids})
     return pa.array([known[source] for source in names.to_pylist()], KNOWN)
 
@@ -240,14 +307,22 @@ def _done(committed: pa.Table, fingerprint: str, retry_errors: bool) -> pa.Table
 
 
 def clip_ids(found: pa.Table) -> pa.Array:
-    """The `clip_id` of each row's place."""
-    columns = (found[name].to_pylist() for name in PLACE.names)
+    """The `clip_id` of each row's place and, if there is such a column, `channel`."""
+    names = [name for name in (*PLACE.names, "channel") if name in found.column_names]
+    columns = (found[name].to_pylist() for name in names)
     return pa.array([clip_id(*place) for place in zip(*columns, strict=True)], pa.string())
 
 
-def clip_id(source: str, member: str | None, source_version: str, offset_s: float) -> str:
-    """128-bit BLAKE2b of a clip's place, as 32 hex digits."""
+def clip_id(
+    source: str,
+    member: str | None,
+    source_version: str,
+    offset_s: float,
+    channel: int | None = None,
+) -> str:
+    """128-bit BLAKE2b of a clip's place and channel, as 32 hex digits."""
     place = f"{source}\0{member or ''}\0{source_version}\0{offset_s!r}"
+    place += "" if channel is None else f"\0{channel}"
     return hashlib.blake2b(place.encode(), digest_size=16).hexdigest()
 
 
@@ -300,9 +375,11 @@ def _versions(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str
         if options.dtype != "float32"
         and checkpoints[name].json("config.json").get("model_type") in CHANGED_IN_HALF_PRECISION
     ]
+    by_level = [name for name, options in tasks if _BY_LEVEL.search(options.when or "")]
     compared = [name for name, options in tasks if getattr(options, "reference", None)]
     versions = {
         "half_precision_version": dict.fromkeys(corrected, 2),
+        "level_version": dict.fromkeys(by_level, 2),
         "reference_version": dict.fromkeys(compared, REFERENCE_VERSION),
         "task_version": {
             name: CHANGED_LABELS[options.task]
@@ -329,6 +406,8 @@ def _audio_settings(config: Config) -> dict[str, Any]:
     defaults = {name: type(config.audio).model_fields[name].default for name in rules}
     if config.audio.on_damage == "error":
         rules.pop("max_damage")
+    if config.audio.channels != "mean":
+        kept["channels"] = config.audio.channels
     kept |= {name: value for name, value in rules.items() if value != defaults[name]}
     raw = [one.model_dump(mode="json") for one in config.audio.raw]
     return kept | ({"raw": raw} if raw else {})

@@ -17,10 +17,10 @@ from jobs.config import Config, ConfigError
 from jobs.config_file import options_of_others
 from jobs.models import find_model
 from jobs.plan import fingerprint, settings
-from jobs.sources import PLACE, NoSuchColumn, Source, load_source
+from jobs.sources import NoSuchColumn, Source, load_source
 from jobs.sources._auto import recognise
 from jobs.sources._paths import absolute
-from jobs.table.schema import table_schema
+from jobs.table.schema import IDENTITY, table_schema
 
 COLUMN_OPTIONS = ("reference", "prompt_column")  # they name a column that the task reads
 
@@ -156,7 +156,7 @@ def _with_headerless(config: Config) -> Config:
 
 def columns_before(config: Config, kept: pa.Schema) -> dict[str, pa.Schema]:
     """The columns that a clip has by the time each task gets it."""
-    have: list[Any] = [("clip_id", pa.string()), *PLACE, *SOUND, *kept]
+    have: list[Any] = [*IDENTITY, *SOUND, *kept]
     before = {}
     for name, options in config.tasks.items():
         before[name] = pa.schema(have)

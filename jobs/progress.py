@@ -44,6 +44,9 @@ class Progress:
         self.sharded = "known" in plan.todo.column_names
         self.to_do = len(plan.todo)  # clips, or shards whose clips are not known before
         self.pending = set() if self.sharded else set(plan.todo["clip_id"].to_pylist())
+        self.channels: dict[
+            str, set[str]
+        ] = {}  # clip_ids that came of recordings with more to come
         self.parts: dict[str, ShardPart] = {}  # by source, of shards that are not whole yet
         self.whole: set[str] = set()
         self.found, self.done = plan.found, plan.done
@@ -78,16 +81,29 @@ class Progress:
         """
         ids = set(file["clip_ids"] or ())
         is_new = len(ids) == len(file["clip_ids"] or ())
-        is_new = is_new and (
-            self._is_new_of_shard(file, ids) if self.sharded else ids <= self.pending
-        )
+        if self.sharded:
+            is_new = is_new and self._is_new_of_shard(file, ids)
+        else:
+            is_new = is_new and self.pending.issuperset(_planned_ids(file))
+            is_new = is_new and not any(ids & came for came in self.channels.values())
         if not is_new:
             print(f"data file {file['path']} holds clips that came before: it is not committed")
-            return False
-        self.pending -= ids
-        if self.sharded:
+        elif self.sharded:
             self._add_to_shard(file, ids)
-        return True
+        else:
+            self._add_to_recordings(file)
+        return is_new
+
+    def _add_to_recordings(self, file: Mapping[str, Any]) -> None:
+        """Add clips. A recording has come when all its channels have."""
+        ids = file["clip_ids"] or ()
+        for id, recording in zip(ids, file.get("recordings") or [None] * len(ids), strict=True):
+            own = recording or {"id": id, "rows": 1}
+            came = self.channels.setdefault(own["id"], set())
+            came.add(id)
+            if len(came) == own["rows"]:
+                self.pending.discard(own["id"])
+                del self.channels[own["id"]]
 
     def _is_new_of_shard(self, file: Mapping[str, Any], ids: set[str]) -> bool:
         part = self.parts.get(file["source"])
@@ -108,7 +124,12 @@ class Progress:
             self.whole.add(name)
 
     def committed(self, files: Sequence[Mapping[str, Any]]) -> None:
-        """Count committed data files, rows of `table.schema.WRITTEN`."""
+        """Count committed data files, rows of `table.schema.WRITTEN`. All rows of a recording are in
+        them, or none."""
+        if not self.sharded:
+            # Only now it is known how many channels a recording has.
+            ids = [id for file in files for id in _planned_ids(file)]
+            self.found += len(ids) - len(set(ids))
         for file in files:
             for shard in file["shards"] or ():
                 self.shards += 1
@@ -194,6 +215,16 @@ class Progress:
             )
             return TOO_MANY_ERRORS
         return DRIFTED if drifted else OK
+
+
+def _planned_ids(file: Mapping[str, Any]) -> list[str]:
+    """The ids that the plan has for a data file's clips: their own, or those of the recordings whose
+    channels they are."""
+    ids = file["clip_ids"] or []
+    recordings = file.get("recordings") or [None] * len(ids)
+    return [
+        recording["id"] if recording else id for id, recording in zip(ids, recordings, strict=True)
+    ]
 
 
 def clock(seconds: float) -> str:

@@ -15,6 +15,11 @@ CANCELLED_SHARE = 0.1  # of the sound, from which on its mean is not to be used
 LOSSY_PEAK = 2.0  # lossy codecs overshoot; beyond it the sound was encoded over full scale
 
 
+def is_silent(peak: float) -> bool:
+    """Whether a channel with this peak holds nothing but dither or the noise of a line."""
+    return peak <= SILENT_PEAK
+
+
 class Oddities:
     """The flags of a sound's samples. lossless: whether samples are as they were stored."""
 

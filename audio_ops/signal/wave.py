@@ -83,33 +83,38 @@ def _sum_of_squares(samples: np.ndarray) -> float:
     return float(np.vecdot(rows, rows).sum(dtype=np.float64) + np.vecdot(rest, rest))
 
 
+def peak_of(block: np.ndarray) -> float:
+    """The peak of int16 or float32, 1 is full scale; perhaps NaN."""
+    if not block.size:
+        return 0.0
+    unit = 2.0**-15 if block.dtype == np.int16 else 1.0
+    return unit * max(float(block.max()), -float(block.min()))
+
+
 class Level:
-    """Peak and RMS over all channels of a stream, in dB relative to full scale (a sample of 1)."""
+    """Peak and RMS of a stream, in dB relative to full scale (a sample of 1)."""
 
     def __init__(self) -> None:
-        self._peak = 0.0
+        self.peak = self.last_peak = 0.0
+        self.count = 0
         self._square = 0.0
-        self._count = 0
 
-    def add(self, block: np.ndarray) -> float:
-        """Include (channels, samples), int16 or float32; returns the block's peak, perhaps NaN."""
-        if not block.size:
-            return 0.0
-        unit = 2.0**-15 if block.dtype == np.int16 else 1.0
-        peak = unit * max(float(block.max()), -float(block.min()))
-        self._peak = max(self._peak, peak)
-        samples = block.ravel("K").astype(np.float32, copy=False)
+    def add(self, samples: np.ndarray, peak: float | None = None) -> None:
+        """Include samples of any shape, int16 or float32. peak: theirs, if it is known."""
+        self.last_peak = peak_of(samples) if peak is None else peak
+        self.peak = max(self.peak, self.last_peak)
+        unit = 2.0**-15 if samples.dtype == np.int16 else 1.0
+        samples = samples.ravel("K").astype(np.float32, copy=False)
         with np.errstate(over="ignore"):  # such samples show in the peak
             self._square += unit**2 * _sum_of_squares(samples)
-        self._count += block.size
-        return peak
+        self.count += samples.size
 
     @property
     def peak_dbfs(self) -> float | None:
         """None for digital silence."""
-        return 20 * math.log10(self._peak) if self._peak else None
+        return 20 * math.log10(self.peak) if self.peak else None
 
     @property
     def rms_dbfs(self) -> float | None:
         """None for digital silence; -3.01 for a full-scale sine."""
-        return 10 * math.log10(self._square / self._count) if self._square else None
+        return 10 * math.log10(self._square / self.count) if self._square else None

@@ -65,7 +65,9 @@ def evaluate(table: Table, by: Sequence[str] = ()) -> dict[str, Any]:
     settings = table.settings()
     with duckdb.connect(":memory:") as database:
         database.execute("SET TimeZone = 'UTC'")
-        database.register("labels", labels)
+        database.register("stored", labels)
+        channel = "" if "channel" in names else ", NULL AS channel"  # as in older tables
+        database.execute(f"CREATE TEMP VIEW labels AS SELECT *{channel} FROM stored")
         count = "SELECT count(*) AS rows, count(*) FILTER (fingerprint <> ?) AS other FROM labels"
         [rows] = _rows(database, count, fingerprint(settings))
         report |= {"version": table.version, "rows": rows["rows"]}
@@ -99,7 +101,7 @@ def _view(database: Any, of_task: TaskColumns, reference: str, by: Sequence[str]
     """Create a view `task` of the table, with the task's columns, null where a table made by an
     earlier version has none."""
     columns = {name: _quoted(column) for name, column in of_task.of.items()}
-    places = ("clip_id", "source", "member", "offset_s", "error_stage")
+    places = ("clip_id", "source", "member", "offset_s", "channel", "error_stage")
     columns |= {name: name for name in places} | {"reference": _quoted(reference)}
     columns |= {f"by_{n}": _quoted(column) for n, column in enumerate(by)}
     columns = {"compared_by": "NULL", "reference_error": "NULL", **columns}
@@ -183,11 +185,15 @@ def _not_compared(database: Any, measure: str, **reasons: str) -> dict[str, int]
 
 
 def _worst(database: Any, columns: str, measure: str) -> list[Row]:
-    return _rows(
+    found = _rows(
         database,
-        f"SELECT clip_id, source, member, offset_s, reference, {columns} FROM task "
+        f"SELECT clip_id, source, member, offset_s, channel, reference, {columns} FROM task "
         f"WHERE {measure} > 0 ORDER BY {measure} DESC, clip_id LIMIT {WORST}",
     )
+    for row in found:
+        if row["channel"] is None:
+            del row["channel"]
+    return found
 
 
 def _rows(database: Any, query: str, *values: Any) -> list[Row]:
@@ -242,6 +248,7 @@ def _worst_lines(task: Mapping[str, Any]) -> Iterator[str]:
         value = _percent(row[measure]) if is_text else f"{row['loss']:.2f}"
         place = row["source"] + (f" {row['member']}" if row["member"] else "")
         at = f" at {row['offset_s']:g} s" if row["offset_s"] else ""
+        at += f", channel {row['channel']}" if "channel" in row else ""
         yield f"    {value} · {place}{at}"
         yield f"      reference: {_shown(row['reference'])}"
         label = "text" if is_text else "label"

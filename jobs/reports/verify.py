@@ -19,11 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake.exceptions import DeltaError
 
+from audio_ops.schemas import SOUND
 from jobs.console import printable
 from jobs.plan import clip_ids, fingerprint
 from jobs.reports.arguments import add_table_arguments, open_table
 from jobs.table.lease import NOTE
-from jobs.table.schema import IDENTITY, OUTCOME, RUN
+from jobs.table.schema import ADDED_LATER, IDENTITY, OUTCOME, RUN, in_schema
 from jobs.table.table import DATA_FILE, SHARDS_FILE, Table
 
 PROGRESS_EVERY_S = 10.0
@@ -91,6 +92,7 @@ def verify(table: Table, progress: Callable[[str], None] = lambda _: None) -> Re
 _ROWS = """
     CREATE TABLE rows (
         clip_id VARCHAR, source VARCHAR, member VARCHAR, source_version VARCHAR, offset_s DOUBLE,
+        channel INTEGER, channels INTEGER,
         status VARCHAR, run_id VARCHAR, fingerprint VARCHAR,
         has_null BOOLEAN, other_id BOOLEAN, wrong_outcome BOOLEAN
     )
@@ -130,7 +132,7 @@ def _read_file(
         for rows in _batches(table, name):
             found += len(rows)
             missing = [column for column in _READ.names if column not in rows.column_names]
-            if missing:
+            if set(missing) - set(ADDED_LATER):
                 raise ValueError(f"expected a column {missing[0]}, found none")
             database.register("batch", _checked(rows, tasks))
             database.execute("INSERT INTO rows SELECT * FROM batch")
@@ -169,7 +171,7 @@ def _check_unnamed_files(table: Table, is_held: bool, report: Report) -> None:
     ]
 
 
-_READ = pa.schema([*IDENTITY, *OUTCOME, *RUN])
+_READ = pa.schema([*IDENTITY, SOUND.field("channels"), *OUTCOME, *RUN])
 
 
 def _batches(table: Table, name: str) -> Iterator[pa.Table]:
@@ -190,13 +192,13 @@ def _checked(rows: pa.Table, tasks: Sequence[str]) -> pa.Table:
 
     failures = [f"{task}_error" for task in tasks if f"{task}_error" in rows.column_names]
     task_failed = any_of([pc.is_valid(rows[name]) for name in failures])
-    rows = rows.select(_READ.names).cast(_READ)  # delta-rs writes string_view, which lacks kernels
+    rows = in_schema(rows, _READ)  # delta-rs writes string_view, which lacks kernels
     has_reason = pc.and_(pc.is_valid(rows["error_kind"]), pc.is_valid(rows["error_stage"]))
     is_ok = pc.equal(rows["status"], "ok")
     has_any = any_of([task_failed, *(pc.is_valid(rows[name]) for name in OUTCOME.names[1:])])
     return pa.table(
         {
-            **{name: rows[name] for name in IDENTITY.names},
+            **{name: rows[name] for name in (*IDENTITY.names, "channels")},
             **{name: rows[name] for name in ("status", "run_id", "fingerprint")},
             "has_null": any_of([pc.is_null(rows[name]) for name in NEVER_NULL]),
             "other_id": pc.not_equal(rows["clip_id"], clip_ids(rows)),
@@ -220,10 +222,18 @@ _ROW_CHECKS = (
         "SELECT any_value(source) FROM rows GROUP BY clip_id HAVING count(*) > 1",
     ),
     (
-        "one row for each place (source, member, offset_s)",
+        "one row for each place (source, member, offset_s), or one for each of its channels",
         "with several clip_ids",
         "SELECT source FROM rows GROUP BY source, member, offset_s "
-        "HAVING count(DISTINCT clip_id) > 1",
+        "HAVING count(DISTINCT clip_id) > greatest(1, count(DISTINCT channel)) "
+        "OR (count(DISTINCT clip_id) > 1 AND (bool_or(channel IS NULL) "
+        "OR count(DISTINCT source_version) > 1))",
+    ),
+    (
+        "a row for each channel of a recording whose channels are labelled one by one",
+        "recordings without some of them",
+        "SELECT source FROM rows GROUP BY source, member, offset_s "
+        "HAVING count(DISTINCT channel) > 1 AND count(DISTINCT channel) < max(channels)",
     ),
     (
         f"a value in {', '.join(NEVER_NULL)}",

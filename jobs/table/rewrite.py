@@ -78,11 +78,13 @@ class Rewriter:
             pq.ParquetWriter(sink, schema, compression="zstd") as writer,
         ):
             for batch in parquet.iter_batches(ROWS_AT_ONCE):
-                is_old = pc.is_in(batch["clip_id"].cast(pa.string()), old)
-                out.update(batch["run_id"].filter(is_old).to_pylist())
-                left = pa.Table.from_batches([batch.filter(pc.invert(is_old))])
+                # First the types, for other writers' string_view has no kernel to filter.
+                found = in_schema(pa.Table.from_batches([batch]), schema)
+                is_old = pc.is_in(found["clip_id"], old)
+                out.update(found["run_id"].filter(is_old).to_pylist())
+                left = found.filter(pc.invert(is_old))
                 if len(left):
-                    writer.write_table(in_schema(left, schema))
+                    writer.write_table(left)
                     rows += len(left)
         if not rows:
             return [], out

@@ -10,7 +10,8 @@ from audio_ops.schemas import ERROR, SOUND
 from audio_ops.tasks import TaskOptions, load_task
 from jobs.sources import PLACE
 
-IDENTITY = pa.schema([("clip_id", pa.string()), *PLACE])
+# `channel` is null for the mean of all channels, and in errors of a whole recording.
+IDENTITY = pa.schema([("clip_id", pa.string()), *PLACE, ("channel", pa.int32())])
 OUTCOME = pa.schema([("status", pa.string()), *ERROR])
 RUN = pa.schema(
     [
@@ -19,8 +20,17 @@ RUN = pa.schema(
         ("labelled_at", pa.timestamp("us", "UTC")),
     ]
 )
-# The row that a clip's new row replaces, and whether that one has labels.
-CHANGE = pa.schema([("supersedes", pa.string()), ("replaces_labels", pa.bool_())])
+# A clip of a recording whose channels are labelled one by one: the `clip_id` that the plan has for
+# the recording, and the number of its rows. They are committed together.
+RECORDING = pa.struct([("id", pa.string()), ("rows", pa.int32())])
+# The rows that a clip's new row replaces, and whether one of those has labels.
+CHANGE = pa.schema(
+    [
+        ("supersedes", pa.list_(pa.string())),
+        ("replaces_labels", pa.bool_()),
+        ("_recording", RECORDING),
+    ]
+)
 # The outcome of a shard that was read to the end, in a row of its own after the shard's clips.
 SHARD_END = pa.struct(
     [
@@ -52,6 +62,7 @@ WRITTEN = pa.schema(
         ("source", pa.string()),  # of its first clip; if the input has shards, of all its clips
         ("clip_ids", pa.list_(pa.string())),  # of all clips, including those without a row
         ("supersedes", pa.list_(pa.string())),  # clip_ids of the rows that its rows replace
+        ("recordings", pa.list_(RECORDING)),  # of all clips, null for those that are no channel
         ("statuses", pa.list_(pa.string())),  # of all clips
         ("errors", pa.list_(pa.struct([(n, pa.string()) for n in ("kind", "source", "message")]))),
         # Shards that were read to the end.
@@ -61,7 +72,7 @@ WRITTEN = pa.schema(
 
 
 # Columns that older tables do not have. The next run adds them, null in the rows that are there.
-ADDED_LATER = ("sound_flags",)
+ADDED_LATER = ("sound_flags", "channel")
 
 
 class TableMismatch(Exception):

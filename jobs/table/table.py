@@ -70,12 +70,17 @@ class Table:
         return self.log.delta.to_pyarrow_dataset()
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
-        """Some columns of the committed rows, in memory."""
+        """Some columns of the committed rows, in memory; null if the table does not have them yet."""
         while True:
             version = self.version
-            read = partial(self.log.delta.to_pyarrow_table, columns=list(columns))
+            have = [name for name in columns if name in self.log.fields()]
+            read = partial(self.log.delta.to_pyarrow_table, columns=have)
             try:
-                return self.storage.retrying(read)
+                rows = self.storage.retrying(read)
+                for name in columns:
+                    if name not in have:
+                        rows = rows.append_column(name, pa.nulls(len(rows)))
+                return rows.select(list(columns))
             except FileNotFoundError:  # unless damaged, another run has just compacted the table
                 self.refresh()
                 if self.version == version:

@@ -53,6 +53,7 @@ def write_rows(table: pa.Table, settings: WriteSettings) -> pa.Table:
         "audio_s": pc.sum(table["duration_s"]).as_py() or 0.0,
         "source": table["source"][0].as_py(),
         "clip_ids": table["clip_id"].to_pylist(),
+        "recordings": table["_recording"].to_pylist(),
         "statuses": table["status"].to_pylist(),
         "errors": [
             {"kind": kind, "source": source, "message": message}
@@ -68,7 +69,7 @@ def write_rows(table: pa.Table, settings: WriteSettings) -> pa.Table:
     table = table.filter(pc.invert(spared))
     if not len(table):
         return pa.Table.from_pylist([about], schema=WRITTEN)
-    about["supersedes"] = table["supersedes"].drop_null().to_pylist()
+    about["supersedes"] = [id for ids in table["supersedes"].to_pylist() for id in ids or ()]
     run = settings.run_id, settings.fingerprint, datetime.now(timezone.utc)
     for column, value in zip(RUN, run, strict=True):
         table = table.append_column(column, pa.array([value] * len(table), column.type))

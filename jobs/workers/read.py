@@ -75,11 +75,14 @@ class ReadSettings:
 
 @dataclass(frozen=True)
 class SandboxWork:
-    """A plan in a sandbox, and what became of it in earlier sandboxes."""
+    """A plan in a sandbox, and what became of it in earlier sandboxes.
+
+    delivered: by the plan's `clip_id` those of its rows, which do not come again.
+    """
 
     plan: pa.Table
     settings: ReadSettings
-    delivered: AbstractSet[str] = frozenset()  # clip_ids that do not come again
+    delivered: Mapping[str, Sequence[str]] = field(default_factory=dict)
     failed: Mapping[str, ClipError] = field(
         default_factory=dict
     )  # by clip_id or source, not opened
@@ -164,7 +167,7 @@ def _from_sandboxes(
     limits = audio.decode_timeout_s, audio.decode_memory_mb << 20
     deaths: Counter[str] = Counter()  # by clip_id or source
     work = SandboxWork(plan, settings, lanes_are_held=alone)
-    delivered: set[str] = set()
+    delivered: dict[str, list[str]] = {}
     ended = 0  # shards of the plan
     lanes = _lanes(settings)
     if alone:
@@ -174,9 +177,8 @@ def _from_sandboxes(
             try:
                 with sandbox() as process:
                     for table in process.tables(prepared, {"work": work}, *limits):
-                        delivered.update(
-                            table["clip_id"].drop_null().to_pylist()
-                        )  # an end has none
+                        for planned, id in _ids_of(table):
+                            delivered.setdefault(planned, []).append(id)
                         ended += len(table) - table["shard_end"].null_count
                         yield table
                 return
@@ -190,6 +192,14 @@ def _from_sandboxes(
             work = replace(work, plan=plan, delivered=delivered)
     finally:
         lanes.release()
+
+
+def _ids_of(table: pa.Table) -> Iterator[tuple[str, str]]:
+    """The plan's `clip_id` and the own one of each clip of a table."""
+    columns = table["clip_id"].to_pylist(), table["_recording"].to_pylist()
+    for id, recording in zip(*columns, strict=True):
+        if id is not None:  # a shard's end has none
+            yield (recording["id"] if recording else id), id
 
 
 def _after(death: Died, work: SandboxWork, deaths: Counter[str]) -> SandboxWork:
@@ -213,7 +223,8 @@ def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
     """Tables of prepared clips, in a sandbox: records in `memory` which clip is in progress, and takes
     a lane for one that needs much memory."""
     settings = work.settings
-    source = settings.source
+    source, channels = settings.source, settings.audio.channels
+    readings: dict[str, ShardReading] = {}
     lanes = _lanes(settings, memory.waits)
 
     def decoded(decoded_s: float) -> None:
@@ -225,7 +236,7 @@ def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
         row = 0
         memory.working_on("", row)
         clips = (
-            shards(work, skip=lambda: memory.working_on("", row))
+            shards(work, readings, skip=lambda: memory.working_on("", row))
             if source.SHARDED
             else _opened(work, work.plan)
         )
@@ -238,6 +249,12 @@ def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
             row += file is None or not source.SHARDED
             memory.working_on("", row)
 
+    def identified(clip: dict[str, Any], channel: int | None, rows: int) -> dict[str, Any]:
+        own = _of_channel(clip, channel, rows) if channels == "each" and channel else clip
+        if reading := readings.get(clip["source"]):
+            reading.met.add(own["clip_id"])
+        return own
+
     return prepare(
         recorded(),
         schema=pa.schema([*IDENTITY, *settings.kept, *CHANGE, ("shard_end", SHARD_END)]),
@@ -245,34 +262,60 @@ def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
         max_clip_s=settings.audio.max_clip_s,
         damage=settings.audio.damage,
         raw=settings.headerless,
+        channels=channels,
+        identified=identified,
         want_speech=settings.want_speech,
         failed=work.failed,
         decoded=decoded,
     )
 
 
-def shards(work: SandboxWork, skip: Callable[[], None] = lambda: None) -> Clips:
+def _of_channel(clip: dict[str, Any], channel: int, rows: int) -> dict[str, Any]:
+    """The identity of one channel of a recording. The first one replaces all its rows so far."""
+    place = {name: clip[name] for name in PLACE.names}
+    return clip | {
+        "clip_id": clip_id(**place, channel=channel),
+        "channel": channel,
+        "supersedes": clip["supersedes"] if channel == 1 else None,
+        "_recording": {"id": clip["clip_id"], "rows": rows},
+    }
+
+
+def shards(
+    work: SandboxWork,
+    readings: dict[str, ShardReading] | None = None,
+    skip: Callable[[], None] = lambda: None,
+) -> Clips:
     """The clips of each shard that are not done yet, and behind them a row without a clip (None),
     whose `shard_end` says what was in the shard.
 
-    `skip` is called for each clip that is left out: those that are done, or delivered before.
+    `readings` gets each shard's, by its source. `skip` is called for each clip that is left out:
+    those that are done, or delivered before.
     """
-    limit = work.settings.clips_per_shard
+    limit, channels = work.settings.clips_per_shard, work.settings.audio.channels
     for number, shard in enumerate(work.plan.to_pylist()):
         part = ShardReading(shard)
-        for clip, file in _opened(work, work.plan.slice(number, 1), part.passed_over):
-            clip["clip_id"], clip["supersedes"] = part.meet(clip)
+        if readings is not None:
+            readings[shard["source"]] = part
+        clips = _opened(work, work.plan.slice(number, 1), part.passed_over)
+        for count, (clip, file) in enumerate(clips, 1):
+            clip["channel"] = channels if isinstance(channels, int) else None
+            is_done = part.meet(clip)
             if limit is not None:
                 part.count_bytes(file)
-            if clip["clip_id"] in part.done or clip["clip_id"] in work.delivered:
+            if is_done or clip["clip_id"] in work.delivered:
+                part.met.update(work.delivered.get(clip["clip_id"], ()))
                 skip()
             else:
+                if channels != "each":  # else there may be several, of which decoding tells
+                    part.met.add(clip["clip_id"])
                 yield clip, file
-            if len(part.met) == limit:
+            if count == limit:
                 part.leave(work.settings.input)
                 break
         if shard["source"] in work.failed:  # what came out of it before that counts all the same
-            part.met |= part.done | work.delivered
+            part.skipped |= part.done
+            part.met |= part.done.union(*work.delivered.values())
             part.unmet -= part.met
         end = {name: shard[name] for name in ("source", "source_version", "offset_s")}
         yield end | {"shard_end": part.end()}, None
@@ -285,27 +328,42 @@ class ShardReading:
         known = shard["known"]
         self.version = shard["source_version"]
         self.done = {row["clip_id"] for row in known if row["done"]}
-        self.places = {(row["member"], row["offset_s"]): row["clip_id"] for row in known}
+        self.rows: dict[tuple[str, float], list[dict[str, Any]]] = {}  # by place
+        for row in known:
+            self.rows.setdefault((row["member"], row["offset_s"]), []).append(row)
         self.unmet = {row["clip_id"] for row in known}  # rows whose clips did not come so far
         self.met: set[str] = set()  # clip_ids
         self.passed_over: Counter[str] = Counter()  # what else is in it, by extension
+        self.skipped: set[str] = set()
         self.is_whole = True
         self.source = shard["source"]
         self.bytes_met = 0
         self.part = 1.0
 
-    def meet(self, clip: Mapping[str, Any]) -> tuple[str, str | None]:
-        """The clip's id, and the id of the row that its new row replaces."""
-        ids = [clip_id(*(clip[name] for name in PLACE.names))]
-        # Rows from before clips of shards had versions of their own.
-        ids.append(clip_id(clip["source"], clip["member"], self.version, clip["offset_s"]))
-        own = next((id for id in ids if id in self.done), ids[0])
-        old = None if own in self.done else self.places.get((clip["member"], clip["offset_s"]))
-        self.met.add(own)
-        self.unmet -= {own, old}
-        if clip["member"] is None:  # an error in place of the rest of the shard
+    def meet(self, clip: dict[str, Any]) -> bool:
+        """Set the clip's `clip_id` and the rows that its new row replaces; returns whether it is
+        done."""
+        source, member, version, offset_s = (clip[name] for name in PLACE.names)
+        known = self.rows.get((member, offset_s), [])
+
+        def ids(channel: int | None) -> list[str]:
+            # Rows from before clips of shards had versions of their own.
+            versions = version, self.version
+            return [clip_id(source, member, each, offset_s, channel) for each in versions]
+
+        clip["clip_id"] = ids(clip["channel"])[0]
+        done = self.done.intersection(ids(clip["channel"]))
+        if not done and clip["channel"] is None:  # each channel may have its row
+            own = [row for row in known if row["channel"] and row["clip_id"] in ids(row["channel"])]
+            own = [row for row in own if row["done"]]
+            done = {row["clip_id"] for row in own if len(own) == row["channels"]}
+        self.unmet -= done | {row["clip_id"] for row in known}
+        self.met |= done
+        self.skipped |= done
+        clip["supersedes"] = None if done else [row["clip_id"] for row in known] or None
+        if member is None:  # an error in place of the rest of the shard
             self.is_whole = False
-        return own, old
+        return bool(done)
 
     def count_bytes(self, file: BinaryIO | ClipError | None) -> None:
         """Add a clip's bytes to those that were read, with the tar's header and padding."""
@@ -326,7 +384,7 @@ class ShardReading:
         obsolete, kept = (self.unmet, []) if self.is_whole else ((), self.unmet)
         return {
             "clips": len(self.met),
-            "skipped": len(self.met & self.done),
+            "skipped": len(self.met & self.skipped),
             "obsolete": sorted(obsolete),
             "kept": sorted(kept),
             "digest": digest(self.met),

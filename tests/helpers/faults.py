@@ -161,7 +161,8 @@ def _label(todo: pa.Table, work: Work) -> pa.Table:
     """Clips as the last model returns them."""
     columns = todo.select(["source", "source_version"]).to_pydict().values()
     labels = [work.label(source, version) for source, version in zip(*columns, strict=True)]
-    given = {name: todo[name] for name in ("clip_id", *PLACE.names, *CHANGE.names)}
+    names = ("clip_id", *PLACE.names, "supersedes", "replaces_labels")
+    given = {name: todo[name] for name in names}
     given |= {
         "kind_label": pa.array(labels),
         "duration_s": pa.array([0.5] * len(todo)),

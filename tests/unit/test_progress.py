@@ -74,6 +74,22 @@ def test_clips_are_forgotten_when_their_shard_is_whole(
     assert seen.whole == set(shards) and not seen.parts
 
 
+def test_a_recording_has_come_when_all_its_channels_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = progress(tmp_path, monkeypatch, {"clip_id": ["r", "3"]})
+
+    def channels(ids: str, rows: int) -> File:
+        return file("a.wav", ids) | {"recordings": [{"id": "r", "rows": rows}] * len(ids)}
+
+    assert seen.accepts(channels("1", 2)) and seen.pending == {"r", "3"}
+    assert not seen.accepts(channels("1", 2))  # read again
+    assert not seen.accepts(channels("12", 2))
+    assert seen.accepts(channels("2", 2)) and seen.pending == {"3"}
+    assert not seen.accepts(channels("2", 2))
+    assert seen.accepts(file("b.wav", "3")) and not seen.pending and not seen.channels
+
+
 def test_a_run_with_a_dropped_file_says_what_is_left_to_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
