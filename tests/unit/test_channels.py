@@ -124,6 +124,9 @@ class Memory:
     """A sandbox's shared memory, without the sandbox."""
 
     def working_on(self, clip_id: str, row: int) -> None: ...
+    def waits(self) -> None:
+        pass
+
     def decoded(self, seconds: float) -> None: ...
 
 
