@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import NamedTuple
 
+from jobs.console import Lasting, open_standard_streams
 from jobs.exit_codes import exit_with
 from jobs.versions import package_version
 
@@ -33,11 +34,16 @@ COMMANDS = {
         "jobs.reports.verify",
         "check that a table is intact (log, data files, rows, counts), reading only",
     ),
+    "exit-code": Command(
+        "jobs.reports.exit_code", "end with the exit code of a run, from its summary"
+    ),
 }
 
 
 def main() -> None:
     """Run the command of this process's arguments, and end the process with its exit code."""
+    open_standard_streams()
+    sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)  # type: ignore[assignment]
     exit_with(run(sys.argv[1:]))
 
 
@@ -76,3 +82,7 @@ def _unknown(name: str) -> str:
     near = get_close_matches(name, COMMANDS, n=1)
     suggestion = f": did you mean {near[0]!r}?" if near else ""
     return f"expected a command ({', '.join(COMMANDS)}), found {name!r}{suggestion}"
+
+
+if __name__ == "__main__":
+    main()

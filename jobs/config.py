@@ -15,6 +15,9 @@ from audio_ops.schemas import Channels
 from audio_ops.tasks import TaskOptions
 from jobs.input import Input, Section
 
+# The stores that both fsspec and delta-rs write to.
+STORES = ("file", "local", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+
 
 class ConfigError(Exception):
     """A run that cannot start as it is written: one line per problem. Exit code 2."""
@@ -113,11 +116,26 @@ class Output(Section):
     """Where the labels go."""
 
     path: str
-    """Folder of the table, local or any fsspec URL."""
+    """Folder of the table, local or on a store (`s3://`, `gs://`, `az://`, `abfs://`)."""
     keep: tuple[str, ...] = ()
     """Columns of the source that each row carries along."""
     storage_options: Annotated[dict[str, Any] | None, Field(repr=False)] = None
     """Passed to fsspec; the input's own if left out."""
+    retain_h: Annotated[float, Field(ge=0, le=168)] = 0.0
+    """Hours for which the data files of earlier versions stay, for Delta readers that are still
+    reading them or go back to them. Plain readers of the folder's Parquet files see those rows as
+    well: with 0 they see exactly the rows that there are."""
+
+    @field_validator("path")
+    @classmethod
+    def _on_a_known_store(cls, path: str) -> str:
+        protocol, is_url, _ = path.partition("://")
+        if is_url and protocol not in STORES:
+            raise ValueError(
+                "expected a local folder, or a URL that begins with s3://, gs://, az:// or abfs://, "
+                f"found {protocol}://"
+            )
+        return path
 
 
 class Range(Section):

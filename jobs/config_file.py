@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from jobs.config import Config, ConfigError, Range, TaskResources, shown
 from jobs.input import Input
 from jobs.sources import load_source, source_names
 from jobs.sources._paths import holds_credentials
+from jobs.yaml_values import OTHER_BASE, in_quotes, put, read_yaml, set_value
 
+SECRETS = "storage_options"  # in whose keys values may be secrets
 SECRET_KEY = re.compile(
     r"secret|token|passw|passphrase|credential|^key$|access_key|account_key|connection_string|sas",
     re.I,
@@ -31,6 +33,7 @@ UNSAFE_LOADING = (  # switches with which Ray and torch unpickle what stands in 
     "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD",
 )
 RESERVED = re.compile(r"_.*|sound_\d+|speech|supersedes|replaces_labels|shard_end|known")
+NO_TEXT = "expected a valid string"  # in pydantic's words
 ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -40,72 +43,36 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises ConfigError with a line per problem: file, key, what was expected, what was found.
     """
     try:
-        raw = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)  # a safe loader
+        raw, texts = read_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: expected a config file: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: expected YAML: {_yaml_problem(error)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: expected YAML in UTF-8: {error}") from None
+    except ValueError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).split("\n"))) from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(raw).__name__}")
+    given: dict[str, str] = {}  # by --set
     for override in overrides:
         try:
-            set_value(raw, override, "--set", "a.b.c=value")
+            key, text = set_value(raw, override, "--set", "a.b.c=value")
         except ValueError as error:
             raise ConfigError(str(error)) from None
+        given[key] = text
+        texts = {k: t for k, t in texts.items() if k != key and not k.startswith(f"{key}.")}
     problems = list(_literal_secrets(raw))
     raw = _with_environment(raw, "", problems)
-    problems += [*_urls_with_credentials(raw), *_unsafe_loading()]
-    config, found = _validate(raw)
+    problems += [*_urls_with_credentials(raw), *_unsafe_loading(), *_other_bases(texts)]
+    config, found = _validate(raw, texts)
+    numbers = [k for k in given if any(line.startswith(f"{k}: {NO_TEXT}") for line in found)]
+    if numbers:  # where a text is wanted, a number is one too
+        for key in numbers:
+            put(raw, key, given[key])
+        config, found = _validate(raw, texts)
     problems += found
     if config is None or problems:
         raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
     return config
-
-
-class UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, which would take the last of two values for one key in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f"key {key.value!r} for the second time"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    """The problem and its place, without the line itself (as in `str(error)`): it may hold a secret."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return type(error).__name__
-    mark = error.problem_mark
-    return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
-
-
-def set_value(raw: dict[str, Any], argument: str, option: str, form: str) -> None:
-    """Set one value of nested sections to `argument`: keys, joined by dots, and a YAML value.
-
-    option, form: how the command line has it, for messages. Raises ValueError; the value, which may
-    be a secret, is in no message.
-    """
-    key, equals, value = argument.partition("=")
-    if not equals or not all(key.split(".")):
-        raise ValueError(f"{option}: expected {form}, found {key!r}")
-    *parents, last = key.split(".")
-    section: Any = raw
-    for parent in parents:
-        section = section.setdefault(parent, {}) if isinstance(section, dict) else None
-    if not isinstance(section, dict):
-        raise ValueError(f"{option} {key}: expected a section above it, found a plain value there")
-    try:
-        section[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        problem = _yaml_problem(error)
-        raise ValueError(f"{option} {key}: expected a YAML value: {problem}") from None
 
 
 def _literal_secrets(raw: dict[str, Any]) -> Iterator[str]:
@@ -148,6 +115,24 @@ def _urls_with_credentials(raw: dict[str, Any]) -> Iterator[str]:
                 )
 
 
+def _other_bases(texts: Mapping[str, str]) -> Iterator[str]:
+    for key, text in texts.items():
+        if OTHER_BASE.fullmatch(text):
+            found = "such digits" if SECRETS in key else in_quotes(text, yaml.safe_load(text))
+            yield f"{key}: expected a decimal number or a text in quotes, found {found}"
+
+
+def _words_for_numbers(config: Config, texts: Mapping[str, str]) -> Iterator[str]:
+    """A line for each `on` and `no` that stands where a number belongs: pydantic takes it for 1 or 0."""
+    for key, text in texts.items():
+        value: Any = config.model_dump()
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and isinstance(yaml.safe_load(text), bool):
+            yield f"{key}: expected a number, found {text}"
+
+
 def _unsafe_loading() -> Iterator[str]:
     for name in UNSAFE_LOADING:
         if os.environ.get(name, "").lower() not in ("", "0", "false"):
@@ -172,7 +157,8 @@ def _with_environment(value: Any, key: str, problems: list[str]) -> Any:
     return ENVIRONMENT.sub(lambda match: os.environ.get(match[1], ""), value)
 
 
-def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
+def _validate(raw: dict[str, Any], texts: Mapping[str, str]) -> tuple[Config | None, list[str]]:
+    """The config, if there is one, and a line per problem. texts: see `read_yaml`."""
     problems: list[str] = []
     tasks = raw.get("tasks")
     options: dict[str, TaskOptions] = {}
@@ -181,7 +167,7 @@ def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
             options[name] = _task_options(name, task)
         except ValidationError as error:
             kind = load_task(task["task"]).Options
-            problems += _problems(error, kind, ("tasks", name))
+            problems += _problems(error, kind, ("tasks", name), texts)
         except ValueError as error:
             problems.append(f"tasks.{name}{error}")
     if "tasks" in raw and not tasks:
@@ -190,8 +176,9 @@ def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[str]]:
     try:
         config = Config.model_validate(raw | {"tasks": options} if isinstance(tasks, dict) else raw)
     except ValidationError as error:
-        problems = _problems(error, Config, ()) + problems
+        problems = _problems(error, Config, (), texts) + problems
     if config is not None:
+        problems += _words_for_numbers(config, texts)
         if config.input.format not in ("auto", *source_names()):
             problems.append(
                 f"input.format: expected one of auto, {', '.join(source_names())}, "
@@ -242,7 +229,12 @@ def options_of_others(input: Input) -> list[str]:
     ]
 
 
-def _problems(error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...]) -> list[str]:
+def _problems(
+    error: ValidationError,
+    model: type[BaseModel],
+    prefix: tuple[str, ...],
+    texts: Mapping[str, str],
+) -> list[str]:
     """Pydantic's findings as `key: expected ..., found ...`."""
     lines = {}
     for detail in error.errors(include_url=False):
@@ -260,6 +252,8 @@ def _problems(error: ValidationError, model: type[BaseModel], prefix: tuple[str,
             lines[key] = "expected a value, found none"
         elif detail["type"] == "value_error":
             lines[key] = str(detail["ctx"]["error"])
+        elif detail["type"] == "string_type" and key in texts:
+            lines[key] = f"expected a text, found {in_quotes(texts[key], detail['input'])}"
         elif key not in lines:
             expected = detail["msg"].removeprefix("Input should be ")
             found = "a value" if "storage_options" in where else shown(detail["input"])

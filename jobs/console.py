@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
+
+from jobs.own_folder import own_folder
 
 LOG_EVERY_S = 10.0
 
@@ -20,30 +25,58 @@ def printable(text: str) -> str:
     )
 
 
+class Lasting(io.TextIOBase):
+    """A stream that goes on when nobody reads it any more, as after `| head`: a command's exit code
+    says what it found, not who listened."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:
+            discard(self.stream)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.stream.flush()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+
 class Console:
     """Prints to the real stdout, while everything that libraries print goes to a log file.
 
     The file descriptors themselves are redirected, because Ray's C++ core and child processes write
-    to them directly.
+    to them directly. A stdout that nobody reads any more, that is closed or full ends no run.
     """
 
     def __init__(self, run_id: str):
-        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        self.log = Path(state) / "earmark" / f"{run_id}.log"
+        self.run_id = run_id
+        self.log = Path(os.devnull)
         self._last_progress_s = 0.0
         self._line_is_open = False
 
     def __enter__(self) -> Console:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        open_standard_streams()
         sys.stdout.flush()
         sys.stderr.flush()
         self._out_fd, self._err_fd = os.dup(1), os.dup(2)
         self._out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")
-        log_fd = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self.log, log_fd, problem = open_log(self.run_id)
         os.dup2(log_fd, 1)
         os.dup2(log_fd, 2)
         os.close(log_fd)
         self._terminal = self._out.isatty()
+        if problem:
+            self.say(problem)
         return self
 
     def __exit__(
@@ -59,20 +92,19 @@ class Console:
         os.dup2(self._err_fd, 2)
         os.close(self._out_fd)
         os.close(self._err_fd)
-        self._out.close()
+        with suppress(OSError):
+            self._out.close()
 
     def say(self, text: str) -> None:
         """Print one or more lines that stay."""
         self._close_line()
-        self._out.write("\n".join(printable(line) for line in text.split("\n")) + "\n")
-        self._out.flush()
+        self._write("\n".join(printable(line) for line in text.split("\n")) + "\n")
 
     def progress(self, text: str) -> None:
         """Print a line of progress: on a terminal in place of the last one, in a log every 10 s."""
         if self._terminal:
             columns = os.get_terminal_size(self._out.fileno()).columns or 80
-            self._out.write(f"\r\x1b[2K{printable(text)[: columns - 1]}")
-            self._out.flush()
+            self._write(f"\r\x1b[2K{printable(text)[: columns - 1]}")
             self._line_is_open = True
         elif time.monotonic() - self._last_progress_s >= LOG_EVERY_S:
             self._last_progress_s = time.monotonic()
@@ -80,5 +112,61 @@ class Console:
 
     def _close_line(self) -> None:
         if self._line_is_open:
-            self._out.write("\r\x1b[2K")
+            self._write("\r\x1b[2K")
             self._line_is_open = False
+
+    def _write(self, text: str) -> None:
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except OSError as error:  # as after `| head`
+            print(f"stdout takes nothing more ({error.strerror}); what would follow:", flush=True)
+            discard(self._out)
+            self._terminal = False
+            self._out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")
+            self._out.write(text)
+
+
+def open_log(run_id: str) -> tuple[Path, int, str]:
+    """A run's log: its path, a file descriptor, and what is to be said if it is not in the usual
+    folder, as in containers without a home or with one that is read-only."""
+    problem = ""
+    for folder in (_state_folder, own_folder, lambda: Path(os.devnull).parent):
+        try:
+            logs = folder()
+            if logs == Path(os.devnull).parent:
+                path = Path(os.devnull)
+            else:
+                logs.mkdir(parents=True, exist_ok=True)
+                path = logs / f"{run_id}.log"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            return path, os.open(path, flags, 0o600), problem and f"{problem}: log: {path}"
+        except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+            problem = problem or f"no log in the home folder ({error})"
+    raise OSError(f"expected to write to {os.devnull}")
+
+
+def _state_folder() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "earmark"
+
+
+def discard(stream: TextIO) -> None:
+    """Let what a stream that takes nothing still holds, and all that is written to it, vanish."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+    with suppress(OSError):
+        stream.flush()
+
+
+def open_standard_streams() -> None:
+    """Open those of stdin, stdout and stderr that are closed (`>&-`): the next file would be them."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 OK = 0
 FAILED = 1
@@ -19,6 +20,7 @@ def exit_with(code: int) -> None:
     After some table operations delta-rs's threads abort the interpreter while it winds down (exit
     code 134 for a run that went well), so it is not wound down.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # nobody reads it, or it is closed
+            stream.flush()
     os._exit(code)

@@ -24,6 +24,7 @@ from jobs.pipeline import pipeline
 from jobs.plan import COMMITTED, Plan, difference, plan, plan_shards
 from jobs.preflight import Run, preflight
 from jobs.progress import Progress
+from jobs.ray_address import HeadGone, expect_answer, ray_address
 from jobs.ray_cluster import running_ray
 from jobs.recordings import WholeRecordings
 from jobs.reports.summary import Summary
@@ -61,11 +62,15 @@ def run(
     run_id = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
     with Console(run_id) as console, Stop(max_runtime_s) as stop:
         summary = Summary(run_id, config_path, console.log)
+        stop.give_up = lambda error: exit_with(tell_lost(error, summary, console, summary_file))
         try:
             config = load_config(config_path, overrides)
             config = sample_config(config) if sample else config
+            summary.storage_options = config.output_options
             refuse_uploads(config, config_path, summary_file)
             with stop.interrupting():
+                if address := ray_address():
+                    expect_answer(address, console.say)
                 checked = preflight(
                     run_id,
                     config_path,
@@ -85,6 +90,8 @@ def run(
         except Stalled as error:
             console.say(f"error: {error}\nthe same command continues with what is left")
             summary.end(FAILED, "stalled", error)
+        except HeadGone as error:
+            tell_lost(error, summary, console)
         except Stopped:
             console.say(f"stopped ({stop.why}) before anything was labelled")
             summary.end(stop.code, stop.why)
@@ -104,10 +111,26 @@ def run(
         return summary.code
 
 
+def tell_lost(
+    error: Exception, summary: Summary, console: Console, summary_file: str | None = None
+) -> int:
+    """Tell how a run ended whose cluster is gone; returns the exit code."""
+    labelled = summary.progress.labelled if summary.progress else 0
+    console.say(
+        f"error: {error}; {labelled:,} clips are committed, the same command goes on\n"
+        f"log: {console.log}"
+    )
+    summary.end(FAILED, "failed", error)
+    if summary_file:
+        summary.write(summary_file)
+    return FAILED
+
+
 def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) -> int:
     """Label a checked run's clips, up to the last commit; returns the exit code."""
     started = time.monotonic()
     storage = Storage(run.config.output.path, run.config.output_options)
+    retain_h = run.config.output.retain_h
     with stop.interrupting():
         table = Table.open(storage)
         summary.of(storage.path, run.fingerprint)
@@ -121,13 +144,13 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
         summary.passed_over(found.passed_over)
         summary.plan = left_to_do(run, found, table)
         refuse_nothing(run, found, summary.plan)
-    if summary.plan.is_empty and (table is None or table.is_tidy()):
+    if summary.plan.is_empty and (table is None or table.is_tidy(retain_h)):
         console.say(nothing_to_do(summary.plan, run.config, time.monotonic() - started))
         return OK
     seen = table.settings() if table else {}
     with stop.interrupting():
         dead = watched(storage, console.say)
-    held = hold(storage, run.id, run.schema, run.settings, seen, dead=dead)
+    held = hold(storage, run.id, run.schema, run.settings, seen, dead=dead, retain_h=retain_h)
     try:  # another run may have committed since `table` was opened
         with stop.interrupting():
             todo = left_to_do(run, found, held)
@@ -146,7 +169,7 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
                 if run.sample:
                     summary.whole(rows_of_all, shares, shares_of_whole(run.config))
         console.progress("compacting the table")
-        held.tidy()
+        held.tidy(retain_h)
     finally:
         summary.look_at(held, run.config, console)
         held.release()
@@ -243,6 +266,7 @@ def commit_as_it_comes(
     if files:
         table.commit(files)
         progress.committed(files)
+    stop.raise_lost()
     stream.raise_error()
 
 
@@ -295,7 +319,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--summary",
         metavar="FILE",
         dest="summary_file",
-        help="write a JSON summary to this file, however the run ends",
+        help="write a JSON summary to this file or URL, however the run ends",
     )
 
 

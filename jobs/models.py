@@ -8,6 +8,7 @@ import posixpath
 import socket
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from audio_ops.inference.checkpoint import (
     find_checkpoint,
     with_adapter,
 )
+from jobs.own_folder import own_folder
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,14 @@ def fetch(url: str, options: Mapping[str, Any]) -> StoredCheckpoint:
 
 
 def cache() -> Path:
-    """The folder of fetched models and the demo's: `$XDG_CACHE_HOME/earmark`, `~/.cache/earmark`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "earmark"
+    """The folder of fetched models and the demo's: `$XDG_CACHE_HOME/earmark`, `~/.cache/earmark` or, if
+    nothing can be written there, one among the machine's temporary files."""
+    with suppress(OSError, RuntimeError):  # RuntimeError: there is no home
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "earmark"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    return own_folder()
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -11,6 +10,7 @@ from importlib import import_module
 from jobs import ray_compat
 from jobs.config import Config
 from jobs.console import Console
+from jobs.ray_address import HeadWatch, ray_address
 from jobs.resources import CannotRun
 from jobs.stop import Stop
 
@@ -21,7 +21,7 @@ ACTOR_STARTS = 3  # a model that cannot be loaded ends the run after so many
 @contextmanager
 def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS, or start one on this machine and end it afterwards."""
-    address = os.environ.get("RAY_ADDRESS")
+    address = ray_address()
     ray_compat.set_environment(joins_cluster=bool(address))
     import ray
 
@@ -33,8 +33,9 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
             f"stores of their size, found {object_store_mb}: use resources.in_flight_mb"
         )
     if starts:
-        console.progress("joining Ray" if address else "starting Ray")
-        with ThreadPoolExecutor(1) as meanwhile:  # this thread waits for other processes
+        console.progress(f"joining the Ray cluster at {address}" if address else "starting Ray")
+        with ray_compat.own_packages_first(), ThreadPoolExecutor(1) as meanwhile:
+            # This thread waits for other processes.
             imported = [meanwhile.submit(import_module, name) for name in IMPORTED_MEANWHILE]
             _start(address, object_store_mb, console)
         for module in imported:
@@ -48,10 +49,17 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
     context.execution_no_progress_timeout_s = config.resources.stalled_after_s
     ray_compat.set_actor_starts(context, ACTOR_STARTS)
     console.progress("loading the models")
+    head = HeadWatch(ray.get_runtime_context().gcs_address, stop.lose, stop.give_up)
     try:
         yield
+    except Exception as error:
+        if not head.is_there():
+            stop.lose(head.error)
+            raise head.error from error
+        raise
     finally:
-        if starts:
+        head.end()
+        if starts and not stop.lost:  # without its head Ray would wait for an answer
             console.progress("ending Ray")
             ray.shutdown()
 
@@ -59,6 +67,9 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
 def _start(address: str | None, object_store_mb: int | None, console: Console) -> None:
     import ray
 
+    if not address:
+        for line in ray_compat.fit_to_machine():
+            console.say(line)
     for tries_left in (2, 1, 0):
         try:  # without "local" Ray would join whatever cluster it finds on this machine
             with nullcontext() if address else ray_compat.no_idle_services():
@@ -66,10 +77,16 @@ def _start(address: str | None, object_store_mb: int | None, console: Console) -
                     address or "local",
                     include_dashboard=None if address else False,
                     log_to_driver=False,
+                    num_cpus=None if address else ray_compat.part_of_a_cpu(),
                     object_store_memory=object_store_mb and object_store_mb << 20,
                 )
             return
         except Exception as error:
+            if address and isinstance(error, (ConnectionError, RuntimeError, ValueError)):
+                raise CannotRun(
+                    f"RAY_ADDRESS: expected a cluster to join at {address}, found "
+                    f"{ray_compat.first_line(error)}"
+                ) from error
             if address or not tries_left or not ray_compat.is_slow_start(error):
                 raise
             console.progress("starting Ray again, as it took too long")

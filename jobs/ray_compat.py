@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,7 +28,9 @@ WHOLE_TABLES: dict[str, Any] = {
     "batch_format": "pyarrow",
     "zero_copy_batch": True,
 }
-
+# The longest socket of a node below its folder, and the kernel's limit for its path.
+SOCKET = "session_2026-12-31_23-59-59_999999_4194304/sockets/plasma_store"
+SOCKET_BYTES = 107 if sys.platform.startswith("linux") else 103
 _by_size: dict[str, Any] = {}  # Ray's own way to cut, see `whole_tables`
 
 
@@ -37,7 +42,13 @@ def set_environment(joins_cluster: bool) -> None:
     # `ray_config_def.h`: after its default of 1 s, idle workers that read would be gone by the time
     # the models are loaded.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
-    if not joins_cluster:
+    if joins_cluster:
+        # `ray_config_def.h`: this long after the head has gone, Ray ends the process, in the middle of
+        # a last commit. `HeadWatch` is sooner.
+        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "600")
+        # `_private/ray_constants.py`: with its 20 tries a head without a node is given up after minutes.
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
+    else:
         # `data/_internal/cluster_autoscaler`: V1 asks for nodes in fractions of a CPU and rounds what
         # is left to whole CPUs: 1.28 of a machine's two are one reader instead of two.
         os.environ.setdefault("RAY_DATA_CLUSTER_AUTOSCALER", "V2")
@@ -66,6 +77,70 @@ def no_idle_services() -> Iterator[None]:
     finally:
         for name, method in methods.items():
             setattr(Node, name, method)
+
+
+@contextmanager
+def own_packages_first() -> Iterator[None]:
+    """Inside of the `with`, `ray.init` tells the workers to import this package from where it is.
+
+    `_private/worker.py`: `connect` puts the driver's current folder in front of the workers'
+    `sys.path`, where a `jobs` (or `yaml.py`) of the user's would be imported in place of ours.
+    """
+    try:
+        before = os.getcwd()
+    except OSError:  # it was removed
+        before = "/"
+    os.chdir(Path(__file__).parent.parent)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def fit_to_machine() -> list[str]:
+    """Choose a folder for the Ray that is started here, if the usual one does not do; returns what is
+    to be said about it. Where there is no home, give Ray the token that it would keep there.
+
+    `_private/authentication/authentication_token_setup.py`: `~/.ray/auth_token`. `_private/node.py`: the paths of its sockets, `SOCKET` below its folder, may have 107 bytes.
+    `_common/utils.py`: the folder is `ray` in `RAY_TMPDIR`, `TMPDIR` or `/tmp`.
+    """
+    home = os.path.expanduser("~")
+    has_token = os.path.exists(os.path.join(home, ".ray", "auth_token"))
+    if not has_token and not _is_writable(home) and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    name = next((n for n in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(n)), None)
+    if name is None:
+        return []
+    usual = os.environ[name]
+    is_long = len(os.fsencode(f"{usual}/ray/{SOCKET}")) > SOCKET_BYTES
+    if not is_long and _is_writable(usual):
+        return []
+    other = next((f for f in ("/tmp", "/var/tmp", "/dev/shm") if _is_writable(f)), None)
+    if other is None:
+        return []
+    os.environ["RAY_TMPDIR"] = other
+    why = "too long for Ray's sockets" if is_long else "no folder that can be written to"
+    return [f"{name} is {why}: Ray's files are in {other}/ray"]
+
+
+def _is_writable(folder: str) -> bool:
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+
+
+def part_of_a_cpu(cgroup: str = "/sys/fs/cgroup") -> int | None:
+    """1 on a machine that may use less than a CPU, which Ray rounds to none; else None, and Ray counts.
+
+    `_private/utils.py`: `get_num_cpus`.
+    """
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = Path(cgroup, "cpu.max").read_text().split()
+        return 1 if float(quota) / float(period) < 1 else None
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (
+            Path(cgroup, "cpu", f"cpu.cfs_{part}_us").read_text() for part in ("quota", "period")
+        )
+        return 1 if 0 < float(quota) / float(period) < 1 else None
+    return None
 
 
 def is_slow_start(error: Exception) -> bool:

@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 LOOK_EVERY_S = 1.0
@@ -25,6 +25,8 @@ class Stop:
         self.signal = 0
         self.why = ""
         self._until = time.monotonic() + (max_runtime_s or math.inf)
+        self.lost: Exception | None = None
+        self.give_up: Callable[[Exception], None] = lambda _: None  # ends the process at once
         self._interrupts = False
 
     def __enter__(self) -> Stop:
@@ -71,6 +73,14 @@ class Stop:
         self.signal = number
         self.why = signal.Signals(number).name
         self._interrupt()
+
+    def lose(self, error: Exception) -> None:
+        """Stop after a last commit, as the cluster is lost; `raise_lost` then raises `error`."""
+        self.lost, self.why = error, "failed"
+
+    def raise_lost(self) -> None:
+        if self.lost:
+            raise self.lost
 
     def now(self) -> bool:
         """Whether to stop now."""

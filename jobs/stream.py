@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from jobs import ray_compat
+from jobs.ray_address import HeadGone
 from jobs.resources import Shares, missing_resources, nodes_now
 
 if TYPE_CHECKING:
@@ -36,15 +36,19 @@ class Stream:
         self._shares = shares
         self._error: BaseException | None = None
         self._waits_for = ""
-        self._looked = time.monotonic()
+        self._ended = threading.Event()
+        self._looks = threading.Thread(target=self._look_for_nodes, daemon=True)
 
     def __enter__(self) -> Stream:
         self._thread.start()
+        self._looks.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End the dataset where it is."""
-        ray_compat.end_datasets()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the dataset where it is, unless its cluster is gone, whose answer it would wait for."""
+        self._ended.set()
+        if kind is not HeadGone:
+            ray_compat.end_datasets()
 
     def __iter__(self) -> Iterator[dict[str, Any] | None]:
         while True:
@@ -62,10 +66,16 @@ class Stream:
 
     def waits_for(self) -> str:
         """The resources that the cluster lacks to run every stage, after nodes have left; or ""."""
-        if time.monotonic() - self._looked > LOOK_FOR_NODES_EVERY_S:
-            self._waits_for = "; ".join(missing_resources(self._shares, nodes_now(), one_each=True))
-            self._looked = time.monotonic()
         return self._waits_for
+
+    def _look_for_nodes(self) -> None:
+        """In a thread, as a head that is gone gives no answer for minutes."""
+        while not self._ended.wait(LOOK_FOR_NODES_EVERY_S):
+            try:
+                missing = missing_resources(self._shares, nodes_now(), one_each=True)
+            except Exception:  # the run is ending, or the head is gone
+                return
+            self._waits_for = "; ".join(missing)
 
     def raise_error(self) -> None:
         """Raise the error that ended the dataset, if any: Stalled, or Ray's own."""

@@ -6,14 +6,19 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from jobs.config_file import set_value
 from jobs.table.storage import Storage
 from jobs.table.table import Table
+from jobs.yaml_values import set_value
 
 
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `open_table` takes."""
     parser.add_argument("table", help="the output of a run: a folder or any fsspec URL")
+    add_storage_option(parser)
+
+
+def add_storage_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--storage-option`, see `storage_options`."""
     parser.add_argument(
         "--storage-option",
         metavar="a.b=value",

@@ -13,6 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import fsspec
+
 from jobs.config import Config
 from jobs.console import Console
 from jobs.plan import Plan
@@ -44,6 +46,7 @@ class Summary:
         self.progress: Progress | None = None
         self.plan: Plan | None = None
         self.table: HeldTable | None = None
+        self.storage_options: Mapping[str, Any] = {}  # for a `--summary` on a store
         self.document: dict[str, Any] = {
             "run_id": run_id,
             "started_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -121,14 +124,20 @@ class Summary:
         }
 
     def write(self, file: str | None) -> None:
-        """Write the document into the table, if the run had taken it, and atomically into `file`."""
+        """Write the document into the table, if the run had taken it, and atomically into `file`, a path or
+        URL."""
         if self.table is not None:
             self.table.keep_report(self.document)
-        if file:
-            temporary = f"{file}.{self.run_id}"
-            content = json.dumps(self.document, indent=1, default=str, ensure_ascii=False)
-            Path(temporary).write_text(f"{content}\n", encoding="utf-8")
-            os.replace(temporary, file)
+        if not file:
+            return
+        content = json.dumps(self.document, indent=1, default=str, ensure_ascii=False) + "\n"
+        if "://" in file:
+            fs, path = fsspec.url_to_fs(file, **self.storage_options)
+            fs.pipe_file(path, content.encode())
+            return
+        temporary = f"{file}.{self.run_id}"
+        Path(temporary).write_text(content, encoding="utf-8")
+        os.replace(temporary, file)
 
 
 def _models(actors: Sequence[ActorWork], started_at: float) -> dict[str, Any]:

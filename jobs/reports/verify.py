@@ -158,7 +158,9 @@ def _check_unnamed_files(table: Table, is_held: bool, report: Report) -> None:
         if not size
     ]
     unnamed = table.storage.sizes().keys() - table.files().keys()
-    leftovers = sorted(filter(DATA_FILE.fullmatch, unnamed))
+    leftovers = table.leftovers(unnamed, _retain_h(table))
+    if kept := len(list(filter(DATA_FILE.fullmatch, unnamed))) - len(leftovers):
+        report.notes.append(f"{kept} data files of earlier versions are kept (output.retain_h)")
     if is_held and leftovers:
         report.notes.append(f"{len(leftovers)} data files are not committed yet, or no longer")
     else:
@@ -166,9 +168,15 @@ def _check_unnamed_files(table: Table, is_held: bool, report: Report) -> None:
     report.faults += [
         f"{name}: expected no Parquet file but those that the log names, found one, whose rows "
         "plain readers count as well: move it elsewhere"
-        for name in sorted(unnamed - set(leftovers))
+        for name in sorted(name for name in unnamed if not DATA_FILE.fullmatch(name))
         if name.endswith(".parquet") and not name.startswith((".", "_"))
     ]
+
+
+def _retain_h(table: Table) -> float:
+    """`output.retain_h` of the last run."""
+    notes = (entry["note"] for entry in table.history())
+    return next((note.get("retain_h", 0.0) for note in notes if note.get("what") == "hold"), 0.0)
 
 
 _READ = pa.schema([*IDENTITY, SOUND.field("channels"), *OUTCOME, *RUN])

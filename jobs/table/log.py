@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import posixpath
 import re
 import tempfile
@@ -43,7 +44,9 @@ class Log:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         options = storage.delta_options
-        self.delta = storage.retrying(lambda: DeltaTable(storage.path, storage_options=options))
+        self.delta = storage.retrying(
+            lambda: DeltaTable(storage.delta_path, storage_options=options)
+        )
 
     @property
     def version(self) -> int:
@@ -70,6 +73,15 @@ class Log:
         """The committed data files by name: `size_bytes` and `num_records`."""
         files = pa.table(self.delta.get_add_actions(flatten=True)).to_pylist()
         return {posixpath.basename(file["path"]): file for file in files}
+
+    def removed(self, within_h: float) -> set[str]:
+        """The names of data files that transactions of the last hours have removed from the table."""
+        if not within_h:
+            return set()
+        vacuum = partial(self.delta.vacuum, enforce_retention_duration=False, dry_run=True)
+        # It takes whole hours.
+        all_removed, before = set(vacuum(0)), set(vacuum(math.ceil(within_h)))
+        return {posixpath.basename(name) for name in all_removed - before}
 
     def names(self) -> list[str]:
         """The names of the committed data files, sorted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -81,17 +81,28 @@ class TableMismatch(Exception):
 
 def table_schema(tasks: Mapping[str, TaskOptions], kept: pa.Schema) -> pa.Schema:
     """The table's columns, from the config alone. Raises TableMismatch for two of the same name."""
-    labels: list[pa.Field] = []
+    fields: list[tuple[str, pa.Field]] = [("", f) for f in [*IDENTITY, *SOUND, *OUTCOME]]
     for name, options in tasks.items():
         columns = {**load_task(options.task).columns(options), "error": pa.string()}
-        labels += [pa.field(f"{name}_{column}", type_) for column, type_ in columns.items()]
-    schema = pa.schema([*IDENTITY, *SOUND, *OUTCOME, *labels, *kept, *RUN])
-    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+        fields += [
+            (f"tasks.{name}", pa.field(f"{name}_{c}", type_)) for c, type_ in columns.items()
+        ]
+    fields += [("output.keep", field) for field in kept] + [("", field) for field in RUN]
+    makers: dict[str, list[str]] = {}
+    for maker, field in fields:
+        makers.setdefault(field.name, []).append(maker)
+    twice = {name: keys for name, keys in makers.items() if len(keys) > 1}
     if twice:
-        raise TableMismatch(
-            f"expected each column once, found {', '.join(twice)} twice: rename a task"
-        )
-    return schema
+        raise TableMismatch("\n".join(_clash(name, keys) for name, keys in twice.items()))
+    return pa.schema([field for _, field in fields])
+
+
+def _clash(column: str, keys: Sequence[str]) -> str:
+    """A line on a column that comes from two keys of the config ("": from every table)."""
+    where = ", ".join(sorted(filter(None, set(keys))))
+    others = " that every table has" if "" in keys else ""
+    what = "rename a task" if "tasks." in where else "keep it under another name in the source"
+    return f"{where}: expected each column once, found {column}{others} twice: {what}"
 
 
 def label_columns(schema: pa.Schema, tasks: Collection[str]) -> dict[str, list[str]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import posixpath
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -15,6 +17,8 @@ import fsspec
 
 T = TypeVar("T")
 
+# Values of gcsfs's `token` that are no credentials but ways to find some.
+GCS_METHODS = ("anon", "google_default", "cache", "cloud", "browser")
 RENEWED_BY_DELTA = ("iam-role", "container-role", "assume-role-with-web-identity")
 # Retries beyond those of the store's client: delta-rs does not repeat a request whose answer breaks
 # off in its body, nor a commit whose connection breaks.
@@ -27,13 +31,26 @@ class Storage:
     def __init__(self, path: str, options: Mapping[str, Any] | None = None) -> None:
         self.options = dict(options or {})
         self.fs, self.root = fsspec.url_to_fs(path, **self.options)
-        self.is_local = "file" in self.fs.protocol
+        self.is_local = "file" in self.protocols
         self.path = self.root if self.is_local else path
+
+    @property
+    def delta_path(self) -> str:
+        """The folder as delta-rs names it."""
+        return re.sub("^gcs://", "gs://", self.path)
 
     @cached_property
     def delta_options(self) -> dict[str, str] | None:
         """The options with which delta-rs opens the folder."""
-        return delta_options(self.options) if "s3" in self.fs.protocol else None
+        return next(
+            (DELTA_OPTIONS[p](self.options) for p in self.protocols if p in DELTA_OPTIONS), None
+        )
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The names that fsspec has for the store."""
+        names = self.fs.protocol
+        return (names,) if isinstance(names, str) else tuple(names)
 
     @property
     def retry_after_s(self) -> tuple[float, ...]:
@@ -54,7 +71,7 @@ class Storage:
     def sizes(self, folder: str = "") -> dict[str, int]:
         """The sizes in bytes of the files in the folder, or in a folder below it, by name."""
         try:
-            entries = self.fs.ls(self._path(folder), detail=True, refresh=True)
+            entries = self.fs.ls(self._listed_anew(folder), detail=True)
         except FileNotFoundError:
             return {}
         return {posixpath.basename(e["name"]): e["size"] for e in entries if e["type"] == "file"}
@@ -62,7 +79,7 @@ class Storage:
     def names(self) -> set[str]:
         """The names of files and folders in the folder."""
         try:
-            names = self.fs.ls(self.root, detail=False, refresh=True)
+            names = self.fs.ls(self._listed_anew(""), detail=False)
         except FileNotFoundError:
             return set()
         return {posixpath.basename(name) for name in names}
@@ -70,14 +87,14 @@ class Storage:
     def size(self, name: str) -> int | None:
         """A file's size in bytes, or None if there is no such file."""
         try:
-            info = self.retrying(lambda: self.fs.info(self._path(name), refresh=True))
+            info = self.retrying(lambda: self.fs.info(self._listed_anew(name)))
         except FileNotFoundError:
             return None
         size: int = info["size"]
         return size
 
     def exists(self, name: str) -> bool:
-        return bool(self.fs.exists(self._path(name)))
+        return bool(self.fs.exists(self._listed_anew(name)))
 
     def open(self, name: str) -> Any:
         """Open a file for reading bytes."""
@@ -124,6 +141,11 @@ class Storage:
         """Remove a file. Raises FileNotFoundError."""
         self.fs.rm_file(self._path(name))
 
+    def _listed_anew(self, name: str) -> str:
+        """A path, after forgetting earlier listings: not every store's client has `refresh`."""
+        self.fs.invalidate_cache()
+        return self._path(name)
+
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}" if name else self.root
 
@@ -161,3 +183,45 @@ def delta_options(options: Mapping[str, Any]) -> dict[str, str]:
         "AWS_SKIP_SIGNATURE": "true" if options.get("anon") else None,
     }
     return {name: str(value) for name, value in named.items() if value}
+
+
+def gcs_options(options: Mapping[str, Any]) -> dict[str, str]:
+    """gcsfs's options in delta-rs's names. Without any, both find the machine's own credentials."""
+    token = options.get("token")
+    endpoint = options.get("endpoint_url") or os.environ.get("STORAGE_EMULATOR_HOST")
+    is_file = isinstance(token, str) and token not in GCS_METHODS
+    named = {
+        "google_application_credentials": token if is_file else None,
+        "google_service_account_key": json.dumps(token) if isinstance(token, dict) else None,
+        "google_skip_signature": "true" if token == "anon" else None,
+        "google_base_url": endpoint,
+        "allow_http": "true" if str(endpoint).startswith("http://") else None,
+    }
+    return {name: str(value) for name, value in named.items() if value}
+
+
+def azure_options(options: Mapping[str, Any]) -> dict[str, str]:
+    """adlfs's options in delta-rs's names; those that are left out, both read from the environment."""
+    text = options.get("connection_string") or os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "")
+    parts = dict(part.partition("=")[::2] for part in text.split(";") if "=" in part)
+    host = options.get("account_host")
+    endpoint = parts.get("BlobEndpoint") or (host and f"https://{host}")
+    named = {
+        "azure_storage_account_name": options.get("account_name") or parts.get("AccountName"),
+        "azure_storage_account_key": options.get("account_key") or parts.get("AccountKey"),
+        "azure_storage_sas_token": options.get("sas_token") or parts.get("SharedAccessSignature"),
+        "azure_storage_client_id": options.get("client_id"),
+        "azure_storage_client_secret": options.get("client_secret"),
+        "azure_storage_tenant_id": options.get("tenant_id"),
+        "azure_skip_signature": "true" if options.get("anon") else None,
+        "azure_endpoint": endpoint,
+        "allow_http": "true" if str(endpoint).startswith("http://") else None,
+    }
+    return {name: str(value) for name, value in named.items() if value}
+
+
+DELTA_OPTIONS = {
+    "s3": delta_options,
+    "gs": gcs_options,
+    "abfs": azure_options,
+}

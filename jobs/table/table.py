@@ -24,6 +24,10 @@ from jobs.table.rewrite import LOOKUPS_AT_ONCE, Rewriter, add, remove
 from jobs.table.schema import SHARDS, TableMismatch
 from jobs.table.storage import Storage
 
+# Tells `datasets.load_dataset(folder)` which files are data: it takes the log's for that as well.
+# Other readers pass over names that begin with a dot.
+DATASETS_FILE = ".huggingface.yaml"
+DATASETS = b'configs:\n- config_name: default\n  data_files: "*.parquet"\n'
 SHARDS_FILE = "_earmark/shards.parquet"
 NOTE_DELAY_S = 1.0  # at most, between taking the table and writing the holder's note
 LAST_WRITES_S = 3.0  # how long workers that are being stopped may still write, after each write
@@ -125,13 +129,16 @@ class Table:
             for source, version, clips, kept, digest in zip(*rows, strict=True)
         }
 
-    def is_tidy(self) -> bool:
-        """Whether a plain reader of the folder's Parquet files sees exactly the committed rows."""
-        return not self.leftovers(self.storage.names())
+    def is_tidy(self, retain_h: float = 0.0) -> bool:
+        """Whether a plain reader of the folder's Parquet files sees exactly the committed rows, and
+        those that were removed in the last `retain_h` hours."""
+        return not self.leftovers(self.storage.names(), retain_h)
 
-    def leftovers(self, names: Collection[str]) -> list[str]:
-        """Those of `names` that are data files, finished or not, and not (or no longer) in the log."""
-        return sorted(set(filter(DATA_FILE.fullmatch, names)) - set(self.log.names()))
+    def leftovers(self, names: Collection[str], retain_h: float = 0.0) -> list[str]:
+        """Those of `names` that are data files, finished or not, and not in the log, nor were in it
+        in the last `retain_h` hours."""
+        kept = {*self.log.names(), *self.log.removed(retain_h)}
+        return sorted(set(filter(DATA_FILE.fullmatch, names)) - kept)
 
     def columns_that_differ(self, schema: pa.Schema, but: Collection[str] = ()) -> list[str]:
         """`column: expected ..., found ...` for each column of the schema whose type in the table is
@@ -157,11 +164,12 @@ def hold(
     seen: Mapping[str, Any],
     *,
     dead: Holder | None = None,
+    retain_h: float = 0.0,
 ) -> HeldTable:
     """Take the table for one run, or create it.
 
     `seen` are the settings that the run found in it before, {} if there was no table; `dead` is the
-    holder that it has `watched`. Missing columns are added, so that a run that relabels may have other
+    holder that it has `watched`; `retain_h` is kept in the log. Missing columns are added, so that a run that relabels may have other
     tasks than the table. Raises TableInUse, and TableMismatch if a column's type would change.
     """
     if holder_of(storage) != dead:
@@ -179,7 +187,8 @@ def hold(
         raise TableInUse(f"another run has just made {storage.path} with other settings")
     me = Holder.me(run_id)
     note = {name: value for name, value in asdict(me).items() if name != "heartbeat"}
-    transactions.append([], "hold", note | {"fingerprint": fingerprint(settings)})
+    note |= {"fingerprint": fingerprint(settings), "retain_h": retain_h}
+    transactions.append([], "hold", note)
     lease = Lease(storage, me, lambda: Log(storage).newest_run() == run_id)
     held = HeldTable(table, transactions, lease)
     try:
@@ -308,9 +317,9 @@ class HeldTable(Table):
         content = json.dumps(report, indent=1, default=str, ensure_ascii=False).encode()
         self.storage.write(f"_runs/{report['run_id']}.json", content)
 
-    def tidy(self) -> None:
+    def tidy(self, retain_h: float = 0.0) -> None:
         """Give all data files the table's schema, compact small ones, and remove those that the log
-        does not name."""
+        does not name, nor named in the last `retain_h` hours."""
         self.transactions.check()
         for name in self.rewriter.different():
             added, _ = self.rewriter.rewritten(name)
@@ -322,9 +331,11 @@ class HeldTable(Table):
         # suspended now and another run takes over, its files are not among them.
         names = self.storage.names()
         self.transactions.check()
-        for name in self.leftovers(names):
+        for name in self.leftovers(names, retain_h):
             with contextlib.suppress(FileNotFoundError):
                 self.storage.remove(name)
+        if DATASETS_FILE not in names:
+            self.storage.write(DATASETS_FILE, DATASETS)
 
     def release(self) -> None:
         """Release the table. Never raises: the error that ended the run may cause another here, and

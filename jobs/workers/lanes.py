@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from jobs.own_folder import own_folder
 
 LONG_BYTES = 64 << 20  # of waveforms as float32: 17 minutes at 16 kHz
 COPIES = 4  # of a waveform at once: in the sandbox, in its table, handed over, in the worker
@@ -58,7 +59,7 @@ class Lanes:
         a read-only disk, all lanes are free."""
         try:
             file = os.open(
-                _folder() / f"lane-{number}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
+                own_folder() / f"lane-{number}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
             )
         except OSError:
             file = os.open(os.devnull, os.O_RDONLY)
@@ -71,15 +72,6 @@ class Lanes:
             return False
         self._held.append(file)
         return True
-
-
-def _folder() -> Path:
-    """The folder of the locks. Raises OSError if it is not this user's own."""
-    folder = Path(tempfile.gettempdir(), f"earmark-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} is another user's")
-    return folder
 
 
 def node_memory() -> int:

@@ -40,17 +40,16 @@ def duckdb_rows(folder: Path) -> list[str]:
 def polars_rows(folder: Path) -> list[str]:
     import polars
 
-    return polars.read_parquet(f"{folder}/*.parquet")["text"].to_list()
+    texts = polars.read_parquet(f"{folder}/*.parquet")["text"].to_list()
+    assert sorted(polars.read_delta(str(folder))["text"].to_list()) == sorted(texts)
+    return list(texts)
 
 
 def datasets_rows(folder: Path) -> list[str]:
     import datasets
 
-    files = [str(path) for path in sorted(folder.glob("*.parquet"))]
     cache = str(folder.parent / "datasets")
-    return list(
-        datasets.load_dataset("parquet", data_files=files, cache_dir=cache)["train"]["text"]
-    )
+    return list(datasets.load_dataset(str(folder), cache_dir=cache)["train"]["text"])
 
 
 def ray_rows(folder: Path) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from runs import ROOT, Job
+from test_lock import pretend_holder
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -162,6 +163,37 @@ def test_the_status_of_a_job_follows_the_exit_code_of_the_run(head: Head, job: J
     assert client.get_job_status(id) == JobStatus.FAILED
     assert client.get_job_info(id).driver_exit_code == 2
     assert "did you mean 'top_k'" in said()
+
+
+def recipes() -> list[str]:
+    """The commands for schedulers in docs/running.md that submit to a cluster: Airflow's and cron's."""
+    page = (ROOT / "docs" / "running.md").read_text(encoding="utf-8")
+    [airflow] = re.findall(r'bash_command="""\n(.*?)"""', page, re.S)
+    [cron] = re.findall(r"^    0 2 \* \* \*  (.* job submit .*)$", page, re.M)
+    return [airflow.replace("\\\\\n", "\\\n"), cron.replace("\\%", "%")]
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["airflow", "cron"])
+def test_schedulers_get_the_exit_code_of_a_run_that_they_submit(
+    head: Head, job: Job, number: int
+) -> None:
+    """`ray job submit` itself ends with 0 or 1."""
+    recipe = recipes()[number]
+    for ours, theirs in {
+        "s3://bucket/runs/{{ run_id }}-{{ ti.try_number }}": f"{job.folder}/summary",
+        "/mnt/runs": str(job.folder),
+        "/srv/earmark": str(ROOT),
+        ".venv/bin/": f"{Path(sys.executable).parent}/",
+        "http://head:8265": head.address,
+        "mine.yaml": f"{job.config} --relabel",
+    }.items():
+        recipe = recipe.replace(ours, theirs)
+    if number:
+        job.write(tasks={"kind": job.sections["tasks"]["kind"] | {"topk": 3}})
+    else:
+        pretend_holder(job.folder)
+    done = subprocess.run(["bash", "-c", recipe], capture_output=True, text=True, timeout=600)
+    assert done.returncode == (2 if number else 75), done.stdout + done.stderr
 
 
 def test_paths_in_the_upload_are_refused_for_it_is_deleted(head: Head, job: Job) -> None:

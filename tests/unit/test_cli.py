@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from runs import earmark
 
@@ -13,7 +15,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([]) == run(["help"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("usage: earmark")
-    assert all(f"\n    {name} " in printed for name in COMMANDS)
+    assert all(re.search(rf"\n    {name}\s", printed) for name in COMMANDS)
 
 
 def test_version_is_that_of_the_package() -> None:
@@ -28,7 +30,7 @@ def test_version_is_that_of_the_package() -> None:
 def test_an_unknown_command_is_answered_with_the_nearest_one(name: str, answer: str) -> None:
     done = earmark(name, "table")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "expected a command (run, evaluate, verify), found" in done.stderr
+    assert "expected a command (run, evaluate, verify, exit-code), found" in done.stderr
     assert done.stderr.endswith(f"{answer}\n")
 
 

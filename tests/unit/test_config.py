@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,11 @@ def test_a_config_is_frozen(tmp_path: Path) -> None:
         ("audio.max_clip_s", "long", "found 'long'"),
         ("audio.max_clip_s", -1, "audio.max_clip_s: expected greater than 0, found -1"),
         ("max_error_fraction", 7, "max_error_fraction: expected less than or equal to 1, found 7"),
-        ("input.path", 3, "input.path: expected a valid string, found 3"),
+        (
+            "input.path",
+            3,
+            "input.path: expected a text, found 3, a number to YAML: write it in quotes",
+        ),
         ("input.path", "", "input.path: expected a path or a list of paths, found an empty one"),
         ("input.path", [], "input.path: expected a path or a list of paths, found an empty one"),
         ("input.format", "tape", "input.format: expected one of auto, audiofolder"),
@@ -181,6 +186,16 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
         load_config(path)
 
 
+PLAIN = """input:
+  path: /in
+output: {path: /out}
+tasks:
+  kind:
+    task: audio-classification
+    model: m
+"""
+
+
 def test_set_replaces_and_adds_values(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     overrides = ("audio.max_clip_s=2.5", "input.path=[/a, /b]", "tasks.kind.top_k=null")
@@ -196,13 +211,127 @@ def test_set_replaces_and_adds_values(tmp_path: Path) -> None:
         ("audio.max_clip_s", "--set: expected a.b.c=value, found 'audio.max_clip_s'"),
         ("audio..x=1", "--set: expected a.b.c=value"),
         ("max_error_fraction.x=1", "max_error_fraction"),
-        ("input.path.x=1", "--set input.path.x: expected a section above it"),
+        ("input.path.x=1", "--set input.path.x: expected a section at input.path, found"),
+        ("tasks.kind.model.a.b=1", "expected a section at tasks.kind.model, found a plain value"),
         ("audio.max_clip=1", "audio.max_clip: unknown key"),
-        ("audio.max_clip_s=[", "--set audio.max_clip_s: expected a YAML value"),
+        ("audio.max_clip_s=[", "audio.max_clip_s: expected a valid number"),
     ],
 )
 def test_a_wrong_set_is_refused(tmp_path: Path, override: str, expected: str) -> None:
     assert expected in complaint(tmp_path, GOOD, override)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("IN/take #3", "[old]/*.wav", "{a,b}.tar", "shard-{000000..000123}.tar", "*.wav", "a: b"),
+        *("no", "on", "yes", "null.wav", "1:30", "0123456", "1234567", "12e4567", "1_000", "1.50"),
+        *("2024-01-31", "# all", "@x", "'half", "C:\\a", "a=b", " b ", "true", "0x1f", "é"),
+    ],
+)
+def test_a_text_is_set_as_it_is_typed(tmp_path: Path, text: str) -> None:
+    """Whatever YAML would make of it."""
+    path = write(tmp_path, GOOD)
+    config = load_config(path, [f"input.path={text}", f"tasks.kind.revision={text}"])
+    assert config.input.paths == (text,)
+    assert config.tasks["kind"].revision == text
+    for quoted in (json.dumps(text), "'" + text.replace("'", "''") + "'"):
+        assert load_config(path, [f"tasks.kind.revision={quoted}"]).tasks["kind"].revision == text
+
+
+def test_what_is_no_text_is_set_as_what_it_is(tmp_path: Path) -> None:
+    overrides = [
+        *("audio.max_clip_s=010", "resources.clips_per_block=1_000", "resources.prepare_cpus=.5"),
+        *("output.keep=[a, b]", "tasks.kind.top_k=null", "input.storage_options.anon=true"),
+        *("input.storage_options.port=9000", "input.storage_options.version=0123"),
+        "resources.tasks={kind: {num_cpus: 2}}",
+    ]
+    config = load_config(write(tmp_path, GOOD), overrides)
+    assert (config.audio.max_clip_s, config.resources.clips_per_block) == (10.0, 1000)
+    assert (config.resources.prepare_cpus, config.output.keep) == (0.5, ("a", "b"))
+    assert config.input.storage_options == {"anon": True, "port": 9000, "version": "0123"}
+    assert config.resources.tasks["kind"].num_cpus == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (
+            "model: ",
+            "revision: no\n    model: ",
+            'kind.revision: expected a text, found no, which YAML reads as False: write it in quotes, "no"',
+        ),
+        (
+            "model: ",
+            "revision: 1234567\n    model: ",
+            "kind.revision: expected a text, found 1234567, a number to YAML: write it in quotes",
+        ),
+        (
+            "model: ",
+            "revision: 0123456\n    model: ",
+            "kind.revision: expected a decimal number or a text in quotes, found 0123456, which YAML reads as 42798",
+        ),
+        (
+            "model: ",
+            "revision: 2024-01-31\n    model: ",
+            "kind.revision: expected a text, found 2024-01-31, which YAML reads as",
+        ),
+        ("tasks:", "output.keep: [on]\ntasks:", "output.keep"),
+        (
+            "tasks:",
+            "audio: {max_clip_s: 1:30}\ntasks:",
+            "audio.max_clip_s: expected a decimal number or a text in quotes, found 1:30, which YAML reads as 90",
+        ),
+        (
+            "tasks:",
+            "audio: {max_clip_s: on}\ntasks:",
+            "audio.max_clip_s: expected a number, found on",
+        ),
+        (
+            "  kind:",
+            "  no:",
+            'tasks.no: expected a name, found no, which YAML reads as something else: write it in quotes, "no"',
+        ),
+        ("path: /in", "path: /in #3", "input.path: expected quotes around a path with ' #'"),
+        (
+            "path: /in",
+            "path: [/in #3\n  ]",
+            "input.path.0: expected quotes around a path with ' #'",
+        ),
+        (
+            "path: /in",
+            "path: *.wav",
+            "in line 2, column 10: path: write a text that begins with * in quotes",
+        ),
+        ("path: /in", "path: [old]/a.wav", "path: write a text that begins with [ in quotes"),
+        ("path: /in", "path: /in: b", "path: write a text with a colon and a space in quotes"),
+    ],
+)
+def test_what_yaml_makes_of_a_value_in_silence_is_said(
+    tmp_path: Path, before: str, after: str, expected: str
+) -> None:
+    text = PLAIN.replace(before, after, 1)
+    assert text != PLAIN
+    assert expected in complaint(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "url", ["memory://out", "http://host/out", "hdfs://host/out", "r2://b/out"]
+)
+def test_a_store_that_no_table_can_be_written_to_is_refused(tmp_path: Path, url: str) -> None:
+    found = complaint(tmp_path, GOOD, f"output.path={url}")
+    assert "output.path: expected a local folder, or a URL that begins with s3://" in found
+    for known in ("s3://b/out", "gs://b/out", "az://b/out", "abfs://b@me.dfs.core.windows.net/out"):
+        load_config(write(tmp_path, GOOD), [f"output.path={known}"])
+
+
+def test_a_comment_behind_a_path_is_one_unless_there_is_such_a_file(tmp_path: Path) -> None:
+    (tmp_path / "take # 3").mkdir()
+    text = PLAIN.replace("/in", f"{tmp_path}/take # 4")
+    assert load_config(write(tmp_path, text)).input.paths == (f"{tmp_path}/take",)
+    assert "input.path: expected quotes" in complaint(tmp_path, text.replace("# 4", "# 3"))
+    secret = PLAIN.replace("path: /in", "path: /in\n  storage_options: {key: 0123}")
+    assert "0123" not in complaint(tmp_path, secret)
 
 
 def test_variables_of_the_environment_fill_values(
@@ -338,7 +467,9 @@ def test_columns_of_one_name_are_refused(tmp_path: Path, classifier: Path) -> No
     tasks: dict[str, TaskOptions] = {"kind": config.tasks["kind"]}
     import pyarrow as pa
 
-    with pytest.raises(TableMismatch, match="kind_label twice"):
+    with pytest.raises(
+        TableMismatch, match=r"^output\.keep, tasks.kind: .* kind_label twice: rename a task"
+    ):
         table_schema(tasks, pa.schema([("kind_label", pa.string())]))
 
 

@@ -110,7 +110,9 @@ def test_help_imports_no_command() -> None:
     script = (
         f"{PRINTS_HELP}print(*sorted(n for n in sys.modules if n.startswith(('jobs', 'audio'))))"
     )
-    assert python(script) == "jobs jobs.cli jobs.exit_codes jobs.versions"
+    assert (
+        python(script) == "jobs jobs.cli jobs.console jobs.exit_codes jobs.own_folder jobs.versions"
+    )
 
 
 def test_the_command_line_imports_no_decoder() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +76,32 @@ def test_every_ray_asks_for_the_token_and_the_dashboard_is_local() -> None:
 
 
 @pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.stem)
-def test_kuberay_runs_a_config_that_there_is_with_options_that_there_are(path: Path) -> None:
-    python, m, module, config, *options = job(path)["entrypoint"].split()
+def test_kuberay_runs_a_config_that_there_is_with_options_that_there_are(
+    path: Path, tmp_path: Path
+) -> None:
+    python, m, module, config, *options = job(path)["entrypoint"].partition(";")[0].split()
     assert (python, m, module) == ("python", "-m", "jobs.label")
     assert (ROOT / config).is_file()
+    options[-1] = str(tmp_path / "summary.json")
     assert main(["/nowhere.yaml", *options]) == 2  # an unknown option would raise SystemExit
+
+
+def test_kuberay_starts_a_run_again_that_failed_and_none_that_found_the_table_held(
+    tmp_path: Path,
+) -> None:
+    entrypoints = {job(path)["entrypoint"] for path in KUBERAY}
+    [entrypoint] = entrypoints
+    summary = tmp_path / "summary.json"
+    _, _, then = entrypoint.replace("/tmp/summary.json", str(summary)).partition(";")
+    then = then.replace("python ", f"{sys.executable} ", 1)
+    for code, wanted in {0: 0, 1: 1, 2: 2, 3: 3, 75: 0, None: 1}.items():
+        if code is None:
+            summary.unlink()
+        else:
+            summary.write_text(json.dumps({"exit_code": code, "run_id": "r", "error": "why"}))
+        done = subprocess.run(then, shell=True, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == wanted, (code, done)
+        assert "why" in done.stdout if code is not None else "found none" in done.stderr
 
 
 @pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.stem)

@@ -182,10 +182,32 @@ def test_tidy_leaves_committed_rows_and_the_users_own_files(tmp_path: Path) -> N
     assert {p.name for p in folder.iterdir()} - {"_delta_log", "_earmark"} == {
         "README.md",
         "mine",
+        ".huggingface.yaml",
         *(p.name for p in folder.glob("part-*.parquet")),
     }
     assert len(list(folder.glob("*.parquet"))) == 1
     assert (folder / "mine" / "take.wav").exists()
+
+
+def test_data_files_of_earlier_versions_stay_as_long_as_the_config_says(tmp_path: Path) -> None:
+    """For Delta readers, also those in the middle of a scan; files that no version had do not."""
+    table = opened(tmp_path)
+    for name in ("a", "b"):
+        table.commit(written(table, labelled({name: None})))
+    written(table, labelled({"never committed": None}))
+    before = DeltaTable(table.path)
+    scan = before.to_pyarrow_dataset()
+    assert not table.is_tidy(1.0)
+    table.tidy(1.0)
+    assert table.is_tidy(1.0) and not table.is_tidy()
+    assert sorted(scan.to_table()["clip_id"].to_pylist()) == ["a", "b"]
+    for version in range(2, table.version + 1):
+        DeltaTable(table.path, version=version).to_pyarrow_table()
+    assert set(by_id(table)) == {"a", "b"}
+    assert len(list(Path(table.path).glob("*.parquet"))) == 3
+    table.tidy()
+    assert table.is_tidy() and len(list(Path(table.path).glob("*.parquet"))) == 1
+    table.release()
 
 
 def test_a_released_table_says_nobody_holds_it(tmp_path: Path) -> None:
