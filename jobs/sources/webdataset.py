@@ -14,7 +14,7 @@ import json
 import math
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
@@ -107,10 +107,9 @@ def clips(
                         place = {"member": _unique_name(member, seen)}
                         if not isinstance(sound, ClipError):
                             place["source_version"] = _digest(sound, columns)
-                        for part in members.parts(member):
-                            if not isinstance(sound, ClipError):
-                                sound.seek(0)
-                            yield _part(row | columns | place, part), sound
+                        parts = members.parts(member)
+                        for part, own in zip(parts, _copies(sound, len(parts)), strict=True):
+                            yield _part(row | columns | place, part), own
             for name, values in members.missing():
                 what = "the tar has no such member, although its list names it"
                 missing = {"member": _unique_name(name, seen), **values}
@@ -122,6 +121,14 @@ def clips(
             yield row, error
         if passed_over is not None:
             passed_over.update(others)
+
+
+def _copies(sound: io.BytesIO | ClipError, count: int) -> Sequence[io.BytesIO | ClipError]:
+    """The sound so many times, as each reader closes its file. The copies share their bytes."""
+    if count == 1 or isinstance(sound, ClipError):
+        return [sound] * count
+    content = sound.getvalue()
+    return [io.BytesIO(content) for _ in range(count)]
 
 
 def _part(clip: dict[str, Any], part: Part) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from runs import Job
-from test_sources import GARBAGE, PACK, SOUNDS, SPEAKERS, rewrite, write_lines
+from test_sources import GARBAGE, PACK, SOUNDS, SPEAKERS, rewrite, write_lines, write_tar
 
 from jobs.sources import load_source
 
@@ -68,4 +68,38 @@ def test_stretches_of_one_recording_are_clips(
     assert [row["text"] for row in rows] == ["from 0.0", "from 1.0", "from 2.0", "from 2.9"]
     assert [row["duration_s"] for row in rows] == [0.5, 0.5, 0.5, None]
     assert rows[-1]["error_kind"] == "truncated"
+    assert "nothing to do" in job.run().text
+
+
+def test_members_of_tars_keep_what_their_list_says_and_others_are_counted(
+    tmp_path: Path, local_ray: None, classifier: Path
+) -> None:
+    """A tarred set of NeMo with parts of a member, a member that is missing, and one of another kind."""
+    job = Job(tmp_path, classifier, max_error_fraction=1)
+    write_tar(
+        job.audio / "audio_0.tar", [("a.wav", SOUNDS[0]), ("a.npy", b"x"), ("b.wav", SOUNDS[1])]
+    )
+    write_tar(job.audio / "audio_1.tar", [("c.wav.data", SOUNDS[2]), ("d.npy", b"x")])
+    entries = [
+        {"audio_filepath": "a.wav", "offset": 0.0, "duration": 0.1, "text": "one", "shard_id": 0},
+        {"audio_filepath": "a.wav", "offset": 0.1, "duration": 0.2, "text": "two", "shard_id": 0},
+        {"audio_filepath": "gone.wav", "duration": 0.3, "text": "gone", "shard_id": 1},
+    ]
+    write_lines(job.audio / "tarred_audio_manifest.json", map(json.dumps, entries))
+    (job.audio / "notes.md").write_text("notes")
+    job.write(output={"path": str(job.table), "keep": ["text"]})
+    summary = tmp_path / "summary.json"
+    result = job.run(summary_file=str(summary))
+    assert result.code == 0 and "4 labelled + 1 failed" in result.text, result.text
+    rows = sorted(pq.read_table(job.table).to_pylist(), key=lambda row: row["member"])
+    assert [(row["member"], row["text"], row["offset_s"], row["duration_s"]) for row in rows] == [
+        ("a.wav 0.1 s", "one", 0.0, pytest.approx(0.1)),
+        ("a.wav 0.2 s", "two", 0.1, pytest.approx(0.2)),
+        ("b.wav", None, 0.0, pytest.approx(0.3)),
+        ("c.wav.data", None, 0.0, pytest.approx(0.3)),
+        ("gone", "gone", 0.0, None),
+    ]
+    assert "passed over, by extension: 1 .md\n" in result.text
+    assert "passed over in shards: 2 .npy\n" in result.text
+    assert json.loads(summary.read_text())["passed_over"] == {".md": 1, ".npy": 2}
     assert "nothing to do" in job.run().text
