@@ -48,6 +48,7 @@ DEFAULTS = {
     "clap": "RobertaTokenizer",
     "cohere_asr": "TokenizersBackend",
     "data2vec-audio": "Wav2Vec2CTCTokenizer",
+    "fun_asr_nano": "Qwen2Tokenizer",
     "glmasr": "TokenizersBackend",
     "granite_speech5_ctc": "ParakeetTokenizer",
     "hubert": "Wav2Vec2CTCTokenizer",

@@ -2,7 +2,7 @@
 
 transformers' extractors compute them with torchaudio, which has no build for every torch. They are
 computed here for each clip alone and then padded: transformers pads the sound, so that features at a
-clip's end would depend on its neighbours. tests/models/test_granite_features.py has numbers from
+clip's end would depend on its neighbours. tests/models/test_features_without_torchaudio.py has numbers from
 torchaudio to compare with.
 """
 

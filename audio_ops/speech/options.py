@@ -64,7 +64,8 @@ class Options(TaskOptions):
     punctuation: bool | None = None
     """Write punctuation and capitals; if left out, as the checkpoint's processor does it."""
     prompt: str | None = None
-    """Context or names to listen for, in words, or what a model is asked to do, as its page has it."""
+    """Context or names to listen for, in words. Whisper takes it for what was said before each window;
+    to GLM-ASR and Audio Flamingo it is what they are asked to do ("Transcribe the input speech.")."""
     prompt_column: str | None = None
     """A column of the source with each clip's prompt, in place of `prompt`. Clips with one prompt share
     a batch."""
@@ -99,7 +100,8 @@ class Options(TaskOptions):
     """Language of the text, in the checkpoint's three letters (`arb`): speech in that language is
     transcribed, all other speech is translated into it."""
     reference: str | None = None
-    """Column with the true text. Adds word and character error rates."""
+    """Column with the true text, or an earlier task's text (`a_text`). Adds word and character error
+    rates."""
     reference_language: str | None = None
     """Language of the reference, if the model neither detects nor is given it (a CTC model, say)."""
     suspect: Literal["keep", "drop"] = "keep"

@@ -38,10 +38,7 @@ REFUSED: dict[str, str] = {
     "qwen3_omni_moe_thinker": _ASSISTANT,
     "nemotron3_diarization": "it says who speaks when, and writes no words",
     **dict.fromkeys(
-        (
-            *("fun_asr_nano", "granite_speech", "granite_speech_plus", "kyutai_speech_to_text"),
-            *("nemo_speechlm", "voxtral", "voxtral_realtime"),
-        ),
+        (*("kyutai_speech_to_text", "nemo_speechlm", "voxtral", "voxtral_realtime"),),
         _NOT_YET,
     ),
 }

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from checkpoints import byte_vocabulary, enlarge
 
+from audio_ops.inference.checkpoint import find_checkpoint
+from audio_ops.speech.options import Options
 from audio_ops.speech.prompted.kinds import KINDS
+from audio_ops.speech.prompted.processors import processor_of
 
 TEMPLATE = """
 {%- for message in messages -%}
@@ -77,7 +80,7 @@ def save(folder: Path, model: Any, processor: Any, new_tokens: int = 16) -> Path
     """Save a model that says different things about different sounds, and ends now and then."""
     import torch
 
-    tokenizer = processor.tokenizer
+    tokenizer = getattr(processor, "tokenizer", processor)
     enlarge(model)
     head = model.get_output_embeddings()
     letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "abcdefghijklmnop"]
@@ -210,16 +213,12 @@ def tiny_qwen3(folder: Path, seed: int = 0) -> Path:
 
 
 def tiny_fun_asr(folder: Path, seed: int = 0) -> Path:
+    """Without its feature extractor, whose class wants torchaudio, but with its settings."""
     import torch
-    from transformers import (
-        FunAsrNanoConfig,
-        FunAsrNanoFeatureExtractor,
-        FunAsrNanoForConditionalGeneration,
-        FunAsrNanoProcessor,
-    )
+    from transformers import FunAsrNanoConfig, FunAsrNanoForConditionalGeneration
 
     mark = "<|object_ref_start|>"
-    tokenizer = byte_tokenizer((mark,))
+    tokenizer = byte_tokenizer((mark,), chat_template=TEMPLATE.replace("AUDIO", mark))
     torch.manual_seed(seed)
     model = FunAsrNanoForConditionalGeneration(
         FunAsrNanoConfig(
@@ -229,10 +228,50 @@ def tiny_fun_asr(folder: Path, seed: int = 0) -> Path:
             audio_token_id=tokenizer.convert_tokens_to_ids(mark),
         )
     )
-    processor = FunAsrNanoProcessor(
-        FunAsrNanoFeatureExtractor(), tokenizer, chat_template=TEMPLATE.replace("AUDIO", mark)
+    settings = {"feature_extractor_type": "FunAsrNanoFeatureExtractor", "sampling_rate": 16_000}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return save(folder, model, tokenizer)
+
+
+def tiny_granite(folder: Path, plus: bool = False, seed: int = 0) -> Path:
+    """Without its feature extractor, whose class wants torchaudio, but with its settings."""
+    import torch
+    import transformers
+
+    template = "{% for turn in messages %}{{ turn['content'] }}<|im_end|>{% endfor %}<|im_start|>"
+    tokenizer = byte_tokenizer(("<|audio|>",), chat_template=template)
+    name = "GraniteSpeechPlus" if plus else "GraniteSpeech"
+    encoder = {
+        "input_dim": 160,
+        "num_layers": 2,
+        "hidden_dim": 32,
+        "num_heads": 2,
+        "dim_head": 16,
+        "output_dim": 8,
+        "context_size": 16,
+    }
+    projector = {**LAYERS, "encoder_hidden_size": 32}
+    if plus:
+        encoder |= {"cat_hidden_layers": [1]}
+        projector |= {"encoder_hidden_size": 64}
+    torch.manual_seed(seed)
+    model = getattr(transformers, f"{name}ForConditionalGeneration")(
+        getattr(transformers, f"{name}Config")(
+            encoder_config=encoder,
+            projector_config={**projector, "model_type": "blip_2_qformer"},
+            text_config={
+                **LAYERS,
+                "num_key_value_heads": 1,
+                "vocab_size": len(tokenizer),
+                "model_type": "granite",
+            },
+            audio_token_index=tokenizer.convert_tokens_to_ids("<|audio|>"),
+            has_lora_adapter=False,
+        )
     )
-    return save(folder, model, processor)
+    settings = {"feature_extractor_type": "GraniteSpeechFeatureExtractor", "sampling_rate": 16_000}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return save(folder, model, tokenizer)
 
 
 def tiny_glmasr(folder: Path, seed: int = 0) -> Path:
@@ -361,7 +400,10 @@ PROMPTED: dict[str, Callable[[Path], Path]] = {
     "audioflamingo3": tiny_flamingo,
     "canary": tiny_canary,
     "cohere_asr": tiny_cohere,
+    "fun_asr_nano": tiny_fun_asr,
     "glmasr": tiny_glmasr,
+    "granite_speech": tiny_granite,
+    "granite_speech_plus": lambda folder: tiny_granite(folder, plus=True),
     "moss_transcribe_diarize": tiny_moss,
     "qwen3_asr": tiny_qwen3,
     "vibevoice_asr": tiny_vibevoice,
@@ -375,7 +417,9 @@ def loaded(folder: Path) -> tuple[Any, Any]:
 
     name = json.loads((folder / "config.json").read_text())["architectures"][0]
     model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32)
-    return transformers.AutoProcessor.from_pretrained(folder), model
+    checkpoint = find_checkpoint(str(folder))
+    options = Options(task="automatic-speech-recognition", model=str(folder))
+    return processor_of(checkpoint, options), model
 
 
 def page(folder: Path, wave: np.ndarray, **request: Any) -> tuple[str, float]:
@@ -385,8 +429,15 @@ def page(folder: Path, wave: np.ndarray, **request: Any) -> tuple[str, float]:
     kind = json.loads((folder / "config.json").read_text())["model_type"]
     processor, model = loaded(folder)
     generate = request.pop("generate", {})
-    rate = processor.feature_extractor.sampling_rate
-    if kind == "cohere_asr":
+    rate = 24_000 if kind == "vibevoice_asr" else 16_000
+    if kind.startswith("granite"):
+        asked = request.get("prompt") or KINDS[kind].default_prompt
+        turns = [{"role": "user", "content": f"<|audio|>{asked}"}]
+        text = processor.tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True
+        )
+        inputs = processor(text, [wave], return_tensors="pt")
+    elif kind == "cohere_asr":
         inputs = processor(wave, sampling_rate=rate, return_tensors="pt", **request)
         inputs.pop("audio_chunk_index")
     else:

@@ -69,6 +69,7 @@ def test_texts_are_the_pages_and_do_not_depend_on_the_batch(made: Made, name: st
         ("qwen3_asr", {"language": "de", "prompt": "Ray"}, {"language": "de", "prompt": "Ray"}),
         ("fun_asr_nano", {"language": "ja", "prompt": "x"}, {"language": "ja", "prompt": "x"}),
         ("glmasr", {"prompt": "Names: Ray"}, {"prompt": "Names: Ray"}),
+        ("granite_speech", {"prompt": "translate to German"}, {"prompt": "translate to German"}),
         ("audioflamingo3", {"prompt": "Names: Ray"}, {"prompt": "Names: Ray"}),
         ("vibevoice_asr", {"prompt": "Names: Ray"}, {"prompt": "Names: Ray"}),
         ("moss_transcribe_diarize", {"prompt": "Ray"}, {"prompt": "Ray"}),

@@ -12,7 +12,7 @@ import librosa
 import pytest
 from checkpoints import LANGUAGES, tiny_whisper
 from hearing import RATE, label, sound
-from test_whisper import TASK, pipeline_texts
+from test_whisper import TASK, pipeline_texts, same_pieces
 
 from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.tasks.automatic_speech_recognition import Options, check, columns
@@ -305,3 +305,67 @@ def test_languages_of_the_tests_are_those_of_the_checkpoint(original: Path) -> N
     assert generation["task_to_id"] == {"translate": TRANSLATE, "transcribe": TRANSCRIBE}
     assert generation["no_timestamps_token_id"] == NO_TIMESTAMPS
     assert json.loads((original / "config.json").read_text())["vocab_size"] == SIZE
+
+
+def test_a_prompt_precedes_each_window_as_in_the_pipeline(original: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(original)
+    settings: dict[str, Any] = {"language": "de", "max_new_tokens": 12}
+    plain = label(original, *SOUNDS, **settings)
+    said = []
+    for prompt in ("Ray, Anyscale", "KubeRay"):
+        ids = torch.tensor(tokenizer.get_prompt_ids(prompt))
+        generate = {"prompt_ids": ids, "task": "transcribe", **settings}
+        answers = pipeline_texts(original, SOUNDS, generate_kwargs=generate)
+        expected = [answer["text"].strip() for answer in answers]
+        found = label(original, *SOUNDS, prompt=prompt, **settings)
+        assert [columns["text"] for columns in found] == expected
+        said.append(expected)
+    assert said[0] != said[1] != [columns["text"] for columns in plain]
+
+
+def test_words_behind_a_prompt_are_timed_as_in_the_pipeline(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    folder = tiny_whisper(tmp_path, timestamps=True)
+    ids = torch.tensor(AutoTokenizer.from_pretrained(folder).get_prompt_ids("KubeRay"))
+    settings: dict[str, Any] = {"language": "de", "max_new_tokens": 12}
+    generate = {"prompt_ids": ids, "task": "transcribe", **settings}
+    [expected] = pipeline_texts(
+        folder, SOUNDS[:1], generate_kwargs=generate, return_timestamps="word"
+    )
+    (found,) = label(folder, SOUNDS[0], prompt="KubeRay", timestamps="word", **settings)
+    assert len(found["words"]) > 3
+    # Random bytes that are no characters are cut into other words.
+    same_pieces(found["words"][:3], expected["chunks"][:3], 2.5)
+
+
+def test_of_a_long_prompt_the_end_counts(original: Path) -> None:
+    names = "Anyscale, KubeRay, Daft, "
+    (found,) = label(original, SOUNDS[0], language="de", prompt=20 * names)
+    (less,) = label(original, SOUNDS[0], language="de", prompt=30 * names)
+    assert found["text"] == less["text"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            {"prompt": "<|de|> Ray"},
+            "prompt: expected words without Whisper's special tokens, found",
+        ),
+        (
+            {"prompt": "Ray", "max_new_tokens": 300},
+            "max_new_tokens: expected at most 221, all that",
+        ),
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_refused(
+    original: Path, options: dict[str, Any], expected: str
+) -> None:
+    chosen = Options(task=TASK, model=str(original), **options)
+    with pytest.raises(ValueError, match=expected):
+        check(chosen, find_checkpoint(str(original)))

@@ -1,6 +1,7 @@
 """Recognisers that are asked: the request says the language, the spelling or a context.
 
 kinds.py     what differs between the model types, a record each
+processors.py  the checkpoint's processor, without torchaudio
 requests.py  windows and options -> the processor's inputs, as on the model's page
 answers.py   generated texts -> transcripts, with speakers and times where the model writes them
 check.py     whether a checkpoint fits the options, without torch

@@ -33,6 +33,7 @@ class Kind:
     options: those of `language`, `target_language`, `punctuation` and `prompt` that its request has.
     languages: the codes that it takes; none if it takes none.
     default_language: the one that its processor takes without any.
+    default_prompt: what a chat asks for without any.
     request: how its page asks: the processor's `apply_transcription_request`, the processor's call,
         or a chat template.
     answer: what it writes: a text, or with a language, or with speakers and times.
@@ -48,6 +49,7 @@ class Kind:
     options: tuple[str, ...] = ("prompt",)
     languages: tuple[str, ...] = ()
     default_language: str | None = None
+    default_prompt: str | None = None
     request: Literal["transcription", "call", "chat"] = "transcription"
     answer: Literal["text", "framed", "language", "speakers"] = "text"
     padded_s: float = 0.0
@@ -81,6 +83,14 @@ KINDS = {
         languages=COHERE,
         request="call",
     ),
+    "fun_asr_nano": Kind(
+        "FunAsrNanoForConditionalGeneration",
+        30.0,
+        "FunASR's voice detector ends its segments at 30 s",
+        options=("language", "prompt"),
+        languages=FUN_ASR,
+        equal_lengths=True,
+    ),
     "glmasr": Kind(
         "GlmAsrForConditionalGeneration",
         30.0,
@@ -88,6 +98,21 @@ KINDS = {
         padded_s=30.0,
         new_tokens=500,
     ),
+    **{
+        model_type: Kind(
+            f"{name}ForConditionalGeneration",
+            30.0,
+            "the corpora it was trained on (https://arxiv.org/abs/2505.08699) end near 30 s",
+            request="chat",
+            default_prompt="can you transcribe the speech into a written format?",
+            equal_lengths=True,
+            new_tokens=200,
+        )
+        for model_type, name in (
+            ("granite_speech", "GraniteSpeech"),
+            ("granite_speech_plus", "GraniteSpeechPlus"),
+        )
+    },
     "moss_transcribe_diarize": Kind(
         "MossTranscribeDiarizeForConditionalGeneration",
         5400.0,

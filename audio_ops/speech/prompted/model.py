@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audio_ops.errors import ClipError
-from audio_ops.inference.checkpoint import Checkpoint, load
+from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.finite import are_finite, not_finite
 from audio_ops.speech import seq2seq
 from audio_ops.speech.generation import Generated, generate_dropping_finished
 from audio_ops.speech.options import Options
 from audio_ops.speech.prompted.answers import Turn, is_chat, read
 from audio_ops.speech.prompted.kinds import KINDS
+from audio_ops.speech.prompted.processors import processor_of
 from audio_ops.speech.prompted.requests import Request, collate
 from audio_ops.speech.transcript import Segment, WindowTranscript, geometric_mean
 from audio_ops.tasks import Clip, Window
@@ -43,7 +44,8 @@ class Model(seq2seq.Model):
         self.translates = options.target_language == "en"
         self.batch = threading.local()  # a call that overlaps with this one has its own prompt
         self.request = Request(self.processor, self.kind, options, self.sample_rate)
-        self.own_prompt: str | None = getattr(self.processor, "default_transcription_prompt", None)
+        own: str | None = getattr(self.processor, "default_transcription_prompt", None)
+        self.own_prompt = own or self.kind.default_prompt
 
     def _model_class(self) -> Any:
         import transformers
@@ -51,10 +53,8 @@ class Model(seq2seq.Model):
         return getattr(transformers, self.kind.architecture)
 
     def _processors(self, checkpoint: Checkpoint, options: Options) -> tuple[Any, Any]:
-        from transformers import AutoProcessor
-
-        self.processor: Any = load(AutoProcessor, checkpoint, options)
-        return self.processor.feature_extractor, self.processor.tokenizer
+        self.processor: Any = processor_of(checkpoint, options)
+        return None, self.processor.tokenizer
 
     def windows(self, clip: Clip) -> list[Window]:
         prompt = self.options.prompt

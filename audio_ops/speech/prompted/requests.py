@@ -33,7 +33,9 @@ class Request:
 
     def __call__(self, waveform: np.ndarray, prompt: str | None) -> dict[str, torch.Tensor]:
         asked = self._asked(prompt)
-        if self.kind.request == "call":
+        if self.kind.request == "chat":
+            inputs = self._chat(waveform, prompt or self.kind.default_prompt or "")
+        elif self.kind.request == "call":
             inputs = self.processor(
                 audio=waveform, sampling_rate=self.sample_rate, return_tensors="pt", **asked
             )
@@ -45,6 +47,13 @@ class Request:
             )
         inputs.pop("audio_chunk_index", None)  # Cohere's: no window is so long that it cuts it
         return dict(inputs)
+
+    def _chat(self, waveform: np.ndarray, prompt: str) -> Any:
+        """A chat's only turn: the sound, and what to do with it."""
+        tokenizer = self.processor.tokenizer
+        turn = {"role": "user", "content": f"{self.processor.audio_token}{prompt}"}
+        text = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+        return self.processor(text=text, audio=[waveform], return_tensors="pt")
 
     def _asked(self, prompt: str | None) -> dict[str, Any]:
         """The request's arguments besides the sound."""

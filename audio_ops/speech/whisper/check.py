@@ -49,7 +49,12 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
     check_sampling(options)
     _check_search(checkpoint)
     options = _check_timestamps(options, checkpoint)
+    if options.prompt is not None and "<|" in options.prompt:
+        raise ValueError(
+            f"prompt: expected words without Whisper's special tokens, found {options.prompt!r}"
+        )
     limit = config.get("max_target_positions", 448) - LONGEST_PROMPT
+    limit -= config.get("max_target_positions", 448) // 2 - 1 if options.prompt else 0
     if options.max_new_tokens is not None and options.max_new_tokens > limit:
         raise ValueError(
             f"max_new_tokens: expected at most {limit}, all that this Whisper's decoder holds beside "

@@ -28,6 +28,7 @@ class Settings:
     language: str | None  # of all windows, if it is not detected in each
     detects_language: bool
     after_language: tuple[int, ...]  # the rest of the prompt
+    previous: tuple[int, ...]  # what is said to have been spoken before each window
     suppressed: tuple[int, ...]  # never generated
     suppressed_first: tuple[int, ...]  # not generated as the first token behind a prompt
     generation: Any  # transformers' GenerationConfig
@@ -69,7 +70,12 @@ class Settings:
     def prompt(self, language: str | None) -> list[int]:
         """The tokens ahead of a window's text."""
         token = self.languages.get(language) if language else None
-        return [self.start, *([] if token is None else [token]), *self.after_language]
+        return [
+            *self.previous,
+            self.start,
+            *([] if token is None else [token]),
+            *self.after_language,
+        ]
 
     def is_text(self, token: int) -> bool:
         return token < self.first_timestamp and token not in self.special
@@ -89,7 +95,9 @@ def settings_of(options: Options, prompt: Prompt, model: Any, tokenizer: Any) ->
     for name, value in options.generate.items():
         setattr(generation, name, value)
     suppressed, suppressed_first = generation.suppress_tokens, generation.begin_suppress_tokens
+    previous = previous_tokens(options.prompt, tokenizer, config.max_target_positions)
     free = config.max_target_positions - 1 - bool(prompt.languages) - len(after_language)
+    free -= len(previous)
     asked = options.max_new_tokens or original.max_new_tokens or original.max_length
     generation.update(**_overrides(options, min(asked or PIPELINE_NEW_TOKENS, free)))
     ends = original.eos_token_id
@@ -105,10 +113,20 @@ def settings_of(options: Options, prompt: Prompt, model: Any, tokenizer: Any) ->
         language=prompt.language,
         detects_language=prompt.is_detected,
         after_language=after_language,
+        previous=previous,
         suppressed=tuple(suppressed or ()),
         suppressed_first=tuple(suppressed_first or ()),
         generation=generation,
     )
+
+
+def previous_tokens(prompt: str | None, tokenizer: Any, positions: int) -> tuple[int, ...]:
+    """The tokens of a prompt, as `get_prompt_ids` of transformers makes them: of a long one the last,
+    a few less than half of the decoder's positions, as in OpenAI's code."""
+    if prompt is None:
+        return ()
+    begin, *text = (int(token) for token in tokenizer.get_prompt_ids(prompt))
+    return (begin, *text[-(positions // 2 - 2) :])
 
 
 def _overrides(options: Options, max_new_tokens: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Granite's features are those that transformers' extractors compute with torchaudio 2.11."""
+"""Granite's and Fun-ASR's features are those that transformers' extractors compute with torchaudio 2.11."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hearing import sound
 
+from audio_ops.inference.fun_asr import FunAsrFeatures
 from audio_ops.inference.granite import Granite5Features, GraniteFeatures
 
 # Of `sound(seconds, 300)`: the shape, every eighth part's first number, the mean and the deviation.
@@ -28,6 +29,18 @@ EXPECTED: dict[tuple[type, float], tuple[tuple[int, int], list[float], float, fl
         [1.2845, 1.0558, 0.642, 0.9378, 0.8873, 1.1151, 0.7159, 0.9434],
         0.99174,
         0.17269,
+    ),
+    (FunAsrFeatures, 1.0): (
+        (17, 560),
+        [-7.0789, 1.2856, 1.3649, -0.862, -0.3536, -2.1683, -3.5259, -6.0624],
+        -1.30525,
+        3.03659,
+    ),
+    (FunAsrFeatures, 0.51): (
+        (9, 560),
+        [-7.0789, 2.4979, 1.6348, 0.7063, -0.6837, -2.0169, -3.2234, -3.3213],
+        -1.1267,
+        2.9366,
     ),
     (GraniteFeatures, 0.51): (
         (26, 160),
