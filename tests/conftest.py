@@ -14,10 +14,12 @@ import pytest
 
 # Short, because Ray puts sockets below it, whose paths the kernel limits to about 100 bytes.
 HOME = Path(tempfile.mkdtemp(prefix="em-"))
+# Of the process that starts pytest-xdist's workers, which inherit it.
+CACHE = os.environ.setdefault("EARMARK_TESTS_CACHE", str(HOME / "cache"))
 
 os.environ.update(
     XDG_STATE_HOME=str(HOME / "state"),  # the runs' logs
-    XDG_CACHE_HOME=str(HOME / "cache"),  # the demo's weights, made once for all tests
+    XDG_CACHE_HOME=CACHE,  # weights and recordings, made once for all tests
     RAY_TMPDIR=str(HOME),
     RAY_AUTH_MODE="token",  # else Ray writes a token into the user's home
     RAY_AUTH_TOKEN=secrets.token_hex(32),

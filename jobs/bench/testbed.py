@@ -5,6 +5,7 @@ They are created once and stay in the user's cache.
 
 from __future__ import annotations
 
+import atexit
 import csv
 import gzip
 import io
@@ -13,7 +14,9 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache as cached
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,13 +88,10 @@ def prompts(language: str = "en") -> Path:
         if not shutil.which("apt-get") or not shutil.which("dpkg"):
             raise FileNotFoundError("expected apt-get and dpkg, found none: name a folder, --data")
         work = folder / "apt"
-        (work / "lists" / "partial").mkdir(parents=True)
-        (work / "cache" / "archives" / "partial").mkdir(parents=True)
-        apt = ["apt-get", "-q", "-o", f"Dir::State::Lists={work}/lists"]
-        apt += ["-o", f"Dir::Cache={work}/cache", "-o", "APT::Sandbox::User="]
-        subprocess.run([*apt, "update"], check=True, capture_output=True)
+        work.mkdir()
         names = [name.format(language) for name in PROMPTS]
-        subprocess.run([*apt, "download", *names], check=True, capture_output=True, cwd=work)
+        download = [*_apt(), "download", *names]
+        subprocess.run(download, check=True, capture_output=True, cwd=work)
         for deb in work.glob("*.deb"):
             subprocess.run(["dpkg", "-x", deb, work / "x"], check=True)
         sounds = work.glob(f"x/usr/share/asterisk/sounds/{language}*")
@@ -101,6 +101,19 @@ def prompts(language: str = "en") -> Path:
         shutil.rmtree(work)
 
     return made_once(cache() / f"prompts-{language}", fetch)
+
+
+@cached
+def _apt() -> list[str]:
+    """`apt-get` with package lists of its own, which are fetched once per process."""
+    work = Path(tempfile.mkdtemp(prefix="earmark-apt-"))
+    atexit.register(shutil.rmtree, work, ignore_errors=True)
+    for folder in ("lists", "cache/archives"):
+        (work / folder / "partial").mkdir(parents=True)
+    apt = ["apt-get", "-q", "-o", f"Dir::State::Lists={work}/lists"]
+    apt += ["-o", f"Dir::Cache={work}/cache", "-o", "APT::Sandbox::User="]
+    subprocess.run([*apt, "update"], check=True, capture_output=True)
+    return apt
 
 
 def transcripts(folder: Path) -> dict[str, str]:
