@@ -3,6 +3,7 @@ how much damage a sound may have."""
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +39,11 @@ class Damage:
 KEEP = Damage()
 
 
+def in_order(flags: Set[str]) -> list[str]:
+    """The flags in the order of FLAGS."""
+    return [flag for flag in FLAGS if flag in flags] if flags else []
+
+
 class Findings:
     """The flags of one sound and what is lost of it, found while it is decoded."""
 
@@ -54,7 +60,7 @@ class Findings:
     @property
     def flags(self) -> list[str]:
         """The flags in the order of FLAGS."""
-        return [flag for flag in FLAGS if flag in self._flags]
+        return in_order(self._flags)
 
     @property
     def first_damage(self) -> ClipError | None:

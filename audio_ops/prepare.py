@@ -17,7 +17,7 @@ from audio_ops.decode.headerless import Headerless
 from audio_ops.decode.open import open_sound
 from audio_ops.decode.sound import Sound
 from audio_ops.errors import NO_FAILURES, ClipError
-from audio_ops.flags import FLAGS, KEEP, Damage, Findings
+from audio_ops.flags import KEEP, Damage, Findings, in_order
 from audio_ops.schemas import Channels, prepared_schema
 from audio_ops.signal.oddities import Oddities, is_silent
 from audio_ops.signal.output import Output
@@ -286,7 +286,7 @@ class _Mix:
             "format": sound.format,
             "peak_dbfs": self.level.peak_dbfs,
             "rms_dbfs": self.level.rms_dbfs,
-            "sound_flags": [flag for flag in FLAGS if flag in flags],
+            "sound_flags": in_order(flags),
             **{f"sound_{rate}": output.finish() for rate, output in self.outputs.items()},
         }
 

@@ -34,22 +34,28 @@ class Oddities:
         """Include (channels, samples), int16 or float32. peak: the block's, 1 is full scale."""
         count = block.shape[1]
         unit = 2.0**-15 if block.dtype == np.int16 else 1.0
-        some = block[:, ::STRIDE].astype(np.float32, "C")
-        powers = np.vecdot(some, some) * (unit**2 / some.shape[1])
-        means = some.sum(axis=1) * (unit / some.shape[1])
-        if np.abs(means).max() > MAX_OFFSET / 2 * max(1.0, peak):  # perhaps by chance
-            means = block.mean(axis=1, dtype=np.float64) * unit
         self._peak = max(self._peak, peak)
         self._count += count
-        self._sums += means * count
-        self._powers += powers * count
         if peak >= FULL_SCALE:
             limit = int(FULL_SCALE / unit) if unit < 1 else FULL_SCALE
             self._clipped += int(np.count_nonzero(block >= limit))
             self._clipped += int(np.count_nonzero(block <= -limit))
-        if len(block) > 1:
-            mixed = some.sum(axis=0) * np.float32(unit / len(block))
-            self._add_channels(block, powers, float(np.vecdot(mixed, mixed)) / len(mixed), unit)
+        if len(block) == 1:  # in few calls: short clips are decoded in a few of them
+            some = block[0, ::STRIDE]
+            mean = float(np.add.reduce(some, dtype=np.float64)) * unit / len(some)
+            if abs(mean) > MAX_OFFSET / 2 * max(1.0, peak):  # perhaps by chance
+                mean = float(np.add.reduce(block[0], dtype=np.float64)) * unit / count
+            self._sums[0] += mean * count
+            return
+        some = block[:, ::STRIDE].astype(np.float32, "C")
+        powers = np.vecdot(some, some) * (unit**2 / some.shape[1])
+        means = some.sum(axis=1) * (unit / some.shape[1])
+        if np.abs(means).max() > MAX_OFFSET / 2 * max(1.0, peak):
+            means = block.mean(axis=1, dtype=np.float64) * unit
+        self._sums += means * count
+        self._powers += powers * count
+        mixed = some.sum(axis=0) * np.float32(unit / len(block))
+        self._add_channels(block, powers, float(np.vecdot(mixed, mixed)) / len(mixed), unit)
 
     def _add_channels(
         self, block: np.ndarray, powers: np.ndarray, mixed_power: float, unit: float
@@ -76,13 +82,13 @@ class Oddities:
 
     def flags(self) -> list[str]:
         """Keys of `audio_ops.flags.FLAGS`."""
-        count = max(1, self._count)
+        count, channels = max(1, self._count), len(self._sums)
         is_over = self._peak > self._max_peak
-        offset = float(np.abs(self._sums / count).max())
-        silent = self._silent.any() and not self._silent.all()
+        offset = max(map(abs, self._sums.tolist())) / count
+        silent = channels > 1 and bool(self._silent.any() and not self._silent.all())
         found = {
             "over_full_scale": is_over,
-            "clipped": not is_over and self._clipped > CLIPPED_SHARE * count * len(self._sums),
+            "clipped": not is_over and self._clipped > CLIPPED_SHARE * count * channels,
             "dc_offset": offset > MAX_OFFSET * max(1.0, self._peak),
             "silent_channel": silent,
             "channels_cancel": self.channels_cancel,

@@ -357,7 +357,7 @@ class ShardReading:
             own = [row for row in known if row["channel"] and row["clip_id"] in ids(row["channel"])]
             own = [row for row in own if row["done"]]
             done = {row["clip_id"] for row in own if len(own) == row["channels"]}
-        self.unmet -= done | {row["clip_id"] for row in known}
+        self.unmet -= done or {row["clip_id"] for row in known}
         self.met |= done
         self.skipped |= done
         clip["supersedes"] = None if done else [row["clip_id"] for row in known] or None
