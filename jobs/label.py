@@ -291,7 +291,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         dest="overrides",
-        help="replace one value of the config; may be given several times",
+        help="replace one value of the config, as it is typed; may be given several times",
     )
     parser.add_argument(
         "--relabel",

@@ -49,7 +49,9 @@ class Stop:
         """Raise Stopped in the block of the `with`, which must not write anything, as soon as the run
         is to stop."""
         self._interrupts = True
-        signal.setitimer(signal.ITIMER_REAL, LOOK_EVERY_S, LOOK_EVERY_S)
+        if math.isfinite(self._until):  # no other run needs a signal that interrupts system calls
+            left_s = max(self._until - time.monotonic(), 0.01)
+            signal.setitimer(signal.ITIMER_REAL, left_s, LOOK_EVERY_S)
         try:
             self._interrupt()
             yield
