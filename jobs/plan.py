@@ -106,9 +106,8 @@ def plan(
     version: rows that were made while the file existed stay.
     """
     number = channels if isinstance(channels, int) else None
-    found = listing.clips.append_column(
-        "channel", pa.array([number] * len(listing.clips), pa.int32())
-    )
+    channel = pa.repeat(pa.scalar(number, pa.int32()), len(listing.clips))
+    found = listing.clips.append_column("channel", channel)
     found = found.add_column(0, "clip_id", clip_ids(found))
     done = _done(committed, fingerprint, retry_errors and channels != "each")
     ids = done["clip_id"]
@@ -308,7 +307,8 @@ def _done(committed: pa.Table, fingerprint: str, retry_errors: bool) -> pa.Table
 
 def clip_ids(found: pa.Table) -> pa.Array:
     """The `clip_id` of each row's place and, if there is such a column, `channel`."""
-    names = [name for name in (*PLACE.names, "channel") if name in found.column_names]
+    has_channels = "channel" in found.column_names and found["channel"].null_count < len(found)
+    names = [*PLACE.names, *(["channel"] if has_channels else [])]
     columns = (found[name].to_pylist() for name in names)
     return pa.array([clip_id(*place) for place in zip(*columns, strict=True)], pa.string())
 

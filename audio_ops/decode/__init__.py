@@ -11,6 +11,7 @@ pcm.py             16-bit WAV without a decoder, and libsndfile
 ffmpeg.py          everything else, through PyAV
 packets.py         packets -> frames, and what bad packets cost
 join.py            frames -> blocks of one rate, with silence in the gaps
+ogg.py             links of Ogg files that change their rate, channels or codec
 mp3.py             many MP3 frames per packet
 decoder_errors.py  decoders' exceptions -> ClipError
 

@@ -18,6 +18,7 @@ from audio_ops.decode.frames import MPEG, amr_has_pauses
 from audio_ops.decode.headerless import CONTAINERS as HEADERLESS
 from audio_ops.decode.join import Joiner
 from audio_ops.decode.mp3 import Packet, mp3_packets
+from audio_ops.decode.ogg import changing_links, open_links
 from audio_ops.decode.packets import Decoded, PacketDecoder, demuxed, encrypted
 from audio_ops.decode.sound import (
     MAX_CHANNELS,
@@ -53,6 +54,10 @@ def open_demuxer(source: Any, demuxer: str) -> av.container.InputContainer:
 
 def open_ffmpeg(source: Source, container: Container, findings: Findings) -> Sound:
     """The file's first audio stream, from its beginning. Raises ClipError and PyAV's exceptions."""
+    if container.name == "ogg" and (links := changing_links(source)):
+        return open_links(
+            source, links, findings, lambda part: open_ffmpeg(part, container, findings)
+        )
     cut, more = _shortage(source, container)
     try:
         with clip_errors(source):

@@ -33,7 +33,7 @@ class Joiner:
         self._container, self._findings, self._reached = container, findings, reached
         self._now = self.rate, self.channels
         self._fifo = av.AudioFifo()  # an array per frame would take as long as decoding
-        self._convert: _Converter | None = None
+        self._convert: Converter | None = None
         self._end_s: float | None = None
         self._before_s = 0.0  # of frames that are not in `_fifo`
 
@@ -104,10 +104,10 @@ class Joiner:
         self._findings.damage("changed", error)
         self._fifo = av.AudioFifo()
         target = self.rate, self.channels
-        self._convert = _Converter(self._now, target, self._dtype)
+        self._convert = Converter(self._now, target, self._dtype)
 
 
-class _Converter:
+class Converter:
     """Converts samples of one rate (Hz) and number of channels to another."""
 
     def __init__(self, now: tuple[int, int], target: tuple[int, int], dtype: Any) -> None:

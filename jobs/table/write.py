@@ -53,7 +53,6 @@ def write_rows(table: pa.Table, settings: WriteSettings) -> pa.Table:
         "audio_s": pc.sum(table["duration_s"]).as_py() or 0.0,
         "source": table["source"][0].as_py(),
         "clip_ids": table["clip_id"].to_pylist(),
-        "recordings": table["_recording"].to_pylist(),
         "statuses": table["status"].to_pylist(),
         "errors": [
             {"kind": kind, "source": source, "message": message}
@@ -64,6 +63,8 @@ def write_rows(table: pa.Table, settings: WriteSettings) -> pa.Table:
         ],
         "shards": shards,
     }
+    if "_recording" in table.column_names:
+        about["recordings"] = table["_recording"].to_pylist()
     is_unread = pc.equal(table["error_kind"], "unreadable")
     spared = pc.fill_null(pc.and_(is_unread, table["replaces_labels"]), False)
     table = table.filter(pc.invert(spared))

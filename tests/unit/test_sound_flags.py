@@ -204,6 +204,39 @@ def test_a_change_of_rate_or_channels_goes_on(rate: int, channels: int) -> None:
     assert abs(int(np.argmax(spectrum)) - 440) <= (1 if channels == 1 else 441)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("ogg", 44_100, 1), ("ogg", 32_000, 1)),
+        (("ogg", 44_100, 1), ("ogg", 44_100, 2)),
+        (("ogg", 44_100, 2), ("ogg", 44_100, 1)),
+        (("opus", 48_000, 1), ("opus", 48_000, 2)),
+        (("opus", 48_000, 1), ("ogg", 44_100, 1)),
+        (("ogg", 44_100, 1), ("ogg_flac", 32_000, 1)),
+    ],
+)
+def test_links_of_an_ogg_file_that_change_go_on(first: Any, second: Any) -> None:
+    """As where a radio's stream was recorded, which begins anew with each piece."""
+    kinds = (first, second, first)
+    data = b"".join(
+        encode(tone(2, rate, channels, hz=300 * n), rate, format)
+        for n, (format, rate, channels) in enumerate(kinds, 1)
+    )
+    found = clip(data)
+    assert found["duration_s"] == pytest.approx(6, abs=0.1)
+    assert found["sound_flags"] == ["changed"]
+    assert (found["sample_rate"], found["channels"]) == first[1:]
+    for n in range(3):
+        middle = found[f"sound_{RATE}"][(2 * n + 1) * RATE :][: RATE // 2]
+        peak = np.argmax(np.abs(np.fft.rfft(middle * np.hanning(len(middle))))) * 2
+        assert min(abs(peak - 300 * (n + 1)), abs(peak - 600 * (n + 1))) <= 4
+    with pytest.raises(ClipError, match=r"damaged: changes to \d+ Hz"):
+        clip(data, Damage("error"))
+    part = clip(data, stretch=(3.0, 2.0))[f"sound_{RATE}"][:]
+    whole = found[f"sound_{RATE}"][3 * RATE : 5 * RATE]  # resampled with what is around it
+    np.testing.assert_allclose(part[50:-50], whole[50:-50], atol=0.02)
+
+
 def test_a_flac_cut_between_frames_is_as_long_as_it_is() -> None:
     flac = encode(noise(8), RATE, "flac")
     cut = remuxed(flac, "flac", lambda at_s: 3 <= at_s < 6)
