@@ -30,9 +30,10 @@ class Input(Section):
     """Where the audio is. Each packaging (`jobs/sources/`) says which of these options it takes."""
 
     path: str | tuple[str, ...]
-    """A file, folder or glob, local or any fsspec URL, or a list of them."""
+    """A file, folder, glob or range (`{000..123}`), local or any fsspec URL, or a list of them."""
     format: str = "auto"
-    """How the audio is packaged: a file in `jobs/sources/`. `auto` decides by the files' names."""
+    """How the audio is packaged: a file in `jobs/sources/`. `auto` decides by the files' names and a
+    list's first line."""
     extensions: tuple[str, ...] = AUDIO_EXTENSIONS
     """Which files of a folder, or members of a tar, are audio. A file that `path` names always is."""
     columns: Columns = Columns()
