@@ -52,7 +52,7 @@ def model(dtype: str, options: tuple[tuple[str, str], ...]) -> Label:
     return labeller(whisper_base(), dtype=dtype, **dict(options))
 
 
-def labels(language: str, count: int, dtype: str, **options: str) -> list[dict[str, Any]]:
+def labels(language: str, count: int, dtype: str, /, **options: str) -> list[dict[str, Any]]:
     """In batches of clips that differ in length."""
     clips = [prompt.clip for prompt in spoken(language, count)]
     with HalfPrecisionOfGpus():
