@@ -77,8 +77,11 @@ class Holder:
 
 
 def this_machine() -> str:
-    """The running kernel and the pid namespace of this process; "" on systems without /proc."""
+    """The running kernel and the pid namespace of this process; "" on systems without /proc, and where
+    it shows the pids of another namespace."""
     try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return ""
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:

@@ -24,10 +24,15 @@ from jobs.table.rewrite import LOOKUPS_AT_ONCE, Rewriter, add, remove
 from jobs.table.schema import SHARDS, TableMismatch
 from jobs.table.storage import Storage
 
-# Tells `datasets.load_dataset(folder)` which files are data: it takes the log's for that as well.
-# Other readers pass over names that begin with a dot.
+# Tells `datasets.load_dataset(folder)` which files are data: it takes the log's for that as well. Its
+# cache would return the first rows for ever if nothing in here changed. Other readers pass over names
+# that begin with a dot.
 DATASETS_FILE = ".huggingface.yaml"
-DATASETS = b'configs:\n- config_name: default\n  data_files: "*.parquet"\n'
+DATASETS = """configs:
+- config_name: default
+  data_files: "*.parquet"
+  version: 1.0.{version}
+"""
 SHARDS_FILE = "_earmark/shards.parquet"
 NOTE_DELAY_S = 1.0  # at most, between taking the table and writing the holder's note
 LAST_WRITES_S = 3.0  # how long workers that are being stopped may still write, after each write
@@ -334,8 +339,7 @@ class HeldTable(Table):
         for name in self.leftovers(names, retain_h):
             with contextlib.suppress(FileNotFoundError):
                 self.storage.remove(name)
-        if DATASETS_FILE not in names:
-            self.storage.write(DATASETS_FILE, DATASETS)
+        self.storage.write(DATASETS_FILE, DATASETS.format(version=self.version).encode())
 
     def release(self) -> None:
         """Release the table. Never raises: the error that ended the run may cause another here, and

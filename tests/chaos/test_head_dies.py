@@ -48,6 +48,7 @@ def test_a_run_whose_head_has_died_says_so_and_keeps_what_is_committed(
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
         run = start(job, "--summary", str(tmp_path / "summary.json"))
         run.wait_for(commits(job, 6), "the first labels")
+        assert run.process.poll() is None, run.said.read_text() + (tmp_path / "head").read_text()
         found = subprocess.run(["pgrep", "-f", f"gcs_server.*{port}"], capture_output=True)
         os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
         result = run.end()
