@@ -57,9 +57,7 @@ def postponed() -> Iterator[None]:
         sys.meta_path.remove(finder)
         for name, module in list(sys.modules.items()):
             if isinstance(module, _PostponedModule):
-                del sys.modules[name]
-                parent, _, child = name.rpartition(".")
-                vars(sys.modules.get(parent, module)).pop(child, None)
+                del sys.modules[name]  # `torch.distributed.tensor` stays an attribute of its parent
 
 
 class PostponedName(type):
@@ -73,7 +71,7 @@ class PostponedName(type):
         return getattr(import_module(cls.__module__), cls.__name__)
 
     def __call__(cls, *args: Any, **settings: Any) -> Any:
-        if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        if not _is_postponing():
             return cls._real()(*args, **settings)
         return args[0] if args and callable(args[0]) else lambda decorated: decorated
 
@@ -89,12 +87,18 @@ class PostponedName(type):
 
 
 class _PostponedModule(ModuleType):
-    """A module in which every name is a `PostponedName`."""
+    """A module in which, inside of `postponed`, every name is a `PostponedName`; later the real one."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if not _is_postponing():
+            return getattr(import_module(self.__name__), name)
         return PostponedName(name, (), {"__module__": self.__name__})
+
+
+def _is_postponing() -> bool:
+    return any(isinstance(finder, _Finder) for finder in sys.meta_path)
 
 
 class _Finder:

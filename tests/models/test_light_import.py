@@ -45,7 +45,9 @@ from transformers import masking_utils
 from transformers.distributed.utils import is_dtensor
 from transformers.loss import loss_for_object_detection as losses
 
-# Who uses them gets the real ones.
+# Who uses them gets the real ones, also as attributes of the module above them.
+assert "torch/" in torch.distributed.tensor.placement_types.Shard.__module__.replace(".", "/")
+assert isinstance(torch.distributed.tensor.Replicate(), torch.distributed.tensor.Replicate)
 assert not is_dtensor(torch.zeros(1))
 with masking_utils.TransformGetItemToIndex():
     pass
