@@ -64,6 +64,7 @@ FAMILY_TITLES = {
     "prompted": "prompted recognisers",
     "seq2seq": "other encoder-decoders",
     "seamless": "SeamlessM4T",
+    "kyutai": "Kyutai",
 }
 
 

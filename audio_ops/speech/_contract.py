@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from audio_ops.speech import Family, ctc, prompted, seamless, seq2seq, transducer, whisper
+from audio_ops.speech import Family, ctc, kyutai, prompted, seamless, seq2seq, transducer, whisper
 
-FAMILIES: tuple[Family, ...] = (ctc, prompted, seamless, seq2seq, transducer, whisper)
+FAMILIES: tuple[Family, ...] = (ctc, kyutai, prompted, seamless, seq2seq, transducer, whisper)

@@ -40,10 +40,6 @@ REFUSED: dict[str, str] = {
     "qwen3_omni_moe": _ASSISTANT,
     "qwen3_omni_moe_thinker": _ASSISTANT,
     "nemotron3_diarization": "it says who speaks when, and writes no words",
-    "kyutai_speech_to_text": (
-        "it writes a token for each frame of sound, of which most are no text: Earmark does not read "
-        "that yet"
-    ),
     "nemo_speechlm": (
         "Earmark does not run its language model (Nemotron-H, 30 billion parameters) yet"
     ),

@@ -105,7 +105,7 @@ class Model:
     translates = False
     max_s: float
     language: str | None = None
-    new_tokens = PIPELINE_NEW_TOKENS  # at most, for a checkpoint that sets no limit
+    new_tokens: int | None = PIPELINE_NEW_TOKENS  # at most, for a checkpoint that sets no limit
 
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
         extractor, self.tokenizer = self._processors(checkpoint, options)

@@ -467,3 +467,67 @@ def page(folder: Path, wave: np.ndarray, **request: Any) -> tuple[str, float]:
     }
     [text] = processor.decode(tokens[None], **formats[KINDS[kind].answer])
     return text.strip(), scores.mean().exp().item()
+
+
+def tiny_kyutai(folder: Path, seed: int = 0) -> Path:
+    """A random Kyutai recogniser with a random codec, which says something of each frame."""
+    import torch
+    from transformers import (
+        KyutaiSpeechToTextConfig,
+        KyutaiSpeechToTextFeatureExtractor,
+        KyutaiSpeechToTextForConditionalGeneration,
+        KyutaiSpeechToTextProcessor,
+    )
+
+    tokenizer = byte_tokenizer(())
+    size, codes = len(tokenizer), 16
+    codec = {
+        "model_type": "mimi",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_filters": 2,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "codebook_size": codes,
+        "codebook_dim": 8,
+        "vector_quantization_hidden_dimension": 8,
+        "num_quantizers": 4,
+        "upsample_groups": 16,
+        "sliding_window": 64,
+    }
+    torch.manual_seed(seed)
+    model = KyutaiSpeechToTextForConditionalGeneration(
+        KyutaiSpeechToTextConfig(
+            vocab_size=size,
+            codebook_vocab_size=codes + 1,
+            num_codebooks=4,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            head_dim=16,
+            ffn_dim=48,
+            sliding_window=64,
+            max_position_embeddings=128,
+            audio_bos_token_id=codes,
+            audio_pad_token_id=size + 4 * (codes + 1),
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.convert_tokens_to_ids("<|im_start|>"),
+            codec_config=codec,
+        )
+    )
+    enlarge(model)
+    with torch.no_grad():
+        model.model.embed_tokens.embed_tokens.weight.normal_(std=1.0)
+        model.lm_head.weight.normal_(std=0.5)
+        for name, buffer in model.named_buffers():
+            if name.endswith("embed_sum"):
+                buffer.normal_()
+    letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "abcdefghij"]
+    kept = (*letters, tokenizer.pad_token_id)
+    model.generation_config.suppress_tokens = [n for n in range(size) if n not in kept]
+    model.save_pretrained(folder)
+    extractor = KyutaiSpeechToTextFeatureExtractor(audio_delay_seconds=0.5)
+    KyutaiSpeechToTextProcessor(extractor, tokenizer).save_pretrained(folder)
+    return folder

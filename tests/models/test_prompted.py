@@ -211,10 +211,12 @@ def test_a_frame_around_a_text_is_left_out(made: Made, monkeypatch: pytest.Monke
 
 REMARKS = [
     "I'm sorry, but I can't transcribe this audio.",
+    "I'm sorry, but I can't assist with that request.",
     "I am unable to process audio files.",
     "As an AI language model, I cannot listen to recordings.",
     "There is no speech in this recording.",
     "The audio contains no discernible words.",
+    "The audio clip appears to be silent.",
     "Sure! Here is the transcription:",
     "Here's the transcript of the audio: ...",
     "Please provide the audio file you would like me to transcribe.",
@@ -223,11 +225,16 @@ REMARKS = [
 ]
 SPEECH = [
     "I'm sorry I'm late.",
-    "Sorry, we can't come on Monday, but Tuesday is fine with all of us here.".replace(
-        "can't", "will not"
-    ),
+    "Sorry, I can't come on Monday, but Tuesday is fine.",
+    "I'm sorry, I can't hear you.",
+    "Unfortunately we cannot help you with that today.",
+    "The sound is amazing.",
+    "The speaker is late today.",
+    "The recording is from last year.",
+    "There is no sound on my television.",
     "The audio book is on the table.",
-    "Sure, I like it.",
+    "Sure, here's the menu.",
+    "Please send me the file.",
     "Please transcribe.",
     "No.",
     "Here is the news.",
@@ -237,6 +244,16 @@ SPEECH = [
 
 
 @pytest.mark.parametrize("text", REMARKS)
+def test_a_chat_models_remark_is_no_transcript(text: str) -> None:
+    assert is_chat(text, ["Please transcribe this audio into text"])
+
+
+@pytest.mark.parametrize("text", SPEECH)
+def test_what_people_say_is_a_transcript(text: str) -> None:
+    assert not is_chat(text, ["Please transcribe this audio into text", "Names: Ray and Anyscale"])
+
+
+@pytest.mark.parametrize("text", [REMARKS[0], REMARKS[-1]])
 def test_a_chat_models_remark_is_suspect(
     made: Made, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
@@ -246,11 +263,8 @@ def test_a_chat_models_remark_is_suspect(
     assert said(made, monkeypatch, "glmasr", text, suspect="drop")["text"] == ""
 
 
-@pytest.mark.parametrize("text", SPEECH)
-def test_what_people_say_is_no_remark(
-    made: Made, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
-    found = said(made, monkeypatch, "glmasr", text or " ", prompt="Names: Ray and Anyscale")
+def test_what_people_say_is_not_suspect_for_it(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = said(made, monkeypatch, "glmasr", "Ray.", prompt="Names: Ray and Anyscale")
     assert "not_a_transcript" not in found["suspect"]
 
 

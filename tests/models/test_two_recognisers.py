@@ -1,20 +1,24 @@
-"""A recogniser is compared with an earlier one, and a third is asked where they disagree."""
+"""A recogniser is compared with an earlier one, a third is asked where they disagree, and a column of the
+source says what to listen for."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from checkpoints import tiny_ctc, tiny_moonshine
 from hearing import RATE, labeller, sound
-from runs import ROOT
+from runs import ROOT, Job
 
 from audio_ops.speech.wer import WordErrors
 from audio_ops.tasks import Clip
 from audio_ops.when import When
+from jobs.config import ConfigError
 from jobs.config_file import load_config
-from jobs.preflight import check_columns, columns_before
+from jobs.preflight import check_columns, columns_before, find_source
 
 
 def test_a_text_of_an_earlier_task_is_a_reference(tmp_path: Path) -> None:
@@ -48,3 +52,26 @@ def test_the_config_for_it_asks_the_third_where_the_two_disagree() -> None:
     before = columns_before(config, pa.schema([]))
     assert {"a_text"} <= set(before["b"].names)
     assert {"b_wer", "b_text"} <= set(before["c"].names)
+
+
+def test_a_prompt_column_is_read_from_the_source_and_must_be_text(tmp_path: Path) -> None:
+    (tmp_path / "clips.jsonl").write_text(
+        json.dumps({"audio_filepath": "audio/a.wav", "names": "Ray", "count": 2})
+    )
+    job = Job(tmp_path, tmp_path)
+    task = {"task": "automatic-speech-recognition", "model": str(tmp_path)}
+    for column, kept in (("names", ["names"]), ("absent", [])):
+        job.write(
+            tasks={"words": {**task, "prompt_column": column}},
+            input={"path": str(tmp_path / "clips.jsonl")},
+        )
+        config = load_config(job.config)
+        if kept:
+            assert find_source(config, job.config, print)[1].names == kept
+        else:
+            with pytest.raises(ConfigError, match=r"tasks\.words\.prompt_column: .*'absent'"):
+                find_source(config, job.config, print)
+    with pytest.raises(
+        ValueError, match="prompt_column: expected a column of text, found 'absent'"
+    ):
+        check_columns(config, pa.schema([("absent", pa.int64())]))

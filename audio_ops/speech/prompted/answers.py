@@ -11,20 +11,27 @@ from audio_ops.speech.phrases import plain
 from audio_ops.speech.prompted.kinds import QWEN3, Kind
 
 MIN_REPEATED = 4  # words of a prompt: fewer may well have been spoken
-# What chat models say about a sound instead of what is in it. Patterns of a `plain` text.
-CHAT = re.compile(
-    r"(?:i m sorry|i am sorry|sorry|unfortunately|apologies)\b.{0,60}\b(?:can ?not|can t|unable|not able)\b.*"
-    r"|(?:i|we) (?:can ?not|can t|am unable to|m unable to|am not able to)\b"
-    r".{0,40}\b(?:transcrib|hear|listen|process|understand|assist|help).*"
-    r"|as an? (?:ai|artificial intelligence|language model)\b.*"
-    r"|(?:there is|there s|i hear|i detect) no (?:audible |discernible |intelligible )?(?:speech|audio|spoken|sound|voice)\b.*"
-    r"|the (?:audio|recording|sound|clip|speech|speaker|input)(?: file| clip)? (?:is|appears|seems|contains|does not contain|doesn t contain|features|consists)\b.*"
-    r"|(?:sure|certainly|of course|okay|ok) (?:here is|here s|i can|i will|i ll)\b.*"
-    r"|(?:here is|here s) (?:the|a|your) (?:transcri|text of).*"
-    r"|(?:please|could you|can you) (?:provide|upload|share|send)\b.*\b(?:audio|recording|file).*"
-    r"|no (?:speech|audio)(?: (?:is )?(?:detected|found|provided|present))?"
-    r"|(?:blank|inaudible|no|silent) (?:audio|speech)"
+# What chat models say about a sound instead of what is in it, each a pattern of a whole `plain` text. People
+# say "sorry, I can't hear you" and "the sound is great": what they would not say names the recording.
+SOUND = r"(?:audio|recording|sound file|audio file|audio clip|clip)"
+CANNOT = r"(?:cannot|can not|can t|am unable to|m unable to|am not able to|m not able to)"
+REMARKS = (
+    rf".{{0,40}}\bi {CANNOT} (?:directly )?transcribe\b.*",
+    rf".{{0,40}}\bi {CANNOT} (?:directly )?(?:process|access|hear|listen to|play|analyze|understand|interpret)"
+    rf" .{{0,30}}\b{SOUND}s?\b.*",
+    rf"(?:i m sorry|i am sorry|sorry) (?:but )?i {CANNOT} assist (?:you )?with (?:that|this)(?: request)?",
+    r"as an? (?:ai|artificial intelligence|language model)\b.*",
+    r"(?:there is|there s|i hear|i detect) no (?:(?:audible|discernible|intelligible|clear) )?"
+    r"(?:speech|spoken (?:content|words))\b.*",
+    rf"(?:the|this) {SOUND} (?:contains|does not contain|doesn t contain|consists of|features)\b.*",
+    rf"(?:the|this) {SOUND} (?:is|appears to be|seems to be) (?:silent|empty|blank|inaudible|unclear|not clear"
+    r"|too short)\b.*",
+    r"(?:(?:sure|certainly|of course|okay|ok) )?(?:here is|here s) (?:the|a|your) transcri.*",
+    rf"please (?:provide|upload|share) .{{0,20}}\b{SOUND}\b.*",
+    r"no (?:speech|audio)(?: (?:is )?(?:detected|found|provided|present))?",
+    r"(?:blank|inaudible|silent) audio",
 )
+CHAT = re.compile("|".join(f"(?:{one})" for one in REMARKS))
 
 
 @dataclass(frozen=True)
