@@ -45,7 +45,7 @@ MODELS = {
 }
 KEPT_IN_FLOAT32 = {
     *("rotary", *LOG_MEL, "parakeet_tdt", "moonshine", "canary", "qwen3_asr"),
-    *("classifier of wav2vec2-conformer"),
+    "classifier of wav2vec2-conformer",
 }
 
 
