@@ -25,7 +25,7 @@ from jobs.plan import COMMITTED, Plan, difference, plan, plan_shards
 from jobs.preflight import Run, preflight
 from jobs.progress import Progress
 from jobs.ray_address import HeadGone, expect_answer, ray_address
-from jobs.ray_cluster import running_ray
+from jobs.ray_cluster import refuse_own_store, running_ray
 from jobs.recordings import WholeRecordings
 from jobs.reports.summary import Summary
 from jobs.resources import CannotRun
@@ -70,6 +70,7 @@ def run(
             refuse_uploads(config, config_path, summary_file)
             with stop.interrupting():
                 if address := ray_address():
+                    refuse_own_store(config)
                     expect_answer(address, console.say)
                 checked = preflight(
                     run_id,

@@ -26,18 +26,14 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
     import ray
 
     starts = not ray.is_initialized()
-    object_store_mb = config.resources.object_store_mb
-    if object_store_mb and (address or not starts):
-        raise CannotRun(
-            "resources.object_store_mb: expected none where Ray runs already (RAY_ADDRESS), with "
-            f"stores of their size, found {object_store_mb}: use resources.in_flight_mb"
-        )
+    if not starts:
+        refuse_own_store(config)
     if starts:
         console.progress(f"joining the Ray cluster at {address}" if address else "starting Ray")
         with ray_compat.own_packages_first(), ThreadPoolExecutor(1) as meanwhile:
             # This thread waits for other processes.
             imported = [meanwhile.submit(import_module, name) for name in IMPORTED_MEANWHILE]
-            _start(address, object_store_mb, console)
+            _start(address, config.resources.object_store_mb, console)
         for module in imported:
             module.result()
         stop.rearm()
@@ -62,6 +58,15 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
         if starts and not stop.lost:  # without its head Ray would wait for an answer
             console.progress("ending Ray")
             ray.shutdown()
+
+
+def refuse_own_store(config: Config) -> None:
+    """Raise CannotRun if the config sizes the object store of a Ray that runs already."""
+    if object_store_mb := config.resources.object_store_mb:
+        raise CannotRun(
+            "resources.object_store_mb: expected none where Ray runs already (RAY_ADDRESS), with "
+            f"stores of their size, found {object_store_mb}: use resources.in_flight_mb"
+        )
 
 
 def _start(address: str | None, object_store_mb: int | None, console: Console) -> None:

@@ -116,7 +116,8 @@ class Model:
         self.sample_rate = sample_rate(options, checkpoint)
         config = checkpoint.json("config.json")
         self.max_s = MAX_S.get(config["model_type"], 0.0)
-        self.multiple = MULTIPLE.get(config["model_type"])
+        multiple = MULTIPLE.get(config["model_type"])
+        self.padding = {"pad_to_multiple_of": multiple} if multiple else {}  # else the extractor's own
         # Moonshine's group norm runs over time, padding included; Speech2Text convolves over it.
         self.equal_lengths = not is_masked(config.get("encoder") or {})
         self.model.generation_config = self._generation_config(options)
@@ -221,8 +222,8 @@ class Model:
             sampling_rate=self.sample_rate,
             return_tensors="pt",
             padding=True,
-            pad_to_multiple_of=self.multiple,
             return_attention_mask=True,
+            **self.padding,
         ).to(self.device, self.dtype)
         # A speech encoder-decoder calls its input `inputs`, whatever its encoder calls it.
         main = self.model.main_input_name
