@@ -240,14 +240,17 @@ def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
             if source.SHARDED
             else _opened(work, work.plan)
         )
-        for clip, file in clips:
-            memory.working_on(clip.get("clip_id", ""), row)
-            if clip.get("clip_id") in work.alone and not work.lanes_are_held:
-                lanes.take_all()
-            yield clip, file  # and it is prepared and, if it is long, handed over
+        try:
+            for clip, file in clips:
+                memory.working_on(clip.get("clip_id", ""), row)
+                if clip.get("clip_id") in work.alone and not work.lanes_are_held:
+                    lanes.take_all()
+                yield clip, file  # and it is prepared and, if it is long, handed over
+                lanes.release()
+                row += file is None or not source.SHARDED
+                memory.working_on("", row)
+        finally:
             lanes.release()
-            row += file is None or not source.SHARDED
-            memory.working_on("", row)
 
     def identified(clip: dict[str, Any], channel: int | None, rows: int) -> dict[str, Any]:
         own = _of_channel(clip, channel, rows) if channels == "each" and channel else clip

@@ -192,6 +192,7 @@ def test_a_long_recording_waits_for_a_lane_and_a_short_one_does_not(tmp_path: Pa
         lanes.release()
         assert reading.result(timeout=PATIENCE_S) == [None, None]
     lanes.take_all()  # it has let go of its own
+    lanes.release()
 
 
 def test_lanes_are_free_where_there_can_be_no_locks(
