@@ -117,7 +117,9 @@ class Model:
         config = checkpoint.json("config.json")
         self.max_s = MAX_S.get(config["model_type"], 0.0)
         multiple = MULTIPLE.get(config["model_type"])
-        self.padding = {"pad_to_multiple_of": multiple} if multiple else {}  # else the extractor's own
+        self.padding = (
+            {"pad_to_multiple_of": multiple} if multiple else {}
+        )  # else the extractor's own
         # Moonshine's group norm runs over time, padding included; Speech2Text convolves over it.
         self.equal_lengths = not is_masked(config.get("encoder") or {})
         self.model.generation_config = self._generation_config(options)
