@@ -229,8 +229,13 @@ class Parquet(Boxes):
         }
 
 
+LAST = 9  # the number of a file in the last line of its manifest
+
+
 class Manifests(World):
-    """Lines come, go, break and are mended; files change, and their folder is away for a while."""
+    """Lines come, go, break and are mended; files change, and their folder is away for a while.
+
+    The last line of each manifest stays: one without a single path is refused."""
 
     format = "manifest"
 
@@ -251,7 +256,10 @@ class Manifests(World):
             self.is_away = False
             return
         lines = self.lines.setdefault(name, {})
-        number = 10 * box + clip
+        number, last = 10 * box + clip, 10 * box + LAST
+        if last not in self.files:
+            self.files[last] = self.level()
+            self.put(f"audio/{last}.wav", sound(self.files[last]))
         if number not in self.files or clip == 0:
             self.files[number] = self.level()
             self.put(f"audio/{number}.wav", sound(self.files[number]))
@@ -264,14 +272,15 @@ class Manifests(World):
             lines[number] = not lines.get(number, clip == 1)
         texts = [
             "{" if is_broken else json.dumps({"audio_filepath": f"audio/{number}.wav"})
-            for number, is_broken in lines.items()
+            for number, is_broken in [*lines.items(), (last, False)]
         ]
         self.put(name, "\n".join(texts).encode())
 
     def now(self) -> dict[tuple[str, str | None], Any]:
         now: dict[tuple[str, str | None], Any] = {}
         for name, lines in self.lines.items():
-            for line, (number, is_broken) in enumerate(lines.items(), 1):
+            last = 10 * int(name.partition(".")[0]) + LAST
+            for line, (number, is_broken) in enumerate([*lines.items(), (last, False)], 1):
                 place = f"audio/{number}.wav", None
                 if is_broken:
                     now[name, f"line {line}"] = ERROR

@@ -315,7 +315,7 @@ def test_a_condition_that_is_no_text_is_an_error_of_the_config(
     tmp_path: Path, classifier: Path
 ) -> None:
     code, text = two_tasks(tmp_path, classifier, True).run()
-    assert code == 2 and "tasks.words.when: expected a valid string, found True" in text
+    assert code == 2 and "tasks.words.when: expected a text, found true, which YAML reads" in text
 
 
 def test_another_condition_is_another_fingerprint(tmp_path: Path, classifier: Path) -> None:
