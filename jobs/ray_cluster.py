@@ -34,9 +34,9 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
             # This thread waits for other processes.
             imported = [meanwhile.submit(import_module, name) for name in IMPORTED_MEANWHILE]
             _start(address, config.resources.object_store_mb, console)
+            stop.rearm()
         for module in imported:
             module.result()
-        stop.rearm()
     from ray.data import DataContext
 
     context = DataContext.get_current()

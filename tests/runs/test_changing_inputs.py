@@ -75,7 +75,7 @@ def test_a_tar_packed_anew_with_another_text_is_labelled_anew_where_rows_keep_th
     ]
 
 
-@pytest.mark.parametrize("retry_errors", [False, True])
+@pytest.mark.parametrize("retry_errors", [pytest.param(False, marks=pytest.mark.chaos), True])
 def test_a_tar_that_was_broken_and_is_mended_leaves_no_error_behind(
     tmp_path: Path, local_ray: None, classifier: Path, retry_errors: bool
 ) -> None:

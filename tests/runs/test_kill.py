@@ -165,6 +165,7 @@ def test_a_run_outlives_a_killed_model_actor(job: Job, start: Callable[..., Runn
     run.leaves_nothing()
 
 
+@pytest.mark.chaos
 def test_a_run_outlives_readers_that_die_again_and_again(
     job: Job, start: Callable[..., Running]
 ) -> None:

@@ -124,6 +124,7 @@ def submit(client: Any, job: Job, arguments: str = "") -> tuple[str, Callable[[]
     return ids[0], lambda: client.get_job_logs(ids[0])
 
 
+@pytest.mark.chaos
 def test_a_job_that_was_stopped_half_way_goes_on_when_it_is_submitted_again(
     head: Head, job: Job
 ) -> None:
@@ -173,7 +174,9 @@ def recipes() -> list[str]:
     return [airflow.replace("\\\\\n", "\\\n"), cron.replace("\\%", "%")]
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=["airflow", "cron"])
+@pytest.mark.parametrize(
+    "number", [pytest.param(0, marks=pytest.mark.chaos), 1], ids=["airflow", "cron"]
+)
 def test_schedulers_get_the_exit_code_of_a_run_that_they_submit(
     head: Head, job: Job, number: int
 ) -> None:
