@@ -26,7 +26,6 @@ from jobs.preflight import Run, preflight
 from jobs.progress import Progress
 from jobs.ray_address import HeadGone, expect_answer, ray_address
 from jobs.ray_cluster import refuse_own_store, running_ray
-from jobs.recordings import WholeRecordings
 from jobs.reports.summary import Summary
 from jobs.resources import CannotRun
 from jobs.sample import clips_per_shard, evenly, lines, sample_config, shares_of_whole
@@ -226,8 +225,8 @@ def left_to_do(run: Run, found: Listing, table: Table | None) -> Plan:
     committed = table.rows(COMMITTED.names) if table else COMMITTED.empty_table()
     if run.source.SHARDED:
         shards = table.shards() if table else {}
-        least = clips_per_shard(run.sample, len(found.clips)) or 0  # an earlier sample had fewer
-        shards = {name: shard for name, shard in shards.items() if shard.clips >= least}
+        if least := clips_per_shard(run.sample, len(found.clips)):  # an earlier sample had fewer
+            shards = {name: shard for name, shard in shards.items() if shard.clips >= least}
         return plan_shards(found, committed, shards, run.fingerprint, retry_errors=run.retry_errors)
     return plan(
         found,
@@ -249,11 +248,10 @@ def commit_as_it_comes(
     too long.
     """
     files: list[Mapping[str, Any]] = []
-    recordings = WholeRecordings()
     last = time.monotonic()
     for file in stream:  # None every half second in which nothing came
         if file is not None and progress.accepts(file):
-            files += recordings.add(file)
+            files += progress.recordings.ready()
         # Commits take at most a fifth of the driver's time, however slow the storage is.
         if files and time.monotonic() - last >= every_s:
             before = time.monotonic()

@@ -13,6 +13,7 @@ from jobs.config import Config
 from jobs.console import Console, printable
 from jobs.exit_codes import DRIFTED, OK, TOO_MANY_ERRORS
 from jobs.plan import Plan
+from jobs.recordings import WholeRecordings
 from jobs.sources._paths import absolute
 from jobs.sources._walk import listed
 from jobs.stop import Stop
@@ -44,9 +45,7 @@ class Progress:
         self.sharded = "known" in plan.todo.column_names
         self.to_do = len(plan.todo)  # clips, or shards whose clips are not known before
         self.pending = set() if self.sharded else set(plan.todo["clip_id"].to_pylist())
-        self.channels: dict[
-            str, set[str]
-        ] = {}  # clip_ids that came of recordings with more to come
+        self.recordings = WholeRecordings()
         self.parts: dict[str, ShardPart] = {}  # by source, of shards that are not whole yet
         self.whole: set[str] = set()
         self.found, self.done = plan.found, plan.done
@@ -77,7 +76,7 @@ class Progress:
 
         A task that Ray starts again hands on the same tables, unless its tar cannot be read as far as
         before. The file must then not be committed; the clips that are missing are left to the next
-        run.
+        run. Files to commit are `recordings.ready()`.
         """
         ids = set(file["clip_ids"] or ())
         is_new = len(ids) == len(file["clip_ids"] or ())
@@ -85,25 +84,16 @@ class Progress:
             is_new = is_new and self._is_new_of_shard(file, ids)
         else:
             is_new = is_new and self.pending.issuperset(_planned_ids(file))
-            is_new = is_new and not any(ids & came for came in self.channels.values())
+            is_new = is_new and not self.recordings.has_any(ids)
         if not is_new:
             print(f"data file {file['path']} holds clips that came before: it is not committed")
-        elif self.sharded:
+            return False
+        self.recordings.add(file)
+        if self.sharded:
             self._add_to_shard(file, ids)
         else:
-            self._add_to_recordings(file)
-        return is_new
-
-    def _add_to_recordings(self, file: Mapping[str, Any]) -> None:
-        """Add clips. A recording has come when all its channels have."""
-        ids = file["clip_ids"] or ()
-        for id, recording in zip(ids, file.get("recordings") or [None] * len(ids), strict=True):
-            own = recording or {"id": id, "rows": 1}
-            came = self.channels.setdefault(own["id"], set())
-            came.add(id)
-            if len(came) == own["rows"]:
-                self.pending.discard(own["id"])
-                del self.channels[own["id"]]
+            self.pending -= set(_planned_ids(file)) - self.recordings.missing
+        return True
 
     def _is_new_of_shard(self, file: Mapping[str, Any], ids: set[str]) -> bool:
         part = self.parts.get(file["source"])

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 MIN_ROWS = 4  # in smaller batches dropping finished rows costs as much as a few steps
-# Settings that count from the token where `generate` begins.
-FROM_THE_BEGINNING = ("min_new_tokens", "exponential_decay_length_penalty")
+NEED_ALL_STEPS = ("min_new_tokens", "exponential_decay_length_penalty", "output_attentions")
 
 
 @dataclass
@@ -30,21 +29,25 @@ class Generated:
 class HalfEnded:
     """Stops a batch once half of its rows have one of `ends` behind their prompt."""
 
-    ends: torch.Tensor
+    ends: torch.Tensor  # int64 `(tokens,)`
     probabilities: TokenLogProbabilities  # which know the prompt's length
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        import torch
-
-        ended = torch.isin(input_ids[:, self.probabilities.prompt :], self.ends).any(1)
+        new = input_ids[:, self.probabilities.prompt :]
+        ended = (new[:, :, None] == self.ends).flatten(1).any(1)
         is_half = 2 * ended.sum() >= len(ended)
         return is_half.expand(len(ended)) if len(ended) >= MIN_ROWS else ended
 
 
+def is_greedy(config: Any) -> bool:
+    """Whether each token is the most probable one."""
+    return config.num_beams == 1 and not config.do_sample
+
+
 def drops_finished(config: Any) -> bool:
-    """Whether a batch may go on without its finished rows, with these settings of `generate`."""
-    is_greedy = config.num_beams == 1 and not config.do_sample
-    return is_greedy and not any(getattr(config, name, None) for name in FROM_THE_BEGINNING)
+    """Whether a batch may go on without its finished rows, with these settings of `generate`: not if
+    one counts from the token where it begins, or needs the attention of all steps."""
+    return is_greedy(config) and not any(getattr(config, name, None) for name in NEED_ALL_STEPS)
 
 
 def generate_dropping_finished(model: Any, inputs: dict[str, Any], limit: int) -> list[Generated]:

@@ -80,5 +80,5 @@ class Model(seq2seq.Model):
             tokens = row[probabilities.prompt :]
             own = [p for t, p in zip(tokens, log_probabilities, strict=True) if t not in special]
             text = self.tokenizer.decode(row, skip_special_tokens=True)
-            texts.append((text, own or log_probabilities if text.strip() else log_probabilities))
+            texts.append((text, own if own and text.strip() else log_probabilities))
         return texts

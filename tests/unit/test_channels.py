@@ -288,18 +288,22 @@ def test_a_shard_that_is_read_again_counts_what_was_delivered(tmp_path: Path) ->
 def file(name: str, *recordings: str | None) -> dict[str, Any]:
     """A data file with a row of each of these recordings, of two rows each."""
     rows = [recording and {"id": recording, "rows": 2} for recording in recordings]
-    return {"path": name, "recordings": rows}
+    ids = [f"{name} {number}" for number in range(len(rows))]
+    return {"path": name, "clip_ids": ids, "recordings": rows}
 
 
 def test_files_wait_for_the_other_rows_of_their_recordings() -> None:
     whole = WholeRecordings()
 
     def ready(*arguments: Any) -> list[str]:
-        return [one["path"] for one in whole.add(file(*arguments))]
+        whole.add(file(*arguments))
+        return [one["path"] for one in whole.ready()]
 
     assert ready("plain") == ["plain"]
     assert ready("whole", "a", "a", None) == ["whole"]
     assert ready("one", "b", "b", "c") == []
+    assert whole.missing == {"c"}
     assert ready("other", "d", "d") == ["other"]
     assert ready("two", "c", "e") == []  # c is whole now, but shares a file with e, which is not
     assert ready("three", "e") == ["one", "two", "three"]
+    assert not whole.missing

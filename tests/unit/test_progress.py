@@ -87,7 +87,7 @@ def test_a_recording_has_come_when_all_its_channels_have(
     assert not seen.accepts(channels("12", 2))
     assert seen.accepts(channels("2", 2)) and seen.pending == {"3"}
     assert not seen.accepts(channels("2", 2))
-    assert seen.accepts(file("b.wav", "3")) and not seen.pending and not seen.channels
+    assert seen.accepts(file("b.wav", "3")) and not seen.pending and not seen.recordings.missing
 
 
 def test_a_run_with_a_dropped_file_says_what_is_left_to_the_next_one(

@@ -13,6 +13,7 @@ from audio_ops.inference.transformers_compat import (
     rows_of_cache,
     token_end_times,
 )
+from audio_ops.speech.generation import HalfEnded
 from audio_ops.speech.tokens import TokenLogProbabilities, keep_draws
 from audio_ops.speech.whisper.segments import Generation
 from audio_ops.speech.whisper.settings import Settings
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import torch
 
 TOKENS, TOKENS_PER_S = 16, 8.0  # speech has fewer; a longer text is a loop
-MIN_ROWS = 4  # in smaller batches dropping finished rows costs as much as a few steps
 
 
 def max_plausible_tokens(frames: int) -> int:
@@ -59,9 +59,9 @@ class Generator:
 
         self.model, self.settings = model, settings
         keep_draws(model)
-        self.suppressed, self.suppressed_first = (
+        self.suppressed, self.suppressed_first, self.end = (
             torch.tensor(tokens, dtype=torch.long, device=model.device)
-            for tokens in (settings.suppressed, settings.suppressed_first)
+            for tokens in (settings.suppressed, settings.suppressed_first, [settings.end])
         )
 
     def __call__(self, request: GenerationRequest) -> list[Generation]:
@@ -109,7 +109,7 @@ class Generator:
         probabilities = TokenLogProbabilities(self.settings.generation)
         so_far = torch.tensor(request.prompts, device=request.states.device)
         length = so_far.shape[1]
-        stop = [HalfEnded(self.settings.end, length)] if self.settings.drops_finished else []
+        stop = [HalfEnded(self.end, probabilities)] if self.settings.drops_finished else []
         output = generate_from_states(
             self.model,
             request.states,
@@ -187,19 +187,6 @@ class Generator:
                 beams=self.settings.num_beams,
             )
         return Generation(sequence[: length - ended], log_probabilities, times, ended)
-
-
-@dataclass(frozen=True)
-class HalfEnded:
-    """Stops a batch once half of its rows have an `end` behind their first `length` tokens."""
-
-    end: int
-    length: int
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        ended = (input_ids[:, self.length :] == self.end).any(1)
-        is_half = 2 * ended.sum() >= len(ended)
-        return is_half.expand(len(ended)) if len(ended) >= MIN_ROWS else ended
 
 
 @dataclass(frozen=True)

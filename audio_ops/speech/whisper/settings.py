@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
+from audio_ops.speech.generation import drops_finished, is_greedy
 from audio_ops.speech.options import Options
 from audio_ops.speech.whisper.prompt import Prompt
 
@@ -50,16 +51,11 @@ class Settings:
 
     @property
     def is_greedy(self) -> bool:
-        return self.num_beams == 1 and not self.samples_tokens
+        return is_greedy(self.generation)
 
     @property
     def drops_finished(self) -> bool:
-        """Whether a batch may go on without its finished rows: not if a setting counts from the
-        token where `generate` begins, nor if it needs the attention of all steps."""
-        return self.is_greedy and not any(
-            getattr(self.generation, name, None)
-            for name in ("min_new_tokens", "exponential_decay_length_penalty", "output_attentions")
-        )
+        return drops_finished(self.generation)
 
     def at_temperature(self, temperature: float) -> Settings:
         """These settings, but sampling tokens at a temperature, without beams as transformers does."""
