@@ -39,11 +39,11 @@ docs: $(VENV)/ready
 $(VENV)/ready: pyproject.toml constraints.txt
 	@echo "installing into $(VENV): torch, Ray, transformers and what they need; some minutes, once"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,test]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[demo,test]"
 	@touch $@
 
 $(VENV)/bench: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[bench]"
 	@touch $@
 
 clean:
