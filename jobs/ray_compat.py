@@ -101,7 +101,8 @@ def fit_to_machine() -> list[str]:
     """Choose a folder for the Ray that is started here, if the usual one does not do; returns what is
     to be said about it. Where there is no home, give Ray the token that it would keep there.
 
-    `_private/authentication/authentication_token_setup.py`: `~/.ray/auth_token`. `_private/node.py`: the paths of its sockets, `SOCKET` below its folder, may have 107 bytes.
+    `_private/authentication/authentication_token_setup.py`: `~/.ray/auth_token`. `_private/node.py`:
+    the paths of its sockets, `SOCKET` below its folder, may have 107 bytes.
     `_common/utils.py`: the folder is `ray` in `RAY_TMPDIR`, `TMPDIR` or `/tmp`.
     """
     home = os.path.expanduser("~")

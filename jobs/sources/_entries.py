@@ -43,11 +43,11 @@ from jobs.sources._paths import (
     resolve,
     stored_file,
 )
+from jobs.sources._walk import LOOKUPS_AT_ONCE, Search, find_files
 
 OPTIONS = ("audio_root", "audio_allow")
 MAX_SECONDS = 1e9
 SHOWN = 300  # characters of a problem in a message
-LOOKUPS_AT_ONCE = 16
 LOOKUPS_BEFORE_LISTING = 3
 
 
@@ -68,6 +68,28 @@ class AudioList(NamedTuple):
     file: Found
     base: str
     entries: Iterable[Entry]
+
+
+Entries = Callable[[Found, Input], Iterable[Entry]]  # of a list
+
+
+def search_for_lists(
+    input: Input, suffixes: tuple[str, ...], warn: Callable[[str], None] = lambda _: None
+) -> Search:
+    """A search for lists with these suffixes, beside the audio files that they name."""
+    return Search(suffixes, input.storage_options, warn, listed=input.extensions)
+
+
+def audio_lists(
+    search: Search,
+    input: Input,
+    entries: Entries,
+    base: Callable[[str, Input], str] | None = None,
+) -> Iterator[AudioList]:
+    """The lists that a search finds; their paths are relative to `base(list, input)`, which is
+    `base_of` by default."""
+    for file in find_files(input.paths, search):
+        yield AudioList(file, (base or base_of)(file.source, input), entries(file, input))
 
 
 def text_columns(lists: Iterable[AudioList], names: Sequence[str]) -> pa.Schema:

@@ -12,9 +12,8 @@ import numpy as np
 from jobs.input import Input
 from jobs.sources import MISSING, BadInput
 from jobs.sources._paths import Found, absolute, exists, file_system, folder_of, is_local
+from jobs.sources._walk import LOOKUPS_AT_ONCE
 from jobs.table.storage import Storage
-
-LOOKUPS_AT_ONCE = 16
 
 
 class LiveFiles(NamedTuple):

@@ -15,17 +15,16 @@ from jobs.input import Input
 from jobs.sources import NO_COLUMNS, Listing
 from jobs.sources._entries import (
     OPTIONS,
-    AudioList,
     Entry,
-    base_of,
+    audio_lists,
     clips,
     find_listed,
+    search_for_lists,
     seconds,
     text_columns,
 )
 from jobs.sources._lines import numbered, opened_text
 from jobs.sources._paths import Found, exists, folder_of
-from jobs.sources._walk import Search, find_files
 
 __all__ = ["OPTIONS", "SHARDED", "clips", "columns", "find", "suffixes"]
 
@@ -39,22 +38,14 @@ def suffixes(input: Input) -> tuple[str, ...]:
 
 
 def columns(input: Input, names: list[str]) -> pa.Schema:
-    return text_columns(_lists(input, _search(input, lambda _: None)), names)
+    search = search_for_lists(input, suffixes(input))
+    return text_columns(audio_lists(search, input, _entries), names)
 
 
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
     """A row for each utterance: each line of `segments` or else of `wav.scp`."""
-    lists = _lists(input, _search(input, warn))
-    return find_listed(lists, input, warn, kept, {})
-
-
-def _search(input: Input, warn: Callable[[str], None]) -> Search:
-    return Search(suffixes(input), input.storage_options, warn)
-
-
-def _lists(input: Input, search: Search) -> Iterator[AudioList]:
-    for file in find_files(input.paths, search):
-        yield AudioList(file, base_of(file.source, input), _entries(file, input))
+    search = search_for_lists(input, suffixes(input), warn)
+    return find_listed(audio_lists(search, input, _entries), input, warn, kept, {})
 
 
 def _entries(scp: Found, input: Input) -> Iterator[Entry]:

@@ -16,17 +16,16 @@ from jobs.input import Input
 from jobs.sources import NO_COLUMNS, BadInput, Listing
 from jobs.sources._entries import (
     OPTIONS,
-    AudioList,
     Entry,
-    base_of,
+    audio_lists,
     clips,
     find_listed,
+    search_for_lists,
     seconds,
     text_columns,
 )
 from jobs.sources._lines import TextList
 from jobs.sources._paths import Found
-from jobs.sources._walk import Search, find_files
 
 __all__ = ["OPTIONS", "SHARDED", "clips", "columns", "find", "suffixes"]
 
@@ -41,13 +40,15 @@ def suffixes(input: Input) -> tuple[str, ...]:
 
 
 def columns(input: Input, names: list[str]) -> pa.Schema:
-    return text_columns(_lists(input, _search(input, lambda _: None)), names)
+    search = search_for_lists(input, suffixes(input))
+    return text_columns(audio_lists(search, input, _entries), names)
 
 
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
     """A row for each cut, or for each recording."""
-    search = _search(input, warn)
-    return find_listed(_lists(input, search), input, warn, kept, search.passed_over)
+    search = search_for_lists(input, suffixes(input), warn)
+    lists = audio_lists(search, input, _entries)
+    return find_listed(lists, input, warn, kept, search.passed_over)
 
 
 def is_item(value: Mapping[str, Any]) -> bool:
@@ -73,15 +74,6 @@ def columns_of(value: Mapping[str, Any]) -> dict[str, Any]:
     for custom in (value.get("custom"), *(s.get("custom") for s in supervisions[:1])):
         columns |= {n: v for n, v in (custom or {}).items() if n not in columns}
     return columns
-
-
-def _search(input: Input, warn: Callable[[str], None]) -> Search:
-    return Search(suffixes(input), input.storage_options, warn, listed=input.extensions)
-
-
-def _lists(input: Input, search: Search) -> Iterator[AudioList]:
-    for file in find_files(input.paths, search):
-        yield AudioList(file, base_of(file.source, input), _entries(file, input))
 
 
 def _entries(found: Found, input: Input) -> Iterator[Entry]:

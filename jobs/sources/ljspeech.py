@@ -10,10 +10,18 @@ from audio_ops.errors import ClipError
 from jobs.input import Input
 from jobs.sources import NO_COLUMNS, Listing
 from jobs.sources._entries import OPTIONS as OPTIONS_OF_LISTS
-from jobs.sources._entries import AudioList, Entry, base_of, clips, find_listed, text_columns
+from jobs.sources._entries import (
+    Entry,
+    audio_lists,
+    base_of,
+    clips,
+    find_listed,
+    search_for_lists,
+    text_columns,
+)
 from jobs.sources._lines import Layout, TextList
 from jobs.sources._paths import Found, exists, folder_of
-from jobs.sources._walk import Search, extension, find_files
+from jobs.sources._walk import extension
 
 __all__ = ["OPTIONS", "SHARDED", "clips", "columns", "find", "suffixes"]
 
@@ -27,13 +35,15 @@ def suffixes(input: Input) -> tuple[str, ...]:
 
 
 def columns(input: Input, names: list[str]) -> pa.Schema:
-    return text_columns(_lists(input, _search(input, lambda _: None)), names)
+    search = search_for_lists(input, suffixes(input))
+    return text_columns(audio_lists(search, input, _entries, _base), names)
 
 
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
     """A row for each line."""
-    search = _search(input, warn)
-    return find_listed(_lists(input, search), input, warn, kept, search.passed_over)
+    search = search_for_lists(input, suffixes(input), warn)
+    lists = audio_lists(search, input, _entries, _base)
+    return find_listed(lists, input, warn, kept, search.passed_over)
 
 
 def is_list(found: Found, line: str, input: Input) -> bool:
@@ -45,16 +55,11 @@ def is_list(found: Found, line: str, input: Input) -> bool:
     return exists(f"{folder}/wavs/{_name(fields[0], input)}", input.storage_options)
 
 
-def _search(input: Input, warn: Callable[[str], None]) -> Search:
-    return Search(suffixes(input), input.storage_options, warn, listed=input.extensions)
-
-
-def _lists(input: Input, search: Search) -> Iterator[AudioList]:
-    for file in find_files(input.paths, search):
-        wavs = f"{folder_of(file.source)}/wavs"
-        is_usual = not input.audio_root and exists(wavs, input.storage_options)
-        base = wavs if is_usual else base_of(file.source, input)
-        yield AudioList(file, base, _entries(file, input))
+def _base(source: str, input: Input) -> str:
+    """The folder that paths are relative to: `wavs/` beside the list."""
+    wavs = f"{folder_of(source)}/wavs"
+    is_usual = not input.audio_root and exists(wavs, input.storage_options)
+    return wavs if is_usual else base_of(source, input)
 
 
 def _entries(found: Found, input: Input) -> Iterator[Entry]:

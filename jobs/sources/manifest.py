@@ -17,17 +17,17 @@ from jobs.input import Input
 from jobs.sources import NO_COLUMNS, BadInput, Listing
 from jobs.sources._entries import OPTIONS as OPTIONS_OF_LISTS
 from jobs.sources._entries import (
-    AudioList,
     Entry,
+    audio_lists,
     base_of,
     clips,
     find_listed,
+    search_for_lists,
     seconds,
     text_columns,
 )
 from jobs.sources._lines import DELIMITERS, Line, TextList, first_line
 from jobs.sources._paths import Found, absolute, exists, folder_of
-from jobs.sources._walk import Search, find_files
 
 __all__ = ["OPTIONS", "SHARDED", "clips", "columns", "find", "suffixes"]
 
@@ -48,13 +48,15 @@ def suffixes(input: Input) -> tuple[str, ...]:
 
 
 def columns(input: Input, names: list[str]) -> pa.Schema:
-    return text_columns(_lists(input, _search(input, lambda _: None)), names)
+    search = search_for_lists(input, suffixes(input))
+    return text_columns(audio_lists(search, input, _entries, _base), names)
 
 
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
     """A row for each entry, in the manifests' order; a clip that is listed twice gets one row."""
-    search = _search(input, warn)
-    return find_listed(_lists(input, search), input, warn, kept, search.passed_over)
+    search = search_for_lists(input, suffixes(input), warn)
+    lists = audio_lists(search, input, _entries, _base)
+    return find_listed(lists, input, warn, kept, search.passed_over)
 
 
 def is_list(found: Found, input: Input) -> bool:
@@ -64,15 +66,6 @@ def is_list(found: Found, input: Input) -> bool:
         return first_line(found, input).lstrip().startswith(("{", "["))
     line = first_line(found, input)
     return any(_path_columns(line.split(delimiter), input) for delimiter in DELIMITERS)
-
-
-def _search(input: Input, warn: Callable[[str], None]) -> Search:
-    return Search(suffixes(input), input.storage_options, warn, listed=input.extensions)
-
-
-def _lists(input: Input, search: Search) -> Iterator[AudioList]:
-    for file in find_files(input.paths, search):
-        yield AudioList(file, _base(file.source, input), _entries(file, input))
 
 
 def _entries(found: Found, input: Input) -> Iterator[Entry]:

@@ -82,7 +82,8 @@ class Table:
         """Some columns of the committed rows, in memory; null if the table does not have them yet."""
         while True:
             version = self.version
-            have = [name for name in columns if name in self.log.fields()]
+            fields = self.log.fields()
+            have = [name for name in columns if name in fields]
             read = partial(self.log.delta.to_pyarrow_table, columns=have)
             try:
                 rows = self.storage.retrying(read)
@@ -174,8 +175,10 @@ def hold(
     """Take the table for one run, or create it.
 
     `seen` are the settings that the run found in it before, {} if there was no table; `dead` is the
-    holder that it has `watched`; `retain_h` is kept in the log. Missing columns are added, so that a run that relabels may have other
-    tasks than the table. Raises TableInUse, and TableMismatch if a column's type would change.
+    holder that it has `watched`; `retain_h` is kept in the log. Missing columns are added, so that a
+    run that relabels may have other tasks than the table.
+
+    Raises TableInUse, and TableMismatch if a column's type would change.
     """
     if holder_of(storage) != dead:
         dead = watched(storage)

@@ -131,9 +131,10 @@ def read(
 ) -> Iterator[pa.Table]:
     """Tables of prepared clips (see `audio_ops.prepare`), each clip of the plan once, in order.
 
-    With `alone` no other process decodes a long recording meanwhile (see `lanes`). The first tables have as many rows as `cuts` says, the others `table_bytes`. A sandbox hands over
-    few clips at a time, so that its death costs little, and here they are gathered: Ray's work for a
-    table grows with its chunks times its columns.
+    With `alone` no other process decodes a long recording meanwhile (see `lanes`). The first tables
+    have as many rows as `cuts` says, the others `table_bytes`. A sandbox hands over few clips at a
+    time, so that its death costs little, and here they are gathered: Ray's work for a table grows
+    with its chunks times its columns.
     """
     gathered: list[pa.Table] = []
     left = list(reversed(cuts))  # of the tables to come

@@ -12,6 +12,7 @@ import pytest
 
 Name = TypeVar("Name", bound=Hashable)
 LANGUAGES = ("en", "de", "fr", "ar")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def each_made_once(
@@ -421,7 +422,7 @@ def letter_tokenizer(folder: Path) -> int:
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
 
-    tokens = ("<pad>", "<s>", "</s>", "<unk>", "Ġ", *"abcdefghijklmnopqrstuvwxyz")
+    tokens = ("<pad>", "<s>", "</s>", "<unk>", "Ġ", *LETTERS)
     tokenizer = Tokenizer(BPE({token: index for index, token in enumerate(tokens)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()  # type: ignore[assignment]
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
@@ -464,9 +465,23 @@ def tiny_moonshine(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+def train_letters(file: Path, special: int, **ids: int) -> None:
+    """Write a SentencePiece model of `special` tokens, space and letters."""
+    import sentencepiece
+
+    with file.open("wb") as out:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([LETTERS]),
+            model_writer=out,
+            model_type="char",
+            vocab_size=special + 1 + len(LETTERS),
+            minloglevel=2,
+            **ids,
+        )
+
+
 def tiny_speech2text(folder: Path, seed: int = 0) -> Path:
     """A random Speech2Text with a real feature extractor and a SentencePiece tokenizer."""
-    import sentencepiece
     import torch
     from transformers import (
         Speech2TextConfig,
@@ -475,17 +490,9 @@ def tiny_speech2text(folder: Path, seed: int = 0) -> Path:
         Speech2TextTokenizer,
     )
 
-    letters = "abcdefghijklmnopqrstuvwxyz"
     pieces = folder / "sentencepiece.bpe.model"
-    with pieces.open("wb") as file:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter([letters]),
-            model_writer=file,
-            model_type="char",
-            vocab_size=3 + 1 + len(letters),
-            minloglevel=2,
-        )
-    vocabulary = ("<pad>", "<s>", "</s>", "<unk>", "▁", *letters)
+    train_letters(pieces, special=3)
+    vocabulary = ("<pad>", "<s>", "</s>", "<unk>", "▁", *LETTERS)
     tokens = {token: index for index, token in enumerate(vocabulary)}
     (folder / "vocab.json").write_text(json.dumps(tokens), encoding="utf-8")
     Speech2TextTokenizer(str(folder / "vocab.json"), str(pieces)).save_pretrained(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from checkpoints import enlarge, letter_tokenizer, talk
+from checkpoints import enlarge, letter_tokenizer, talk, train_letters
 
 PIECES = [
     *("<unk>", "<pad>"),
@@ -164,7 +164,6 @@ def tiny_moonshine_streaming(folder: Path, seed: int = 1) -> Path:
 
 def tiny_speecht5(folder: Path, seed: int = 0) -> Path:
     """A random SpeechT5 for recognition with a tokenizer of letters."""
-    import sentencepiece
     import torch
     from transformers import (
         SpeechT5Config,
@@ -173,20 +172,8 @@ def tiny_speecht5(folder: Path, seed: int = 0) -> Path:
         SpeechT5Tokenizer,
     )
 
-    letters = "abcdefghijklmnopqrstuvwxyz"
     pieces = folder / "spm_char.model"
-    with pieces.open("wb") as file:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter([letters]),
-            model_writer=file,
-            model_type="char",
-            vocab_size=4 + 1 + len(letters),
-            pad_id=0,
-            bos_id=1,
-            eos_id=2,
-            unk_id=3,
-            minloglevel=2,
-        )
+    train_letters(pieces, special=4, pad_id=0, bos_id=1, eos_id=2, unk_id=3)
     tokenizer = SpeechT5Tokenizer(str(pieces))
     torch.manual_seed(seed)
     model = SpeechT5ForSpeechToText(
