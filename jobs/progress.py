@@ -49,7 +49,7 @@ class Progress:
         self.parts: dict[str, ShardPart] = {}  # by source, of shards that are not whole yet
         self.whole: set[str] = set()
         self.found, self.done = plan.found, plan.done
-        self.shards = 0
+        self.ready = 0  # of those to do, committed
         self.clips_in_shards = 0.0  # with those behind the part that a sample reads, by its bytes
         self.passed_over: Counter[str] = Counter()  # members of shards, by extension
         self.statuses: Counter[str] = Counter()
@@ -119,10 +119,11 @@ class Progress:
         if not self.sharded:
             # Only now it is known how many channels a recording has.
             ids = [id for file in files for id in _planned_ids(file)]
+            self.ready += len(set(ids))
             self.found += len(ids) - len(set(ids))
         for file in files:
             for shard in file["shards"] or ():
-                self.shards += 1
+                self.ready += 1
                 self.clips_in_shards += shard["clips"] / (shard["part"] or 1.0)
                 self.found += shard["clips"]
                 self.done += shard["skipped"]
@@ -154,17 +155,19 @@ class Progress:
                 f"starting Ray, loading models, reading the first clips · {clock(elapsed_s)}"
             )
             return
-        ready = self.shards if self.sharded else self.labelled
-        parts = [f"{ready:,}/{self.to_do:,} {'shards' if self.sharded else 'clips'}"]
-        if self.sharded:
+        has_channels = not self.sharded and self.labelled != self.ready
+        what = "shards" if self.sharded else "recordings" if has_channels else "clips"
+        parts = [f"{self.ready:,}/{self.to_do:,} {what}"]
+        if what != "clips":
             parts.append(f"{self.labelled:,} clips")
         parts += [
             f"{self.audio_s / 3600:.2f} h of audio",
             f"{self.audio_s / elapsed_s:.1f}× real time",
             f"{self.failed:,} failed",
         ]
-        if ready:
-            parts.append(f"{clock(elapsed_s / ready * (self.to_do - ready))} left")
+        if self.ready:
+            left_s = elapsed_s / self.ready * (self.to_do - self.ready)
+            parts.append(f"{clock(left_s)} left")
         self.console.progress(" · ".join(parts))
 
     def finish(self, stop: Stop, config: Config, log: Path, *, drifted: bool) -> int:

@@ -56,8 +56,8 @@ def whole_of(
     """
     if not progress.audio_s:
         return None
-    per_row = progress.clips_in_shards / progress.shards if progress.sharded else 1
-    clips = round(rows * per_row)
+    clips_of_ready = progress.clips_in_shards if progress.sharded else progress.labelled
+    clips = round(rows * clips_of_ready / progress.ready)
     audio_s = progress.audio_s / progress.labelled * clips
     tasks = {}
     for task, model in models.items():

@@ -163,7 +163,6 @@ def _counts(progress: Progress | None, plan: Plan | None, elapsed_s: float) -> d
             counts |= {"found": plan.found, "done": plan.done, "left": len(plan.todo)}
             counts["vanished"] = plan.vanished
         return {"clips": counts, "audio_hours": 0.0, "times_real_time": 0.0, "errors": []}
-    ready = progress.shards if progress.sharded else progress.labelled
     statuses = progress.statuses
     return {
         "clips": {
@@ -173,7 +172,7 @@ def _counts(progress: Progress | None, plan: Plan | None, elapsed_s: float) -> d
             "ok": statuses["ok"],
             "partial": statuses["partial"],
             "failed": statuses["error"],
-            "left": progress.to_do - ready,
+            "left": progress.to_do - progress.ready,
             "vanished": progress.plan.vanished,
         },
         "audio_hours": progress.audio_s / 3600,

@@ -12,6 +12,9 @@ from jobs.config import Config
 from jobs.console import Console
 from jobs.plan import Plan
 from jobs.progress import Incomplete, Progress
+from jobs.reports.summary import _counts
+from jobs.resources import Shares, TaskShare
+from jobs.sample import whole_of
 from jobs.stop import Stop
 
 File = dict[str, Any]
@@ -88,6 +91,23 @@ def test_a_recording_has_come_when_all_its_channels_have(
     assert seen.accepts(channels("2", 2)) and seen.pending == {"3"}
     assert not seen.accepts(channels("2", 2))
     assert seen.accepts(file("b.wav", "3")) and not seen.pending and not seen.recordings.missing
+
+
+def test_channels_count_as_clips_and_their_recordings_as_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = progress(tmp_path, monkeypatch, {"clip_id": ["r", "s", "t"]})
+    for recording, ids in (("r", "12"), ("s", "34")):
+        came = file("a.wav", ids) | {"recordings": [{"id": recording, "rows": 2}] * 2}
+        assert seen.accepts(came | {"statuses": ["ok"] * 2, "audio_s": 6.0, "errors": None})
+        seen.committed(seen.recordings.ready())
+    assert (seen.labelled, seen.ready, seen.found) == (4, 2, 2)  # `found` begins with 0 here
+    assert _counts(seen, seen.plan, 1.0)["clips"]["left"] == 1
+    shares = Shares(0.25, {"kind": TaskShare(1, 1, 1.0, 0.0, 1, None)})
+    models = {"kind": {"times_real_time": 2.0, "heard_s": 12.0}}
+    whole = whole_of(10, seen, models, shares, shares)
+    assert whole and (whole["clips"], whole["audio_hours"] * 3600) == (20, 60.0)
+    assert whole["seconds"] == 30.0
 
 
 def test_a_run_with_a_dropped_file_says_what_is_left_to_the_next_one(
