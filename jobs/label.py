@@ -95,7 +95,7 @@ def run(
         except Stopped:
             console.say(f"stopped ({stop.why}) before anything was labelled")
             summary.end(stop.code, stop.why)
-        except SystemExit:  # Ray raises it for a SIGTERM while it starts
+        except SystemExit:  # raised by a handler of Ray's, see `ray_compat.no_sigterm_handler`
             console.say("stopped before anything was labelled")
             summary.end(128 + signal.SIGTERM, "SIGTERM")
         except Exception as error:

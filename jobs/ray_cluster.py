@@ -12,7 +12,7 @@ from jobs.config import Config
 from jobs.console import Console
 from jobs.ray_address import HeadWatch, ray_address
 from jobs.resources import CannotRun
-from jobs.stop import Stop
+from jobs.stop import Stop, Stopped
 
 IMPORTED_MEANWHILE = ("jobs.planned_reads", "jobs.workers.model_actor")  # 0.6 s
 ACTOR_STARTS = 3  # a model that cannot be loaded ends the run after so many
@@ -47,6 +47,8 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
     console.progress("loading the models")
     head = HeadWatch(ray.get_runtime_context().gcs_address, stop.lose, stop.give_up)
     try:
+        if stop.signal:  # it came while Ray started
+            raise Stopped
         yield
     except Exception as error:
         if not head.is_there():
@@ -77,7 +79,8 @@ def _start(address: str | None, object_store_mb: int | None, console: Console) -
             console.say(line)
     for tries_left in (2, 1, 0):
         try:  # without "local" Ray would join whatever cluster it finds on this machine
-            with nullcontext() if address else ray_compat.no_idle_services():
+            services = nullcontext() if address else ray_compat.no_idle_services()
+            with ray_compat.no_sigterm_handler(), services:
                 ray.init(
                     address or "local",
                     include_dashboard=None if address else False,

@@ -80,6 +80,27 @@ def no_idle_services() -> Iterator[None]:
 
 
 @contextmanager
+def no_sigterm_handler() -> Iterator[None]:
+    """Inside of the `with`, `ray.init` leaves the handler of SIGTERM as it is.
+
+    `_private/utils.py`: `set_sigterm_handler`, for handlers that kill Ray's first processes and raise
+    SystemExit wherever the start is. Where that was taken for a slow start, Ray was started again and
+    the signal was lost. If the function is gone, `ray.init` sets its handlers.
+    """
+    from ray._private import utils
+
+    setter = getattr(utils, "set_sigterm_handler", None)
+    if setter is None:
+        yield
+        return
+    utils.set_sigterm_handler = lambda *_: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = setter
+
+
+@contextmanager
 def own_packages_first() -> Iterator[None]:
     """Inside of the `with`, `ray.init` tells the workers to import this package from where it is.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -13,6 +15,7 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
+from runs import ROOT
 
 from jobs import planned_reads, ray_compat
 
@@ -97,6 +100,27 @@ def test_a_node_starts_without_services_that_a_run_never_uses() -> None:
     assert [command for command in commands if "raylet" in command]
     for service in ("dashboard/dashboard.py", "monitor.py", "log_monitor.py"):
         assert not [command for command in commands if f"{service} " in command], service
+
+
+STARTS = """
+import signal
+from jobs import ray_compat
+import ray
+
+def handler(*_): pass
+
+signal.signal(signal.SIGTERM, handler)
+with ray_compat.no_sigterm_handler(), ray_compat.no_idle_services():
+    ray.init("local", include_dashboard=False, log_to_driver=False, num_cpus=1)
+assert signal.getsignal(signal.SIGTERM) is handler, signal.getsignal(signal.SIGTERM)
+"""
+
+
+def test_a_start_leaves_the_handler_of_sigterm() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_ending_datasets_ends_their_threads() -> None:
