@@ -49,7 +49,9 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
     try:
         if stop.signal:  # it came while Ray started
             raise Stopped
-        yield
+        alone = starts and not address
+        with ray_compat.no_cluster_services() if alone else nullcontext():
+            yield
     except Exception as error:
         if not head.is_there():
             stop.lose(head.error)

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 if TYPE_CHECKING:
     import ray.data
@@ -55,6 +56,23 @@ def set_environment(joins_cluster: bool) -> None:
 
 
 @contextmanager
+def _replaced(owner: Any, **values: Any) -> Iterator[None]:
+    """Inside of the `with`, attributes of `owner` have these values; those that it lacks are left out."""
+    before = {name: vars(owner)[name] for name in values if name in vars(owner)}
+    for name in before:
+        setattr(owner, name, values[name])
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+@contextmanager
 def no_idle_services() -> Iterator[None]:
     """Inside of the `with`, `ray.init` starts a node without three processes that a run never uses.
 
@@ -69,14 +87,47 @@ def no_idle_services() -> Iterator[None]:
         yield
         return
     names = ("start_api_server", "start_monitor", "start_log_monitor")
-    methods = {name: vars(Node)[name] for name in names if name in vars(Node)}
-    for name in methods:
-        setattr(Node, name, lambda *_, **__: None)
-    try:
+    with _replaced(Node, **dict.fromkeys(names, _nothing)):
         yield
-    finally:
-        for name, method in methods.items():
-            setattr(Node, name, method)
+
+
+@contextmanager
+def no_cluster_services() -> Iterator[None]:
+    """Inside of the `with`, Ray Data runs without two actors, which serve clusters with more users.
+
+    `data/_internal/stats.py`: `_StatsActor`, whose figures the dashboard shows.
+    `data/_internal/cluster_autoscaler`: the coordinator that divides a cluster's nodes among datasets and
+    asks for more of them; until it has started, nothing is read. Each is 1.2 CPU seconds of a run's
+    start. Where a name is gone, the actor is started.
+    """
+    try:
+        from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
+        from ray.data._internal.execution import streaming_executor
+        from ray.data._internal.execution.interfaces import ExecutionResources
+        from ray.data._internal.stats import _StatsManager
+    except ImportError:
+        yield
+        return
+    import ray
+
+    class OneNode(ClusterAutoscaler):
+        """All that this machine has, for the only dataset that runs on it."""
+
+        def get_total_resources(self) -> ExecutionResources:
+            return ExecutionResources.from_resource_dict(ray.cluster_resources())
+
+        try_trigger_scaling = on_executor_shutdown = _nothing
+
+    node = _replaced(streaming_executor, create_cluster_autoscaler=lambda *_, **__: OneNode())
+    stats = _replaced(
+        _StatsManager,
+        gen_dataset_id_from_stats_actor=staticmethod(lambda: uuid4().hex),
+        register_dataset_to_stats_actor=staticmethod(_nothing),
+        update_execution_metrics=staticmethod(_nothing),
+        update_iteration_metrics=staticmethod(_nothing),
+    )
+    with node, stats:
+        yield
 
 
 @contextmanager
@@ -89,15 +140,8 @@ def no_sigterm_handler() -> Iterator[None]:
     """
     from ray._private import utils
 
-    setter = getattr(utils, "set_sigterm_handler", None)
-    if setter is None:
+    with _replaced(utils, set_sigterm_handler=_nothing):
         yield
-        return
-    utils.set_sigterm_handler = lambda *_: None
-    try:
-        yield
-    finally:
-        utils.set_sigterm_handler = setter
 
 
 @contextmanager

@@ -103,20 +103,35 @@ def test_a_node_starts_without_services_that_a_run_never_uses() -> None:
 
 
 STARTS = """
-import signal
-from jobs import ray_compat
-import ray
+import signal, time
+import psutil, pyarrow as pa, ray
+from jobs import planned_reads, ray_compat
 
 def handler(*_): pass
+
+def actors():
+    titles = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    return sorted(name for name in ("_StatsActor", "_Autoscaling") if f"ray::{name}" in str(titles))
 
 signal.signal(signal.SIGTERM, handler)
 with ray_compat.no_sigterm_handler(), ray_compat.no_idle_services():
     ray.init("local", include_dashboard=False, log_to_driver=False, num_cpus=1)
 assert signal.getsignal(signal.SIGTERM) is handler, signal.getsignal(signal.SIGTERM)
+plan = [pa.table({"n": [n]}) for n in range(3)]
+read = planned_reads.dataset(plan, lambda table: [table], {}, num_cpus=0.1)
+with ray_compat.no_cluster_services():
+    assert sorted(row["n"] for row in read.take_all()) == [0, 1, 2]
+    assert not actors(), actors()
+assert sorted(row["n"] for row in read.take_all()) == [0, 1, 2]
+for _ in range(600):  # they start meanwhile
+    if len(actors()) == 2:
+        break
+    time.sleep(0.1)
+assert len(actors()) == 2, actors()
 """
 
 
-def test_a_start_leaves_the_handler_of_sigterm() -> None:
+def test_a_start_keeps_the_handler_of_sigterm_and_goes_without_actors_for_clusters() -> None:
     done = subprocess.run(
         [sys.executable, "-c", STARTS], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
