@@ -341,8 +341,8 @@ class Model:
         return [word for word in words if word]
 
     def _is_beginning(self, token: TokenSpan) -> bool:
-        piece: str = self.tokenizer.convert_ids_to_tokens(token.id)
-        return piece.startswith("▁")
+        piece: str | None = self.tokenizer.convert_ids_to_tokens(token.id)
+        return (piece or "").startswith("▁")
 
     def _segments(
         self,

@@ -19,13 +19,25 @@ from pathlib import Path
 from jobs.bench.classification import classify
 from jobs.bench.decoding import decode
 from jobs.bench.planning import planning
+from jobs.bench.recognition import recognise
 from jobs.bench.report import TARGETS, markdown, say, show
 from jobs.bench.scale import memory, mountain, packaging
 from jobs.bench.speech import start, whisper, whole
 
 ROWS = {
     row.__name__: row
-    for row in (start, whisper, whole, decode, planning, mountain, memory, packaging, classify)
+    for row in (
+        start,
+        whisper,
+        whole,
+        decode,
+        planning,
+        mountain,
+        memory,
+        packaging,
+        classify,
+        recognise,
+    )
 }
 
 

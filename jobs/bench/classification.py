@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jobs.bench import testbed
+from jobs.bench.checkpoints import checkpoint
 from jobs.bench.report import ratio, say, target
 from jobs.bench.ways import Outcome, by_turns, earmark, peer
 
@@ -22,7 +23,7 @@ def classify(options: argparse.Namespace) -> None:
         ("clap", "zero-shot-audio-classification", 32, (3.0, None)),
     )
     for name, task, clips, wanted in rows:
-        sample, model = whole.every(clips), testbed.checkpoint(name)
+        sample, model = whole.every(clips), checkpoint(name)
         asked: dict[str, Any] = {"task": task, "model": str(model), "top_k": None}
         if task.startswith("zero-shot"):
             asked["candidate_labels"] = list(testbed.CANDIDATE_LABELS)

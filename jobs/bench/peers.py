@@ -38,6 +38,7 @@ class Work(NamedTuple):
     task: str
     out: str
     candidate_labels: Sequence[str] = ()
+    max_new_tokens: int | None = None
 
 
 class Done(NamedTuple):
@@ -118,7 +119,7 @@ def pipeline_batched(work: Work) -> Done:
     """transformers' pipeline with the fastest settings for Whisper: greedy, batched, sorted by length."""
     best: dict[str, Any] = {"dtype": fastest_dtype(), "batch_size": BATCH}
     if work.task == "automatic-speech-recognition":
-        best["generate_kwargs"] = {"num_beams": 1}
+        best["generate_kwargs"] = greedy(work.max_new_tokens)
     return _pipeline(work, by_length(work.files), **best)
 
 
@@ -139,34 +140,58 @@ def _pipeline(work: Work, files: Sequence[str], **settings: Any) -> Done:
 
 def bare_loop(work: Work) -> Done:
     """The model alone, on sorted, decoded waveforms: the lower bound for the time of any pipeline."""
-    transcribe = Whisper(work.model)
-    files = by_length(work.files)
+    return _batches(work, by_length(work.files))
+
+
+def page_batched(work: Work) -> Done:
+    """The processor and the model as on the model's page, in batches of the files as they come."""
+    return _batches(work, work.files)
+
+
+def _batches(work: Work, files: Sequence[str]) -> Done:
+    transcribe = Recogniser(work.model, work.max_new_tokens)
     sounds = [load(file) for file in files]
     ready = time.time()
     texts = [
         text for at in range(0, len(files), BATCH) for text in transcribe(sounds[at : at + BATCH])
     ]
-    return Done(ready, dict(zip(files, texts, strict=True)), 30.0 * len(files))
+    is_padded = transcribe.model.config.model_type == "whisper"
+    return Done(
+        ready, dict(zip(files, texts, strict=True)), 30.0 * len(files) if is_padded else None
+    )
 
 
-class Whisper:
-    """Greedy text of a batch of waveforms at 16 kHz, with transformers alone."""
+def greedy(max_new_tokens: int | None) -> dict[str, Any]:
+    """The settings of `generate`."""
+    return {"num_beams": 1} | ({"max_new_tokens": max_new_tokens} if max_new_tokens else {})
 
-    def __init__(self, model: str):
+
+class Recogniser:
+    """Greedy texts of a batch of waveforms at 16 kHz, with transformers alone, as on the model's page."""
+
+    def __init__(self, model: str, max_new_tokens: int | None = None):
         import torch
-        from transformers import WhisperForConditionalGeneration, WhisperProcessor
+        import transformers
 
         torch.set_num_threads(os.cpu_count() or 1)  # Ray limits it to the actor's CPUs
         self.dtype = fastest_dtype()
-        self.processor = WhisperProcessor.from_pretrained(model)
-        self.model = WhisperForConditionalGeneration.from_pretrained(model, dtype=self.dtype).eval()
+        self.processor = transformers.AutoProcessor.from_pretrained(model)
+        config = transformers.AutoConfig.from_pretrained(model)
+        loaded = getattr(transformers, config.architectures[0])
+        self.model = loaded.from_pretrained(model, dtype=self.dtype).eval()
+        self.settings = greedy(max_new_tokens)
 
     def __call__(self, sounds: Sequence[np.ndarray]) -> list[str]:
         import torch
 
-        inputs = self.processor(list(sounds), sampling_rate=16_000, return_tensors="pt")
+        asks = getattr(self.processor, "apply_transcription_request", None)
+        if asks:
+            inputs = asks(audio=list(sounds))
+        else:
+            inputs = self.processor(list(sounds), sampling_rate=16_000, return_tensors="pt")
         with torch.inference_mode():
-            tokens = self.model.generate(inputs.input_features.to(self.dtype), num_beams=1)
+            tokens = self.model.generate(**inputs.to(self.dtype), **self.settings)
+        tokens = getattr(tokens, "sequences", tokens)  # a transducer's
         texts: list[str] = self.processor.batch_decode(tokens, skip_special_tokens=True)
         return texts
 
@@ -181,7 +206,7 @@ def ray_data(work: Work) -> Done:
 
     class Transcriber:
         def __init__(self) -> None:
-            self.transcribe = Whisper(model)
+            self.transcribe = Recogniser(model)
             self.ready = time.time()
 
         def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -218,7 +243,7 @@ def daft(work: Work) -> Done:
     )
     class Transcriber:
         def __init__(self, model: str = work.model) -> None:
-            self.transcribe = Whisper(model)
+            self.transcribe = Recogniser(model)
             self.ready = time.time()
 
         def __call__(self, contents: Any) -> list[Any]:
@@ -299,6 +324,7 @@ PEERS = {
         pipeline_as_it_comes,
         pipeline_batched,
         bare_loop,
+        page_batched,
         ray_data,
         daft,
         faster_whisper,

@@ -1,4 +1,4 @@
-"""Audio, models and packagings for `make bench`: recorded prompts with transcripts, many clips.
+"""Audio and packagings for `make bench`: recorded prompts with transcripts, many clips.
 
 They are created once and stay in the user's cache.
 """
@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache as cached
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -194,38 +194,6 @@ def _member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def checkpoint(name: str) -> Path:
-    """A checkpoint of a published model's size with random weights, for measuring speed only.
-
-    `wav2vec2-base`, `ast`, `clap`; and `nothing`, a classifier that costs almost nothing.
-    """
-    makers = {
-        "wav2vec2-base": _wav2vec2_base,
-        "ast": _ast,
-        "clap": _clap,
-        "nothing": _nothing,
-    }
-
-    def make(folder: Path) -> None:
-        import torch
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        torch.manual_seed(0)
-        for part in makers[name]():
-            part.save_pretrained(folder)
-
-    return made_once(cache() / f"random-{name}", make)
-
-
-def labels(count: int) -> dict[str, Any]:
-    """The entries of a model's config for a classifier of `count` labels."""
-    return {
-        "id2label": {n: f"label {n}" for n in range(count)},
-        "label2id": {f"label {n}": n for n in range(count)},
-    }
-
-
 def whisper_base() -> Path:
     """OpenAI's multilingual Whisper base (MIT) as a transformers checkpoint.
 
@@ -236,54 +204,3 @@ def whisper_base() -> Path:
     return made_once(
         cache() / "whisper-base", lambda folder: convert_whisper(parts[0], weights, folder)
     )
-
-
-def _wav2vec2_base() -> tuple[Any, ...]:
-    from transformers import (
-        Wav2Vec2Config,
-        Wav2Vec2FeatureExtractor,
-        Wav2Vec2ForSequenceClassification,
-    )
-
-    model = Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**labels(12)))
-    return model, Wav2Vec2FeatureExtractor()
-
-
-def _nothing() -> tuple[Any, ...]:
-    from transformers import (
-        Wav2Vec2Config,
-        Wav2Vec2FeatureExtractor,
-        Wav2Vec2ForSequenceClassification,
-    )
-
-    config = Wav2Vec2Config(
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        intermediate_size=8,
-        conv_dim=(8,),
-        conv_kernel=(1600,),
-        conv_stride=(1600,),
-        num_conv_pos_embeddings=2,
-        num_conv_pos_embedding_groups=1,
-        classifier_proj_size=8,
-        **labels(2),
-    )
-    return Wav2Vec2ForSequenceClassification(config), Wav2Vec2FeatureExtractor()
-
-
-def _ast() -> tuple[Any, ...]:
-    from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
-
-    return ASTForAudioClassification(ASTConfig(**labels(527))), ASTFeatureExtractor()
-
-
-def _clap() -> tuple[Any, ...]:
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, RobertaTokenizer
-
-    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(ByteLevel.alphabet())]
-    tokenizer = RobertaTokenizer(vocab={token: n for n, token in enumerate(tokens)}, merges=[])
-    # The settings of laion/clap-htsat-unfused.
-    extractor = ClapFeatureExtractor(truncation="rand_trunc", padding="repeatpad")
-    return ClapModel(ClapConfig()), tokenizer, extractor

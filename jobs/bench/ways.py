@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from jobs.bench import testbed
+from jobs.bench.checkpoints import checkpoint
 from jobs.bench.measure import Took, measured
 from jobs.bench.report import say, show, shown
 from jobs.bench.testbed import Sample
@@ -42,14 +43,22 @@ Way = Callable[[Path], Outcome]
 FIGURES = ("× real time", "steady", "ready s", "first row s", "CPU-s per h", "GiB", "padding")
 
 
-def peer(name: str, sample: Sample, model: Path, task: str) -> Way:
+def peer(
+    name: str, sample: Sample, model: Path, task: str, max_new_tokens: int | None = None
+) -> Way:
     """A way that runs one of `jobs.bench.peers` on the sample's files, under unique names."""
 
     def way(folder: Path) -> Outcome:
         names = testbed.copied(sample.files, folder / "audio")
         labels = list(testbed.CANDIDATE_LABELS) if task.startswith("zero-shot") else []
-        work = {"files": list(names), "model": str(model), "task": task, "out": str(folder / "out")}
-        (folder / "work.json").write_text(json.dumps(work | {"candidate_labels": labels}))
+        work: dict[str, Any] = {
+            "files": list(names),
+            "model": str(model),
+            "task": task,
+            "out": str(folder / "out"),
+        }
+        work |= {"candidate_labels": labels, "max_new_tokens": max_new_tokens}
+        (folder / "work.json").write_text(json.dumps(work))
         took = measured(
             [sys.executable, "-m", "jobs.bench.peers", name, str(folder / "work.json")],
             env=_environment(),
@@ -117,7 +126,7 @@ def _environment() -> dict[str, str]:
 
 def nothing() -> dict[str, Any]:
     """The config of a task whose model costs almost nothing."""
-    return {"task": "audio-classification", "model": str(testbed.checkpoint("nothing"))}
+    return {"task": "audio-classification", "model": str(checkpoint("nothing"))}
 
 
 def by_turns(

@@ -21,9 +21,9 @@ pytestmark = pytest.mark.timeout(900)
 def test_a_run_grows_onto_new_nodes_and_outlives_those_that_die(
     job: Job, cluster: Any, start: Callable[..., Running]
 ) -> None:
-    clips = 100
+    clips = 200
     job.sounds(clips, seconds=20.0)
-    windows = {"window_s": 0.2, "hop_s": 0.02}  # many, so that the model is what is waited for
+    windows = {"window_s": 0.2, "hop_s": 0.01}  # many: nodes come and go while the model works
     job.write(tasks={"kind": job.sections["tasks"]["kind"] | windows})
     run = start(job)  # on the head alone, which has room for one actor
     run.wait_for(lambda: job.committed() >= 5, "the first labels")

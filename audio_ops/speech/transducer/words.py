@@ -101,8 +101,8 @@ class Reader:
         return self.has_durations and self._piece(emission) in PUNCTUATION
 
     def _piece(self, emission: Emission) -> str:
-        piece: str = self.tokenizer.convert_ids_to_tokens(emission.id)
-        return piece
+        piece: str | None = self.tokenizer.convert_ids_to_tokens(emission.id)
+        return piece or ""  # a vocabulary may be larger than its tokenizer's, and has no text there
 
     def _text(self, emissions: Sequence[Emission]) -> str:
         """As the pipeline decodes: equal tokens in succession are several."""
