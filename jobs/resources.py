@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs import ray_compat
-from jobs.config import Config
+from jobs.config import Config, TaskResources
 
 ACTOR_BYTES = 3 << 30  # torch, a model of some hundred million parameters and a batch
 BLOCKS_IN_FLIGHT = 4  # per CPU: two being read or passed on, two waiting for a model
@@ -80,42 +80,80 @@ def _divide(
     """Shares of the sum of the nodes. CPU claims that the config does not set are multiplied by
     `scale`, then raised until reading still fits on each of the `filled` nodes (see
     `_claim_leaving_free`)."""
-    cpus, gpus = _sum(nodes, "CPU"), _sum(nodes, "GPU")
-    asked = config.resources
-    small = cpus < 8
-    prepare_cpus = asked.prepare_cpus or (0.25 if small or not gpus else 1.0)
+    portion = _portion(config, nodes, max_useful_actors)
+    wishes = {name: config.resources.tasks.get(name, TaskResources()) for name in config.tasks}
+    return Shares(
+        portion.prepare_cpus,
+        {name: _task_share(wish, portion, scale, filled) for name, wish in wishes.items()},
+    )
+
+
+@dataclass(frozen=True)
+class Portion:
+    """An equal part of the cluster, which each task gets where the config does not say otherwise."""
+
+    prepare_cpus: float  # of each worker that reads
+    is_small: bool  # a cluster of a few CPUs
+    all_cpus: float  # of the cluster
+    cpus: float
+    cpus_for_models: float  # of them, less those for reading
+    gpus: float
+    gpus_per_actor: float
+    max_cpu_actors: float  # that fit in memory and have something to do
+
+
+def _portion(config: Config, nodes: Nodes, max_useful_actors: int) -> Portion:
+    tasks, cpus, gpus = len(config.tasks), _sum(nodes, "CPU"), _sum(nodes, "GPU")
+    is_small = cpus < 8
+    prepare_cpus = config.resources.prepare_cpus or (0.25 if is_small or not gpus else 1.0)
     # One worker that reads, and some more: if claims are small, a second worker.
     reserved = max(prepare_cpus + min(prepare_cpus, 0.25), cpus / 8 if not gpus else cpus / 2)
-    share = (cpus - reserved) / len(config.tasks)
-    fit_in_memory = (_sum(nodes, "memory") or 1 << 60) / ACTOR_BYTES / len(config.tasks)
-    gpus_each = gpus / len(config.tasks)
-    default_gpus = _part_of_a_gpu(gpus, len(config.tasks))
-    tasks: dict[str, TaskShare] = {}
-    for name in config.tasks:
-        wish = asked.tasks.get(name)
-        pool = wish and wish.actors
-        each = wish and wish.num_cpus
-        num_gpus = wish.num_gpus if wish and wish.num_gpus is not None else default_gpus
-        if num_gpus:
-            actors = max(1, int(gpus_each / num_gpus))
-        else:
-            fit = share / each if each else cpus / len(config.tasks) if small else share
-            actors = max(1, int(min(fit, fit_in_memory, max_useful_actors)))
-        if pool:  # if it may grow, each actor claims its share of the full pool
-            actors = max(pool.min, min(pool.max, actors))
-        num_cpus = share / actors
-        num_cpus = each or _floor(scale * (min(1.0, num_cpus) if num_gpus else num_cpus))
-        if not each and not num_gpus:
-            num_cpus = _claim_leaving_free(prepare_cpus, filled, at_least=num_cpus)
-        tasks[name] = TaskShare(
-            pool.min if pool else actors,
-            pool.max if pool else actors,
-            num_cpus,
-            num_gpus,
-            threads=max(1, round(num_cpus) if num_gpus or not small else round(cpus / actors)),
-            batch_s=wish.batch_s if wish else None,
-        )
-    return Shares(prepare_cpus, tasks)
+    fit_in_memory = (_sum(nodes, "memory") or 1 << 60) / ACTOR_BYTES / tasks
+    return Portion(
+        prepare_cpus=prepare_cpus,
+        is_small=is_small,
+        all_cpus=cpus,
+        cpus=cpus / tasks,
+        cpus_for_models=(cpus - reserved) / tasks,
+        gpus=gpus / tasks,
+        gpus_per_actor=_part_of_a_gpu(gpus, tasks),
+        max_cpu_actors=min(fit_in_memory, max_useful_actors),
+    )
+
+
+def _task_share(wish: TaskResources, portion: Portion, scale: float, filled: Nodes) -> TaskShare:
+    num_gpus = portion.gpus_per_actor if wish.num_gpus is None else wish.num_gpus
+    actors = _actors(wish, portion, num_gpus)
+    num_cpus = wish.num_cpus
+    if num_cpus is None:
+        each = portion.cpus_for_models / actors
+        num_cpus = _floor(scale * (min(1.0, each) if num_gpus else each))
+        if not num_gpus:
+            num_cpus = _claim_leaving_free(portion.prepare_cpus, filled, at_least=num_cpus)
+    # On a small cluster reading is soon ahead, and a task that waits for another one leaves it its CPUs.
+    threads = portion.all_cpus / actors if portion.is_small and not num_gpus else num_cpus
+    return TaskShare(
+        actors=wish.actors.min if wish.actors else actors,
+        max_actors=wish.actors.max if wish.actors else actors,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        threads=max(1, round(threads)),
+        batch_s=wish.batch_s,
+    )
+
+
+def _actors(wish: TaskResources, portion: Portion, num_gpus: float) -> int:
+    """The number of actors among which a task's portion is divided: of a pool that may grow, as many
+    as it may have."""
+    if num_gpus:
+        actors = int(portion.gpus / num_gpus)
+    else:
+        fit = portion.cpus if portion.is_small else portion.cpus_for_models
+        if wish.num_cpus:
+            fit = portion.cpus_for_models / wish.num_cpus
+        actors = int(min(fit, portion.max_cpu_actors))
+    actors = max(1, actors)
+    return max(wish.actors.min, min(wish.actors.max, actors)) if wish.actors else actors
 
 
 def block_bytes(nodes: Nodes) -> int:

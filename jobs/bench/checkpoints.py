@@ -147,7 +147,10 @@ def _canary() -> tuple[Any, ...]:
     )
 
     tokenizer = _tokenizer()
-    special: dict[str, Any] = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    special: dict[str, Any] = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     start: dict[str, Any] = {"bos_token_id": tokenizer.bos_token_id}
     size: dict[str, Any] = {"vocab_size": 5248}
     decoder: dict[str, Any] = {"num_hidden_layers": 4, **size, **special, **start}
