@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from checkpoints import byte_vocabulary, enlarge
+from mistral import tiny_voxtral
 
 from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.speech.options import Options
@@ -407,6 +408,7 @@ PROMPTED: dict[str, Callable[[Path], Path]] = {
     "moss_transcribe_diarize": tiny_moss,
     "qwen3_asr": tiny_qwen3,
     "vibevoice_asr": tiny_vibevoice,
+    "voxtral": tiny_voxtral,
 }
 
 
@@ -440,6 +442,10 @@ def page(folder: Path, wave: np.ndarray, **request: Any) -> tuple[str, float]:
     elif kind == "cohere_asr":
         inputs = processor(wave, sampling_rate=rate, return_tensors="pt", **request)
         inputs.pop("audio_chunk_index")
+    elif kind == "voxtral":
+        inputs = processor.apply_transcription_request(
+            audio=wave, model_id=str(folder), sampling_rate=rate, format=["WAV"], **request
+        )
     else:
         inputs = processor.apply_transcription_request(
             audio=wave, processor_kwargs={"sampling_rate": rate, "return_tensors": "pt"}, **request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.inference.extras import check_extra
 from audio_ops.speech.options import Options
 from audio_ops.speech.prompted.kinds import KINDS
 from audio_ops.speech.vocabulary import CONFIG
@@ -21,11 +22,19 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
             f"model: expected architecture {expected}, found {found} in {checkpoint.name}"
         )
     _check_request(options, config["model_type"])
+    if KINDS[config["model_type"]].request == "mistral":
+        check_mistral_common(checkpoint)
     if options.num_beams > 1 and options.generate.get("do_sample"):
         raise ValueError(
             f"num_beams: expected 1 beside generate.do_sample, found {options.num_beams}"
         )
     checkpoint.extractor_settings()
+
+
+def check_mistral_common(checkpoint: Checkpoint) -> None:
+    """ValueError without the package that reads the tokenizers of Mistral's recognisers."""
+    # MISTRAL_COMMON_MIN_VERSION of transformers/utils/import_utils.py
+    check_extra("mistral", "mistral-common", f"reads the tokenizer of {checkpoint.name}", "1.11.5")
 
 
 def _check_request(options: Options, model_type: str) -> None:

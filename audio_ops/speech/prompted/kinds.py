@@ -22,6 +22,17 @@ QWEN3 = {
     **{"fa": "Persian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian"},
     **{"es": "Spanish", "sv": "Swedish", "th": "Thai", "tr": "Turkish", "vi": "Vietnamese"},
 }
+# All two-letter codes of ISO 639, which mistral-common checks requests against.
+VOXTRAL = tuple(
+    (
+        "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee "
+        "el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io "
+        "is it iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn "
+        "mr ms mt my na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se "
+        "sg sh si sk sl sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi "
+        "vo wa wo xh yi yo za zh zu"
+    ).split()
+)
 
 
 @dataclass(frozen=True)
@@ -34,12 +45,13 @@ class Kind:
     languages: the codes that it takes; none if it takes none.
     default_language: the one that its processor takes without any.
     default_prompt: what a chat asks for without any.
-    request: how its page asks: the processor's `apply_transcription_request`, the processor's call,
-        or a chat template.
+    request: how its page asks: the processor's `apply_transcription_request`, that of Mistral's, the
+        processor's call, or a chat template.
     answer: what it writes: a text, or with a language, or with speakers and times.
     padded_s: of sound in steps of which its processor pads each window; 0 for none.
     equal_lengths: no mask undoes padding, so that a batch has windows of one length.
     new_tokens: its page's limit, for a checkpoint that sets none.
+    tokens_per_s: of a window's sound, on top of them: else a long window's text would be cut off.
     settings: further arguments of `generate`.
     """
 
@@ -50,11 +62,12 @@ class Kind:
     languages: tuple[str, ...] = ()
     default_language: str | None = None
     default_prompt: str | None = None
-    request: Literal["transcription", "call", "chat"] = "transcription"
+    request: Literal["transcription", "mistral", "call", "chat"] = "transcription"
     answer: Literal["text", "framed", "language", "speakers"] = "text"
     padded_s: float = 0.0
     equal_lengths: bool = False
     new_tokens: int = 256
+    tokens_per_s: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -138,5 +151,16 @@ KINDS = {
         answer="speakers",
         new_tokens=32_768,
         settings={"sample": False},  # else it adds noise to the sound's latents
+    ),
+    "voxtral": Kind(
+        "VoxtralForConditionalGeneration",
+        1800.0,
+        "its page: up to 30 minutes for transcription (of 32k tokens, sound takes 12.5 a second)",
+        options=("language",),
+        languages=VOXTRAL,
+        request="mistral",
+        padded_s=30.0,
+        new_tokens=500,
+        tokens_per_s=8.0,
     ),
 }
