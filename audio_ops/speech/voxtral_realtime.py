@@ -21,6 +21,7 @@ import numpy as np
 
 from audio_ops.inference.checkpoint import Checkpoint, load
 from audio_ops.speech import seq2seq
+from audio_ops.speech.languages import no_languages
 from audio_ops.speech.options import Options
 from audio_ops.speech.prompted.check import check_mistral_common
 from audio_ops.speech.seq2seq import sample_rate as sample_rate
@@ -30,6 +31,7 @@ from audio_ops.speech.vocabulary import CONFIG
 MODEL_TYPES = ("voxtral_realtime",)
 TIMESTAMPS = ("none",)
 OPTIONS: tuple[str, ...] = ()
+languages = no_languages
 MAX_S = 30.0
 ARCHITECTURE = "VoxtralRealtimeForConditionalGeneration"
 

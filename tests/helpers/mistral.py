@@ -15,7 +15,14 @@ from checkpoints import enlarge
 SPECIAL = {
     **{0: "<unk>", 1: "<s>", 2: "</s>", 3: "[INST]", 4: "[/INST]", 5: "[AVAILABLE_TOOLS]"},
     **{6: "[/AVAILABLE_TOOLS]", 7: "[TOOL_RESULTS]", 8: "[/TOOL_RESULTS]", 9: "[TOOL_CALLS]"},
-    **{10: "[IMG]", 11: "<pad>", 12: "[IMG_BREAK]", 13: "[IMG_END]", 14: "[PREFIX]", 15: "[MIDDLE]"},
+    **{
+        10: "[IMG]",
+        11: "<pad>",
+        12: "[IMG_BREAK]",
+        13: "[IMG_END]",
+        14: "[PREFIX]",
+        15: "[MIDDLE]",
+    },
     **{16: "[SUFFIX]", 17: "[SYSTEM_PROMPT]", 18: "[/SYSTEM_PROMPT]", 19: "[TOOL_CONTENT]"},
     **{24: "[AUDIO]", 25: "[BEGIN_AUDIO]", 32: "[STREAMING_PAD]", 33: "[STREAMING_WORD]"},
     34: "[TRANSCRIBE]",

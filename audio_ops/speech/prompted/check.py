@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.extras import check_extra
 from audio_ops.speech.options import Options
@@ -62,6 +64,11 @@ def _check_request(options: Options, model_type: str) -> None:
             f"language: expected the language of the speech, one of {known}, which {model_type} "
             "has to be told, found none"
         )
+
+
+def languages(checkpoint: Checkpoint) -> Iterable[str]:
+    """The codes that `language` and `target_language` take."""
+    return KINDS[checkpoint.json(CONFIG)["model_type"]].languages
 
 
 def sample_rate(options: Options, checkpoint: Checkpoint) -> int:

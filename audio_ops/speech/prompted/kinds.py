@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from audio_ops.speech.languages import TWO_LETTERS
+
 # Language codes, from the modules of the processors, which import torch:
 # tests/models/test_prompted.py compares them.
 CANARY = (
@@ -22,17 +24,7 @@ QWEN3 = {
     **{"fa": "Persian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian"},
     **{"es": "Spanish", "sv": "Swedish", "th": "Thai", "tr": "Turkish", "vi": "Vietnamese"},
 }
-# All two-letter codes of ISO 639, which mistral-common checks requests against.
-VOXTRAL = tuple(
-    (
-        "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee "
-        "el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io "
-        "is it iu ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn "
-        "mr ms mt my na nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se "
-        "sg sh si sk sl sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi "
-        "vo wa wo xh yi yo za zh zu"
-    ).split()
-)
+VOXTRAL = tuple(TWO_LETTERS.split())  # which mistral-common checks requests against
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ length; such windows are transcribed again in full. Under 15 s it loops on every
 from __future__ import annotations
 
 from audio_ops.speech.whisper.check import check as check
+from audio_ops.speech.whisper.check import languages as languages
 from audio_ops.speech.whisper.check import sample_rate as sample_rate
 from audio_ops.speech.whisper.model import Model as Model
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from audio_ops.inference.checkpoint import Checkpoint
@@ -175,6 +175,11 @@ def _check_alignment_heads(checkpoint: Checkpoint) -> None:
             f"{', '.join(map(str, wrong[:3])) or 'none'}: take the file from the checkpoint that this "
             "one was trained from, or leave word times out"
         )
+
+
+def languages(checkpoint: Checkpoint) -> Iterable[str]:
+    """The codes that `language` takes."""
+    return languages_of(checkpoint.json(GENERATION)) or ("en",)
 
 
 def sample_rate(options: Options, checkpoint: Checkpoint) -> int:
