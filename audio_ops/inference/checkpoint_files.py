@@ -55,6 +55,7 @@ DEFAULTS = {
     "hubert": "Wav2Vec2CTCTokenizer",
     "lasr_ctc": "LasrTokenizer",
     "moss_transcribe_diarize": "Qwen2Tokenizer",
+    "nemo_speechlm": "TokenizersBackend",
     "nemotron3_5_asr": "ParakeetTokenizer",
     "nemotron_asr_streaming": "ParakeetTokenizer",
     "parakeet_ctc": "ParakeetTokenizer",

@@ -146,6 +146,14 @@ def check_options(options: Options) -> None:
         )
 
 
+def check_one_prompt(options: Options) -> None:
+    """ValueError for a prompt of all clips beside a column of each clip's own."""
+    if options.prompt is not None and options.prompt_column is not None:
+        raise ValueError(
+            f"prompt_column: expected none beside prompt, found {options.prompt_column!r}"
+        )
+
+
 def _check_setting(name: str, value: Any) -> None:
     if name in OWN_OPTIONS:
         raise ValueError(

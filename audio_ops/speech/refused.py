@@ -36,9 +36,6 @@ REFUSED: dict[str, str] = {
     "qwen3_omni_moe": _ASSISTANT,
     "qwen3_omni_moe_thinker": _ASSISTANT,
     "nemotron3_diarization": "it says who speaks when, and writes no words",
-    "nemo_speechlm": (
-        "Earmark does not run its language model (Nemotron-H, 30 billion parameters) yet"
-    ),
 }
 
 

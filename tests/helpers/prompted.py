@@ -397,6 +397,57 @@ def tiny_vibevoice(folder: Path, seed: int = 0) -> Path:
     return save(folder, model, processor)
 
 
+def tiny_nemotron(folder: Path, seed: int = 0) -> Path:
+    import torch
+    from transformers import (
+        Nemotron3_5TranscribeConfig,
+        Nemotron3_5TranscribeForConditionalGeneration,
+        Nemotron3_5TranscribeProcessor,
+        NemotronAsrStreamingFeatureExtractor,
+    )
+
+    marks = ("<|audio|>", "<spk:0>", "<spk:1>")
+    tokenizer = byte_tokenizer(marks)
+    torch.manual_seed(seed)
+    model = Nemotron3_5TranscribeForConditionalGeneration(
+        Nemotron3_5TranscribeConfig(
+            audio_config={
+                "asr_config": LAYERS,
+                "diarization_config": {
+                    "audio_config": LAYERS,
+                    "head_config": {"hidden_size": 16, "audio_hidden_size": 32},
+                },
+            },
+            text_config={
+                **LAYERS,
+                "model_type": "nemotron_h",
+                "num_key_value_heads": 1,
+                "head_dim": 16,
+                "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"],
+                "num_hidden_layers": 4,
+                "vocab_size": len(tokenizer),
+                "mamba_num_heads": 4,
+                "mamba_head_dim": 16,
+                "ssm_state_size": 8,
+                "n_groups": 2,
+                "n_routed_experts": 4,
+                "moe_intermediate_size": 24,
+                "moe_shared_expert_intermediate_size": 24,
+                "chunk_size": 16,
+            },
+            word_timestamp_config={**LAYERS, "vocab_size": 20, "blank_token_id": 19},
+            audio_token_id=tokenizer.convert_tokens_to_ids("<|audio|>"),
+        )
+    )
+    processor = Nemotron3_5TranscribeProcessor(
+        NemotronAsrStreamingFeatureExtractor(feature_size=128),
+        tokenizer,
+        alignment_tokenizer=tokenizer,
+        chat_template=TEMPLATE.replace("AUDIO", "<|audio|>"),
+    )
+    return save(folder, model, processor)
+
+
 PROMPTED: dict[str, Callable[[Path], Path]] = {
     "audioflamingo3": tiny_flamingo,
     "canary": tiny_canary,
@@ -406,6 +457,7 @@ PROMPTED: dict[str, Callable[[Path], Path]] = {
     "granite_speech": tiny_granite,
     "granite_speech_plus": lambda folder: tiny_granite(folder, plus=True),
     "moss_transcribe_diarize": tiny_moss,
+    "nemo_speechlm": tiny_nemotron,
     "qwen3_asr": tiny_qwen3,
     "vibevoice_asr": tiny_vibevoice,
     "voxtral": tiny_voxtral,
@@ -469,6 +521,7 @@ def page(folder: Path, wave: np.ndarray, **request: Any) -> tuple[str, float]:
         "language": {"return_format": "transcription_only"},
         "speakers": {"return_format": "transcription_only"},
         "framed": {"skip_special_tokens": True, "strip_prefix": True},
+        "tags": {"skip_special_tokens": True},
         "text": {"skip_special_tokens": True},
     }
     [text] = processor.decode(tokens[None], **formats[KINDS[kind].answer])

@@ -73,6 +73,7 @@ def test_texts_are_the_pages_and_do_not_depend_on_the_batch(made: Made, name: st
         ("audioflamingo3", {"prompt": "Names: Ray"}, {"prompt": "Names: Ray"}),
         ("vibevoice_asr", {"prompt": "Names: Ray"}, {"prompt": "Names: Ray"}),
         ("moss_transcribe_diarize", {"prompt": "Ray"}, {"prompt": "Ray"}),
+        ("nemo_speechlm", {"prompt": "Names: Ray"}, {"prompt": "Names: Ray"}),
         ("voxtral", {"language": "de"}, {"language": "de"}),
         ("qwen3_asr", {"num_beams": 3}, {"generate": {"num_beams": 3}}),
         ("canary", {"num_beams": 3}, {"generate": {"num_beams": 3}}),
@@ -213,6 +214,21 @@ def test_speakers_and_times_in_a_text_are_segments(
         (0.5, 1.75, "Good morning.", speakers[0]),
         (2.0, 4.9, "Hello, all.", speakers[1]),
     ]
+
+
+def test_speakers_without_times_have_those_of_the_window(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tagged = "<spk:0> Good morning. <spk:1> Hello, all. <spk:0> Bye.<|im_end|>"
+    found = said(made, monkeypatch, "nemo_speechlm", tagged)
+    assert found["text"] == "Good morning. Hello, all. Bye."
+    assert [(s["start_s"], s["end_s"], s["text"], s["speaker"]) for s in found["segments"]] == [
+        (0.0, 5.0, "Good morning.", "0"),
+        (0.0, 5.0, "Hello, all.", "1"),
+        (0.0, 5.0, "Bye.", "0"),
+    ]
+    (segment,) = said(made, monkeypatch, "nemo_speechlm", "Good morning.<|im_end|>")["segments"]
+    assert (segment["text"], segment["speaker"]) == ("Good morning.", None)
 
 
 @pytest.mark.parametrize("name", ["moss_transcribe_diarize", "vibevoice_asr"])

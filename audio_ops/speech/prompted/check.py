@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.extras import check_extra
-from audio_ops.speech.options import Options
+from audio_ops.speech.options import Options, check_one_prompt
 from audio_ops.speech.prompted.kinds import KINDS
 from audio_ops.speech.vocabulary import CONFIG
 
@@ -49,10 +49,7 @@ def _check_request(options: Options, model_type: str) -> None:
                 f"{name}: expected none, as the request of {model_type} has no place for it, found "
                 f"{value!r}, which {', '.join(having)} have"
             )
-    if options.prompt is not None and options.prompt_column is not None:
-        raise ValueError(
-            f"prompt_column: expected none beside prompt, found {options.prompt_column!r}"
-        )
+    check_one_prompt(options)
     for name in ("language", "target_language"):
         value = getattr(options, name)
         if value is not None and value not in kind.languages:

@@ -39,7 +39,7 @@ class Kind:
     default_prompt: what a chat asks for without any.
     request: how its page asks: the processor's `apply_transcription_request`, that of Mistral's, the
         processor's call, or a chat template.
-    answer: what it writes: a text, or with a language, or with speakers and times.
+    answer: what it writes: a text, or with a language, with speakers and times, or with speakers alone.
     padded_s: of sound in steps of which its processor pads each window; 0 for none.
     equal_lengths: no mask undoes padding, so that a batch has windows of one length.
     new_tokens: its page's limit, for a checkpoint that sets none.
@@ -55,7 +55,7 @@ class Kind:
     default_language: str | None = None
     default_prompt: str | None = None
     request: Literal["transcription", "mistral", "call", "chat"] = "transcription"
-    answer: Literal["text", "framed", "language", "speakers"] = "text"
+    answer: Literal["text", "framed", "language", "speakers", "tags"] = "text"
     padded_s: float = 0.0
     equal_lengths: bool = False
     new_tokens: int = 256
@@ -126,6 +126,15 @@ KINDS = {
         answer="speakers",
         padded_s=30.0,
         new_tokens=65_536,
+    ),
+    "nemo_speechlm": Kind(
+        "Nemotron3_5TranscribeForConditionalGeneration",
+        3600.0,
+        "its card: recordings up to an hour, so that its speakers are the same throughout",
+        answer="tags",
+        equal_lengths=True,
+        new_tokens=512,
+        tokens_per_s=5.0,  # with the sound's 12.5 a second within its context of 65,536
     ),
     "qwen3_asr": Kind(
         "Qwen3ASRForConditionalGeneration",
