@@ -67,8 +67,8 @@ class Options(TaskOptions):
     """Context or names to listen for, in words. Whisper takes it for what was said before each window;
     to GLM-ASR and Audio Flamingo it is what they are asked to do ("Transcribe the input speech.")."""
     prompt_column: str | None = None
-    """A column of the source with each clip's prompt, in place of `prompt`. Clips with one prompt share
-    a batch."""
+    """A column of the source with each clip's prompt, in place of `prompt`; null or empty for none. Clips
+    with one prompt share a batch."""
     translate: bool = False
     """Translate into English instead of transcribing; if left out, as the checkpoint says."""
     timestamps: Literal["none", "segment", "word", "char"] = "none"

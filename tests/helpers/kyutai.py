@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from checkpoints import enlarge
 
 # As in real vocabularies: the token 0 ends the padding ahead of a word, and 3 is the padding.
@@ -93,3 +94,21 @@ def tiny_kyutai(folder: Path, seed: int = 0) -> Path:
     extractor = KyutaiSpeechToTextFeatureExtractor(audio_delay_seconds=0.5)
     KyutaiSpeechToTextProcessor(extractor, tokenizer).save_pretrained(folder)
     return folder
+
+
+def kyutai_page(folder: Path, wave: np.ndarray, dtype: str = "float32") -> tuple[str, float]:
+    """The text and the mean probability of its tokens, by the code on the model's page."""
+    import torch
+    from transformers import AutoProcessor, KyutaiSpeechToTextForConditionalGeneration
+
+    processor = AutoProcessor.from_pretrained(folder)
+    model: Any = KyutaiSpeechToTextForConditionalGeneration.from_pretrained(folder, dtype=dtype)
+    inputs = processor(audio=wave, sampling_rate=24_000)
+    output = model.generate(**inputs, return_dict_in_generate=True, output_scores=True)
+    [text] = processor.batch_decode(output.sequences, skip_special_tokens=True)
+    scores = model.compute_transition_scores(
+        output.sequences, output.scores, normalize_logits=True
+    )[0]
+    special = torch.tensor(processor.tokenizer.all_special_ids)
+    is_text = ~torch.isin(output.sequences[0, -len(scores) :], special)
+    return text.strip(), scores[is_text].mean().exp().item()

@@ -151,19 +151,20 @@ def tiny_voxtral_realtime(folder: Path, seed: int = 0) -> Path:
 
 
 @functools.cache
-def loaded(folder: Path) -> tuple[Any, Any]:
-    import torch
+def loaded(folder: Path, dtype: str) -> tuple[Any, Any]:
     from transformers import AutoProcessor, VoxtralRealtimeForConditionalGeneration
 
-    model = VoxtralRealtimeForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model = VoxtralRealtimeForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     return AutoProcessor.from_pretrained(folder), model
 
 
-def realtime_page(folder: Path, wave: np.ndarray) -> tuple[str, float]:
+def realtime_page(folder: Path, wave: np.ndarray, dtype: str = "float32") -> tuple[str, float]:
     """The text and the mean probability of its tokens, by the code on Voxtral Realtime's page."""
-    processor, model = loaded(folder)
+    processor, model = loaded(folder, dtype)
     inputs = processor(wave, sampling_rate=16_000, return_tensors="pt")
-    output = model.generate(**inputs, return_dict_in_generate=True, output_scores=True)
+    output = model.generate(
+        **inputs.to(model.dtype), return_dict_in_generate=True, output_scores=True
+    )
     [text] = processor.batch_decode(output.sequences, skip_special_tokens=True)
     scores = model.compute_transition_scores(
         output.sequences, output.scores, normalize_logits=True

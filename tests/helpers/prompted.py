@@ -465,23 +465,24 @@ PROMPTED: dict[str, Callable[[Path], Path]] = {
 
 
 @functools.cache
-def loaded(folder: Path) -> tuple[Any, Any]:
-    import torch
+def loaded(folder: Path, dtype: str) -> tuple[Any, Any]:
     import transformers
 
     name = json.loads((folder / "config.json").read_text())["architectures"][0]
-    model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32)
+    model = getattr(transformers, name).from_pretrained(folder, dtype=dtype)
     checkpoint = find_checkpoint(str(folder))
     options = Options(task="automatic-speech-recognition", model=str(folder))
     return processor_of(checkpoint, options), model
 
 
-def page(folder: Path, wave: np.ndarray, **request: Any) -> tuple[str, float]:
+def page(
+    folder: Path, wave: np.ndarray, dtype: str = "float32", **request: Any
+) -> tuple[str, float]:
     """The text and the mean probability of the tokens, by the code on the model's page."""
     import torch
 
     kind = json.loads((folder / "config.json").read_text())["model_type"]
-    processor, model = loaded(folder)
+    processor, model = loaded(folder, dtype)
     generate = request.pop("generate", {})
     rate = 24_000 if kind == "vibevoice_asr" else 16_000
     if kind.startswith("granite"):
@@ -504,7 +505,7 @@ def page(folder: Path, wave: np.ndarray, **request: Any) -> tuple[str, float]:
         )
     with torch.inference_mode():
         output = model.generate(
-            **inputs,
+            **inputs.to(model.dtype),
             **KINDS[kind].settings,
             **generate,
             return_dict_in_generate=True,
