@@ -65,6 +65,7 @@ FAMILY_TITLES = {
     "seq2seq": "other encoder-decoders",
     "seamless": "SeamlessM4T",
     "kyutai": "Kyutai",
+    "voxtral_realtime": "Voxtral Realtime",
 }
 
 

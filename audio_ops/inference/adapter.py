@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from audio_ops.inference.checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     AdaptedCheckpoint,
     Checkpoint,
 )
+from audio_ops.inference.extras import check_extra
 from audio_ops.inference.weights import Shapes, shapes, shapes_in
 
 MERGED = ("LORA", "IA3", "LOHA", "LOKR", "OFT", "BOFT", "VERA", "HRA", "SHIRA", "RANDLORA")
@@ -26,11 +25,7 @@ def check_adapter(checkpoint: AdaptedCheckpoint) -> None:
             f"model: expected an adapter of weights ({', '.join(MERGED)}), found peft_type {kind!r} "
             f"in {ADAPTER_CONFIG} of {adapter.source}"
         )
-    if find_spec("peft") is None:
-        raise ValueError(
-            f"model: expected the package peft, which runs the {kind} adapter in {adapter.source}, "
-            'found none: pip install "earmark[peft]"'
-        )
+    check_extra("peft", "peft", f"runs the {kind} adapter in {adapter.source}")
     if not adapter.has(ADAPTER_WEIGHTS):
         raise ValueError(
             f"model: expected {ADAPTER_WEIGHTS} beside {ADAPTER_CONFIG}, found "

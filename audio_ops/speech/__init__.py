@@ -4,6 +4,7 @@ A file or folder here that declares `MODEL_TYPES` is a family, and fulfils the p
 which `_contract.py` has mypy check. The other files serve them and the task:
 
 options.py      the task's options
+languages.py    languages as people write them
 transcript.py   windows' transcripts, and the clip's that they make up
 tokens.py       log probabilities of generated tokens
 evidence.py     signs that a text was invented
@@ -17,7 +18,7 @@ Importing any of these imports neither torch nor transformers: only a family's `
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any, Protocol, cast
@@ -61,6 +62,9 @@ class Family(Protocol):
     @property
     def OPTIONS(self) -> tuple[str, ...]:  # noqa: N802
         """The options that it takes besides those that no family names here."""
+
+    def languages(self, checkpoint: Checkpoint) -> Iterable[str]:
+        """The codes of `language`, `target_language` and `tgt_lang`, as far as it has these options."""
 
     def check(self, options: Options, checkpoint: Checkpoint) -> None:
         """ValueError if the checkpoint does not fit the options, from its JSON files alone."""

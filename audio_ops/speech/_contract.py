@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
-from audio_ops.speech import Family, ctc, kyutai, prompted, seamless, seq2seq, transducer, whisper
+from audio_ops.speech import (
+    Family,
+    ctc,
+    kyutai,
+    prompted,
+    seamless,
+    seq2seq,
+    transducer,
+    voxtral_realtime,
+    whisper,
+)
 
-FAMILIES: tuple[Family, ...] = (ctc, kyutai, prompted, seamless, seq2seq, transducer, whisper)
+FAMILIES: tuple[Family, ...] = (
+    *(ctc, kyutai, prompted, seamless, seq2seq, transducer, voxtral_realtime, whisper),
+)

@@ -40,6 +40,7 @@ from audio_ops.inference.wav2vec2 import (
 from audio_ops.inference.weights import check_rows, shapes_in
 from audio_ops.speech.frames import LOG_MEL, frames_of, samples_per_frame
 from audio_ops.speech.frames import shortest as shortest_of_log_mel
+from audio_ops.speech.languages import no_languages
 from audio_ops.speech.options import Options
 from audio_ops.speech.transcript import Segment, TimedText, Transcript, geometric_mean
 from audio_ops.speech.vocabulary import check_ctc
@@ -52,6 +53,7 @@ MODEL_TYPES = (
 )
 TIMESTAMPS = ("none", "word", "char")
 OPTIONS = ("chunk_length_s", "stride_length_s", "target_lang")
+languages = no_languages
 # Attention over time costs its square: an hour at once runs out of memory.
 DEFAULT_CHUNK_S = 30.0
 HEADS = ("lm_head.weight", "ctc_head.weight")

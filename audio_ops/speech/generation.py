@@ -27,14 +27,18 @@ class Generated:
 
 @dataclass(frozen=True)
 class HalfEnded:
-    """Stops a batch once half of its rows have one of `ends` behind their prompt."""
+    """Stops a batch once half of its rows have one of `ends` behind their prompt, or all the tokens that
+    they may have."""
 
     ends: torch.Tensor  # int64 `(tokens,)`
     probabilities: TokenLogProbabilities  # which know the prompt's length
+    limits: torch.Tensor | None = None  # int64 `(rows,)`
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
         new = input_ids[:, self.probabilities.prompt :]
         ended = (new[:, :, None] == self.ends).flatten(1).any(1)
+        if self.limits is not None:
+            ended = ended | (new.shape[1] >= self.limits)
         is_half = 2 * ended.sum() >= len(ended)
         return is_half.expand(len(ended)) if len(ended) >= MIN_ROWS else ended
 
@@ -50,15 +54,23 @@ def drops_finished(config: Any) -> bool:
     return is_greedy(config) and not any(getattr(config, name, None) for name in NEED_ALL_STEPS)
 
 
-def generate_dropping_finished(model: Any, inputs: dict[str, Any], limit: int) -> list[Generated]:
+def can_drop(model: Any) -> bool:
+    """Whether the model's cache can go on with some of its rows: not that of a state space model
+    (`LinearAttentionLayer` in transformers' cache_utils.py has no `batch_select_indices`)."""
+    return not getattr(model, "_is_stateful", False)
+
+
+def generate_dropping_finished(
+    model: Any, inputs: dict[str, Any], limits: Sequence[int]
+) -> list[Generated]:
     """What `model.generate` writes for each row, by the model's own generation config.
 
-    A batch runs until its last row has ended, and one that loops runs to the limit: once half of the
+    A batch runs until its last row has ended, and one that loops runs to its limit: once half of the
     rows have ended, the others go on without them, from the keys and values so far.
 
     inputs: what the processor returned. An encoder-decoder's `encoder_outputs` take the place of its
         sound, so that it is encoded once.
-    limit: new tokens per row.
+    limits: the most new tokens of each row; those of a beam search are of one number.
     """
     import torch
 
@@ -68,24 +80,27 @@ def generate_dropping_finished(model: Any, inputs: dict[str, Any], limit: int) -
     ends = ends_of(config)
     generated = [Generated() for _ in range(len(inputs[key]))]
     rows = list(range(len(generated)))
-    drops = drops_finished(config) and len(rows) >= MIN_ROWS
-    while rows and limit > 0:
+    left = list(limits)  # of each row, here and below
+    drops = drops_finished(config) and len(rows) >= MIN_ROWS and can_drop(model)
+    while rows:
         probabilities = TokenLogProbabilities(config)
-        marks = torch.tensor(ends, device=inputs[key].device)
-        stop = [HalfEnded(marks, probabilities)] if drops else []
-        output = _generate(model, inputs, limit, probabilities, stop)
+        device = inputs[key].device
+        marks = torch.tensor(ends, device=device)
+        most = torch.tensor([left[row] for row in rows], device=device)
+        stop = [HalfEnded(marks, probabilities, most)] if drops else []
+        output = _generate(model, inputs, max(left[row] for row in rows), probabilities, stop)
         sequences, length = output.sequences, probabilities.prompt
         beams = getattr(output, "beam_indices", None)
         each = probabilities.log_probabilities(sequences, beams)
         late = []
         for place, row in enumerate(rows):
-            tokens = _up_to_end(sequences[place, length:].tolist(), ends)
+            tokens = _up_to_end(sequences[place, length:].tolist(), ends)[: left[row]]
             generated[row].tokens += tokens
             generated[row].log_probabilities += each[place][: len(tokens)]
-            if tokens[-1:] and tokens[-1] not in ends:
+            left[row] -= len(tokens)
+            if left[row] and tokens[-1:] and tokens[-1] not in ends:
                 late.append(place)
-        limit -= sequences.shape[1] - length
-        if not drops or not late or limit <= 0:
+        if not drops or not late:
             break
         inputs = _going_on(inputs, sequences, late, key, mask)
         inputs["past_key_values"] = rows_of_cache(output.past_key_values, late, sequences.device)

@@ -56,9 +56,9 @@ class Options(TaskOptions):
     """
 
     language: str | None = None
-    """Language of the speech, as the checkpoint's own code (`de`; `de-DE` for `nemotron3_5_asr`, the
-    only transducer that takes one); if left out, the one that the checkpoint is fixed to, or else
-    detected per clip."""
+    """Language of the speech: the checkpoint's own code in any case (`de`), with a region or without one
+    (`de-DE`), or the language's English name (`german`). Of the transducers only `nemotron3_5_asr` takes
+    one. If left out, the one that the checkpoint is fixed to, or else detected per clip."""
     target_language: str | None = None
     """Language of the text, as `language`, if it is to be translated: Canary from English or into it."""
     punctuation: bool | None = None
@@ -67,13 +67,13 @@ class Options(TaskOptions):
     """Context or names to listen for, in words. Whisper takes it for what was said before each window;
     to GLM-ASR and Audio Flamingo it is what they are asked to do ("Transcribe the input speech.")."""
     prompt_column: str | None = None
-    """A column of the source with each clip's prompt, in place of `prompt`. Clips with one prompt share
-    a batch."""
+    """A column of the source with each clip's prompt, in place of `prompt`; null or empty for none. Clips
+    with one prompt share a batch."""
     translate: bool = False
     """Translate into English instead of transcribing; if left out, as the checkpoint says."""
     timestamps: Literal["none", "segment", "word", "char"] = "none"
-    """Times to add to the text. Whisper has `segment` and `word`, transducers have `segment` (a
-    sentence) and `word`, CTC models have `word` and `char` (those on log-mel features, such as
+    """Times to add to the text. Whisper has `segment` and `word`, transducers and Kyutai have `segment`
+    (a sentence) and `word`, CTC models have `word` and `char` (those on log-mel features, such as
     Parakeet, `word` alone), the others none. If left out,
     a Whisper whose `generation_config.json` has `return_timestamps` gets `segment`."""
     window: Literal["full", "guarded"] = "full"
@@ -143,6 +143,14 @@ def check_options(options: Options) -> None:
     if "temperature" in options.generate and not options.generate.get("do_sample"):
         raise ValueError(
             "generate.temperature: expected do_sample: true beside it, without which it does nothing"
+        )
+
+
+def check_one_prompt(options: Options) -> None:
+    """ValueError for a prompt of all clips beside a column of each clip's own."""
+    if options.prompt is not None and options.prompt_column is not None:
+        raise ValueError(
+            f"prompt_column: expected none beside prompt, found {options.prompt_column!r}"
         )
 
 

@@ -15,10 +15,6 @@ _ASSISTANT = (
     "own: use a recogniser"
 )
 _SPEAKS = "it makes speech from text"
-_MISTRAL = (
-    "its tokenizer is that of mistral-common, which below Python 3.13 takes no numpy from 2.4 on: Earmark "
-    "does not run it yet"
-)
 
 # By model type. A sentence that ends with what to use instead, if there is something.
 REFUSED: dict[str, str] = {
@@ -40,11 +36,6 @@ REFUSED: dict[str, str] = {
     "qwen3_omni_moe": _ASSISTANT,
     "qwen3_omni_moe_thinker": _ASSISTANT,
     "nemotron3_diarization": "it says who speaks when, and writes no words",
-    "nemo_speechlm": (
-        "Earmark does not run its language model (Nemotron-H, 30 billion parameters) yet"
-    ),
-    "voxtral": _MISTRAL,
-    "voxtral_realtime": _MISTRAL,
 }
 
 

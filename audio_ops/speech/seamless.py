@@ -13,7 +13,7 @@ The text of a window is that of the model's own `generate` on the window alone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP
 from audio_ops.speech import seq2seq
 from audio_ops.speech.options import Options
 from audio_ops.speech.seq2seq import sample_rate as sample_rate
+from audio_ops.speech.vocabulary import GENERATION
 from audio_ops.tasks import Clip, Window
 
 MODEL_TYPES = ("seamless_m4t", "seamless_m4t_v2")
@@ -32,18 +33,24 @@ OPTIONS = (*seq2seq.OPTIONS, "tgt_lang")
 MAX_S = 20.0
 
 
+def languages(checkpoint: Checkpoint) -> Collection[str]:
+    """The codes that `tgt_lang` takes."""
+    known: dict[str, int] = checkpoint.json(GENERATION).get("text_decoder_lang_to_code_id") or {}
+    return known
+
+
 def check(options: Options, checkpoint: Checkpoint) -> None:
     """ValueError without a `tgt_lang` that this SeamlessM4T writes."""
     seq2seq.check(options, checkpoint)
-    languages = checkpoint.json("generation_config.json").get("text_decoder_lang_to_code_id")
-    if not languages:
+    known = languages(checkpoint)
+    if not known:
         raise ValueError(
             "model: expected a generation_config.json with text_decoder_lang_to_code_id, found "
             f"none in {checkpoint.name} (take the file from the checkpoint it was trained from)"
         )
-    if options.tgt_lang not in languages:
+    if options.tgt_lang not in known:
         raise ValueError(
-            f"tgt_lang: expected the language of the text, one of {', '.join(sorted(languages))}, "
+            f"tgt_lang: expected the language of the text, one of {', '.join(sorted(known))}, "
             f"found {options.tgt_lang!r}"
         )
 

@@ -24,6 +24,7 @@ from audio_ops.inference.features import compute_on
 from audio_ops.inference.finite import are_finite, not_finite
 from audio_ops.inference.wav2vec2 import is_masked
 from audio_ops.signal.segment import cut_at_quiet
+from audio_ops.speech.languages import no_languages
 from audio_ops.speech.options import Options
 from audio_ops.speech.sampling import check_sampling, seeded_by_sound
 from audio_ops.speech.tokens import TokenLogProbabilities, keep_draws
@@ -39,6 +40,7 @@ from audio_ops.tasks import Clip, Window
 
 TIMESTAMPS = ("none",)
 OPTIONS = ("num_beams", "max_new_tokens", "generate")
+languages = no_languages
 START = ("decoder_start_token_id", "bos_token_id")  # with one of these tokens `generate` begins
 TOKENS = (*START, "eos_token_id", "forced_bos_token_id", "suppress_tokens")
 MIN_S = 0.1

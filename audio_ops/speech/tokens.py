@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from audio_ops.inference.transformers_compat import call_last, tokens_kept_by_beam_search
@@ -127,3 +128,13 @@ class TokenLogProbabilities:
 
     def _length(self, row: list[int]) -> int:
         return next((n + 1 for n, token in enumerate(row) if token in self.ends), len(row))
+
+
+def of_text(
+    tokens: Sequence[int], log_probabilities: Sequence[float], tokenizer: Any
+) -> list[float]:
+    """The log probabilities of the tokens that are text, or those of all if none is."""
+    special = set(tokenizer.all_special_ids)
+    each = list(log_probabilities[: len(tokens)])
+    own = [one for token, one in zip(tokens, each, strict=True) if token not in special]
+    return own or each

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypedDict
+from typing import Protocol, TypedDict, TypeVar
 
 from audio_ops.tasks import Window
 
@@ -15,6 +15,7 @@ UNSPACED = {
     *("cmn", "cmn_Hant", "jpn", "tha", "lao", "mya", "khm", "bod", "dzo"),
     *("zho", "chi", "wuu", "nan", "hak", "hsn", "gan", "lzh", "bur", "tib", "shn", "nod", "khb"),
 }
+SENTENCE_ENDS = (".", "?", "!")  # as in NeMo's segment times
 
 
 class TimedText(TypedDict):
@@ -84,6 +85,26 @@ class Transcript:
     @property
     def words(self) -> list[TimedText]:
         return [word for segment in self.segments for word in segment.words]
+
+
+class HasTimes(Protocol):
+    """Whatever stands for a word with its times."""
+
+    @property
+    def timed(self) -> TimedText: ...
+
+
+AnyWord = TypeVar("AnyWord", bound=HasTimes)
+
+
+def sentences(words: Sequence[AnyWord]) -> list[list[AnyWord]]:
+    """Words up to and with one that ends a sentence."""
+    parts: list[list[AnyWord]] = [[]]
+    for word in words:
+        parts[-1].append(word)
+        if word.timed["text"].endswith(SENTENCE_ENDS):
+            parts.append([])
+    return [part for part in parts if part]
 
 
 def geometric_mean(log_probability: float, tokens: int) -> float | None:

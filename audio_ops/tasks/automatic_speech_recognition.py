@@ -12,11 +12,14 @@ from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.checkpoint_files import check_files
 from audio_ops.speech import Family, Recogniser, families, family_of, wer
 from audio_ops.speech.evidence import clip_evidence, segment_evidence
+from audio_ops.speech.languages import code_among
 from audio_ops.speech.options import Options as Options
 from audio_ops.speech.options import check_options
 from audio_ops.speech.refused import refusal
 from audio_ops.speech.transcript import join_texts
 from audio_ops.tasks import Clip, Reporting, WantsSpeech, Window
+
+LANGUAGES = ("language", "target_language", "tgt_lang")  # options
 
 
 def check(options: Options, checkpoint: Checkpoint) -> None:
@@ -37,8 +40,20 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
                 f"{_with_types(having)} has"
             )
     check_options(options)
-    family.check(options, checkpoint)
+    family.check(with_codes(options, checkpoint), checkpoint)
     check_files(options, checkpoint, tokenizer=True)
+
+
+def with_codes(options: Options, checkpoint: Checkpoint) -> Options:
+    """The options with languages as the checkpoint's own codes, however they are written; what stands
+    for none of them stays as it is."""
+    written = {name: getattr(options, name) for name in LANGUAGES}
+    named = {name: language for name, language in written.items() if language is not None}
+    if not named:
+        return options
+    known = list(_family(checkpoint).languages(checkpoint))
+    codes = {name: code_among(language, known) or language for name, language in named.items()}
+    return options.model_copy(update=codes)
 
 
 def _family_options(options: Options) -> Iterator[tuple[str, Any]]:
@@ -126,7 +141,7 @@ class Model:
     reference."""
 
     def __init__(self, options: Options, checkpoint: Checkpoint, device: str):
-        self.options = options
+        self.options = options = with_codes(options, checkpoint)
         self.family: Recogniser = _family(checkpoint).Model(options, checkpoint, device)
         self.sample_rate = self.family.sample_rate
         self.is_generative = self.family.is_generative

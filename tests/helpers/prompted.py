@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from checkpoints import byte_vocabulary, enlarge
+from mistral import tiny_voxtral
 
 from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.speech.options import Options
@@ -396,6 +397,57 @@ def tiny_vibevoice(folder: Path, seed: int = 0) -> Path:
     return save(folder, model, processor)
 
 
+def tiny_nemotron(folder: Path, seed: int = 0) -> Path:
+    import torch
+    from transformers import (
+        Nemotron3_5TranscribeConfig,
+        Nemotron3_5TranscribeForConditionalGeneration,
+        Nemotron3_5TranscribeProcessor,
+        NemotronAsrStreamingFeatureExtractor,
+    )
+
+    marks = ("<|audio|>", "<spk:0>", "<spk:1>")
+    tokenizer = byte_tokenizer(marks)
+    torch.manual_seed(seed)
+    model = Nemotron3_5TranscribeForConditionalGeneration(
+        Nemotron3_5TranscribeConfig(
+            audio_config={
+                "asr_config": LAYERS,
+                "diarization_config": {
+                    "audio_config": LAYERS,
+                    "head_config": {"hidden_size": 16, "audio_hidden_size": 32},
+                },
+            },
+            text_config={
+                **LAYERS,
+                "model_type": "nemotron_h",
+                "num_key_value_heads": 1,
+                "head_dim": 16,
+                "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"],
+                "num_hidden_layers": 4,
+                "vocab_size": len(tokenizer),
+                "mamba_num_heads": 4,
+                "mamba_head_dim": 16,
+                "ssm_state_size": 8,
+                "n_groups": 2,
+                "n_routed_experts": 4,
+                "moe_intermediate_size": 24,
+                "moe_shared_expert_intermediate_size": 24,
+                "chunk_size": 16,
+            },
+            word_timestamp_config={**LAYERS, "vocab_size": 20, "blank_token_id": 19},
+            audio_token_id=tokenizer.convert_tokens_to_ids("<|audio|>"),
+        )
+    )
+    processor = Nemotron3_5TranscribeProcessor(
+        NemotronAsrStreamingFeatureExtractor(feature_size=128),
+        tokenizer,
+        alignment_tokenizer=tokenizer,
+        chat_template=TEMPLATE.replace("AUDIO", "<|audio|>"),
+    )
+    return save(folder, model, processor)
+
+
 PROMPTED: dict[str, Callable[[Path], Path]] = {
     "audioflamingo3": tiny_flamingo,
     "canary": tiny_canary,
@@ -405,29 +457,32 @@ PROMPTED: dict[str, Callable[[Path], Path]] = {
     "granite_speech": tiny_granite,
     "granite_speech_plus": lambda folder: tiny_granite(folder, plus=True),
     "moss_transcribe_diarize": tiny_moss,
+    "nemo_speechlm": tiny_nemotron,
     "qwen3_asr": tiny_qwen3,
     "vibevoice_asr": tiny_vibevoice,
+    "voxtral": tiny_voxtral,
 }
 
 
 @functools.cache
-def loaded(folder: Path) -> tuple[Any, Any]:
-    import torch
+def loaded(folder: Path, dtype: str) -> tuple[Any, Any]:
     import transformers
 
     name = json.loads((folder / "config.json").read_text())["architectures"][0]
-    model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32)
+    model = getattr(transformers, name).from_pretrained(folder, dtype=dtype)
     checkpoint = find_checkpoint(str(folder))
     options = Options(task="automatic-speech-recognition", model=str(folder))
     return processor_of(checkpoint, options), model
 
 
-def page(folder: Path, wave: np.ndarray, **request: Any) -> tuple[str, float]:
+def page(
+    folder: Path, wave: np.ndarray, dtype: str = "float32", **request: Any
+) -> tuple[str, float]:
     """The text and the mean probability of the tokens, by the code on the model's page."""
     import torch
 
     kind = json.loads((folder / "config.json").read_text())["model_type"]
-    processor, model = loaded(folder)
+    processor, model = loaded(folder, dtype)
     generate = request.pop("generate", {})
     rate = 24_000 if kind == "vibevoice_asr" else 16_000
     if kind.startswith("granite"):
@@ -440,13 +495,17 @@ def page(folder: Path, wave: np.ndarray, **request: Any) -> tuple[str, float]:
     elif kind == "cohere_asr":
         inputs = processor(wave, sampling_rate=rate, return_tensors="pt", **request)
         inputs.pop("audio_chunk_index")
+    elif kind == "voxtral":
+        inputs = processor.apply_transcription_request(
+            audio=wave, model_id=str(folder), sampling_rate=rate, format=["WAV"], **request
+        )
     else:
         inputs = processor.apply_transcription_request(
             audio=wave, processor_kwargs={"sampling_rate": rate, "return_tensors": "pt"}, **request
         )
     with torch.inference_mode():
         output = model.generate(
-            **inputs,
+            **inputs.to(model.dtype),
             **KINDS[kind].settings,
             **generate,
             return_dict_in_generate=True,
@@ -463,71 +522,8 @@ def page(folder: Path, wave: np.ndarray, **request: Any) -> tuple[str, float]:
         "language": {"return_format": "transcription_only"},
         "speakers": {"return_format": "transcription_only"},
         "framed": {"skip_special_tokens": True, "strip_prefix": True},
+        "tags": {"skip_special_tokens": True},
         "text": {"skip_special_tokens": True},
     }
     [text] = processor.decode(tokens[None], **formats[KINDS[kind].answer])
     return text.strip(), scores.mean().exp().item()
-
-
-def tiny_kyutai(folder: Path, seed: int = 0) -> Path:
-    """A random Kyutai recogniser with a random codec, which says something of each frame."""
-    import torch
-    from transformers import (
-        KyutaiSpeechToTextConfig,
-        KyutaiSpeechToTextFeatureExtractor,
-        KyutaiSpeechToTextForConditionalGeneration,
-        KyutaiSpeechToTextProcessor,
-    )
-
-    tokenizer = byte_tokenizer(())
-    size, codes = len(tokenizer), 16
-    codec = {
-        "model_type": "mimi",
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_filters": 2,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "codebook_size": codes,
-        "codebook_dim": 8,
-        "vector_quantization_hidden_dimension": 8,
-        "num_quantizers": 4,
-        "upsample_groups": 16,
-        "sliding_window": 64,
-    }
-    torch.manual_seed(seed)
-    model = KyutaiSpeechToTextForConditionalGeneration(
-        KyutaiSpeechToTextConfig(
-            vocab_size=size,
-            codebook_vocab_size=codes + 1,
-            num_codebooks=4,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            head_dim=16,
-            ffn_dim=48,
-            sliding_window=64,
-            max_position_embeddings=128,
-            audio_bos_token_id=codes,
-            audio_pad_token_id=size + 4 * (codes + 1),
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.convert_tokens_to_ids("<|im_start|>"),
-            codec_config=codec,
-        )
-    )
-    enlarge(model)
-    with torch.no_grad():
-        model.model.embed_tokens.embed_tokens.weight.normal_(std=1.0)
-        model.lm_head.weight.normal_(std=0.5)
-        for name, buffer in model.named_buffers():
-            if name.endswith("embed_sum"):
-                buffer.normal_()
-    letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "abcdefghij"]
-    kept = (*letters, tokenizer.pad_token_id)
-    model.generation_config.suppress_tokens = [n for n in range(size) if n not in kept]
-    model.save_pretrained(folder)
-    extractor = KyutaiSpeechToTextFeatureExtractor(audio_delay_seconds=0.5)
-    KyutaiSpeechToTextProcessor(extractor, tokenizer).save_pretrained(folder)
-    return folder

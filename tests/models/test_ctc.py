@@ -80,26 +80,29 @@ def mms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_ctc(tmp_path_factory.mktemp("mms"), "wav2vec2", languages=languages, **LAYER)
 
 
-def pipeline_of(folder: Path) -> Any:
-    import torch
+def pipeline_of(folder: Path, dtype: str = "float32") -> Any:
     from transformers import pipeline
 
     if json.loads((folder / "config.json").read_text())["model_type"] == "granite_speech5_ctc":
-        return GraniteSpeech5(folder)
-    return pipeline("automatic-speech-recognition", model=str(folder), dtype=torch.float32)
+        return GraniteSpeech5(folder, dtype)
+    return pipeline("automatic-speech-recognition", model=str(folder), dtype=dtype, device="cpu")
 
 
 class GraniteSpeech5:
     """What its page does, as its own extractor, and so the pipeline, wants torchaudio."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, dtype: str):
         from transformers import AutoModelForCTC, AutoTokenizer
 
-        self.model: Any = AutoModelForCTC.from_pretrained(folder)
+        self.model: Any = AutoModelForCTC.from_pretrained(folder, dtype=dtype)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def __call__(self, wave: np.ndarray) -> dict[str, Any]:
-        inputs = Granite5Features({}, "cpu")([wave])
+        features = Granite5Features({}, "cpu")([wave])
+        inputs = {
+            name: value.to(self.model.dtype) if value.is_floating_point() else value
+            for name, value in features.items()
+        }
         return {"text": self.tokenizer.decode(self.model.generate(**inputs)[0])}
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hearing import label, labeller, sound
-from prompted import tiny_kyutai
+from kyutai import PIECES, kyutai_page, tiny_kyutai
 
 from audio_ops.tasks import Clip
 
@@ -23,11 +22,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_texts_are_the_pages_and_do_not_depend_on_the_batch(folder: Path) -> None:
-    from transformers import AutoProcessor, KyutaiSpeechToTextForConditionalGeneration
-
-    processor = AutoProcessor.from_pretrained(folder)
-    model: Any = KyutaiSpeechToTextForConditionalGeneration.from_pretrained(folder)
-    special = torch.tensor(processor.tokenizer.all_special_ids)
     recogniser = labeller(folder)
     clips = [Clip(wave, len(wave) / RATE) for wave in SOUNDS]
     mixed: list[Any] = recogniser.label(clips)
@@ -35,18 +29,65 @@ def test_texts_are_the_pages_and_do_not_depend_on_the_batch(folder: Path) -> Non
     for clip, found, turned in zip(clips, mixed, backwards, strict=True):
         (alone,) = recogniser.label([clip])
         assert isinstance(alone, dict)
-        inputs = processor(audio=clip.waveform, sampling_rate=RATE)
-        output = model.generate(**inputs, return_dict_in_generate=True, output_scores=True)
-        text = processor.batch_decode(output.sequences, skip_special_tokens=True)[0]
-        assert found["text"] == alone["text"] == turned["text"] == text.strip() != ""
-        scores = model.compute_transition_scores(
-            output.sequences, output.scores, normalize_logits=True
-        )[0]
-        is_text = ~torch.isin(output.sequences[0, -len(scores) :], special)
-        expected = scores[is_text].mean().exp().item()
+        text, score = kyutai_page(folder, clip.waveform)
+        assert found["text"] == alone["text"] == turned["text"] == text != ""
         each = [found["score"], alone["score"], turned["score"]]
-        assert each == pytest.approx([expected] * 3, abs=1e-4)
+        assert each == pytest.approx([score] * 3, abs=1e-4)
     assert len({found["text"] for found in mixed}) > 2
+
+
+SAID = [
+    *("<pad>", "<unk>", "▁a", "<pad>", "<unk>", "▁be", "c", "▁see", "d.", "<pad>", "<pad>"),
+    *("<unk>", "<pad>", "▁day", "<unk>", "e", "<pad>", "<pad>", "<pad>", "<unk>", "<unk>", "▁a"),
+]
+# Tokens of 80 ms, 0.5 s behind the sound: a word from its boundary on to the next word's, or to the
+# next word where no boundary lies between them; the last up to the end of the tokens.
+TIMED = [
+    ("a", 0.0, 0.0),
+    ("bec", 0.0, 0.06),
+    ("seed.", 0.06, 0.38),
+    ("daye", 0.46, 1.02),
+    ("a", 1.18, 1.26),
+]
+
+
+@pytest.mark.parametrize("timestamps", ["none", "word", "segment"])
+def test_times_follow_from_the_tokens_places(folder: Path, timestamps: str) -> None:
+    model: Any = labeller(folder, timestamps=timestamps).model
+    tokens = [PIECES.index(piece) for piece in SAID]
+    found = model.family._read(tokens, [-0.1] * len(tokens), 2.0)
+    assert found.text == "a bec seed. daye a"
+    segments = [(s.text, s.start_s, s.end_s, s.score) for s in found.segments]
+    words = [(w["text"], w["start_s"], w["end_s"]) for s in found.segments for w in s.words]
+    likely = pytest.approx(0.905, abs=1e-3)
+    if timestamps == "segment":
+        assert segments == [("a bec seed.", 0.0, 0.38, likely), ("daye a", 0.46, 1.26, likely)]
+    else:
+        assert segments == [("a bec seed. daye a", 0.0, 2.0, likely)]
+    assert words == (TIMED if timestamps == "word" else [])
+    assert found.log_probability == pytest.approx(-0.8)
+
+
+def test_a_last_word_lasts_a_second_at_most(folder: Path) -> None:
+    model: Any = labeller(folder, timestamps="word").model
+    tokens = [PIECES.index(piece) for piece in ("<unk>", "▁a", *["<pad>"] * 40)]
+    found = model.family._read(tokens, [-0.1] * len(tokens), 9.0)
+    [word] = found.segments[0].words
+    assert (word["start_s"], word["end_s"]) == (0.0, pytest.approx(13 * 0.08 - 0.5))
+
+
+def test_words_make_up_the_text_and_stay_within_the_sound(folder: Path) -> None:
+    plain, timed, parts = (
+        label(folder, *SOUNDS, timestamps=t) for t in ("none", "word", "segment")
+    )
+    for one, of_words, of_sentences in zip(plain, timed, parts, strict=True):
+        assert one["text"] == of_words["text"] == of_sentences["text"]
+        assert one["score"] == pytest.approx(of_words["score"])
+        assert " ".join(w["text"] for w in of_words["words"]) == one["text"]
+        assert " ".join(s["text"] for s in of_sentences["segments"]) == one["text"]
+        times = [t for w in of_words["words"] for t in (w["start_s"], w["end_s"])]
+        assert times == sorted(times)
+        assert times[-1] <= one["segments"][0]["end_s"]
 
 
 def test_what_it_lacks_is_refused(folder: Path, tmp_path: Path) -> None:

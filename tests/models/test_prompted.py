@@ -73,6 +73,8 @@ def test_texts_are_the_pages_and_do_not_depend_on_the_batch(made: Made, name: st
         ("audioflamingo3", {"prompt": "Names: Ray"}, {"prompt": "Names: Ray"}),
         ("vibevoice_asr", {"prompt": "Names: Ray"}, {"prompt": "Names: Ray"}),
         ("moss_transcribe_diarize", {"prompt": "Ray"}, {"prompt": "Ray"}),
+        ("nemo_speechlm", {"prompt": "Names: Ray"}, {"prompt": "Names: Ray"}),
+        ("voxtral", {"language": "de"}, {"language": "de"}),
         ("qwen3_asr", {"num_beams": 3}, {"generate": {"num_beams": 3}}),
         ("canary", {"num_beams": 3}, {"generate": {"num_beams": 3}}),
         ("glmasr", {"max_new_tokens": 4}, {"generate": {"max_new_tokens": 4}}),
@@ -95,6 +97,33 @@ def test_options_are_asked_for(
     assert [f["score"] for f in found] != [f["score"] for f in plain]
     language = options.get("target_language") or options.get("language")
     assert language is None or found[0]["language"] == language
+
+
+def test_a_longer_window_may_have_a_longer_text(made: Made) -> None:
+    """Whatever other windows its batch has."""
+    model = labeller(made("voxtral"))
+    family: Any = model.model.family  # type: ignore[attr-defined]
+    family.model.generation_config.max_new_tokens = 2
+    family.tokens_per_s = 4.0
+    clips = clips_of(model)
+    found: list[Any] = model.label(clips)
+    for clip, columns in zip(clips, found, strict=True):
+        limit = {"max_new_tokens": 2 + int(4 * clip.duration_s)}
+        assert columns["text"] == page(made("voxtral"), clip.waveform, generate=limit)[0]
+    assert len({len(columns["text"]) for columns in found}) > 2
+
+
+@pytest.mark.parametrize("limit", [{"options": {"max_new_tokens": 3}}, {"file": 3}, {}])
+def test_a_limit_that_is_set_is_that_of_each_window(
+    made: Made, limit: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(made("voxtral"), tmp_path / "voxtral"))
+    file = folder / "generation_config.json"
+    content = json.loads(file.read_text()) | {"max_new_tokens": limit.get("file")}
+    file.write_text(json.dumps(content))
+    model = labeller(folder, **limit.get("options", {}))
+    family: Any = model.model.family  # type: ignore[attr-defined]
+    assert family.limit(1800.0) == (3 if limit else 500 + 8 * 1800)
 
 
 def test_a_column_of_the_source_holds_each_clips_prompt(made: Made) -> None:
@@ -185,6 +214,21 @@ def test_speakers_and_times_in_a_text_are_segments(
         (0.5, 1.75, "Good morning.", speakers[0]),
         (2.0, 4.9, "Hello, all.", speakers[1]),
     ]
+
+
+def test_speakers_without_times_have_those_of_the_window(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tagged = "<spk:0> Good morning. <spk:1> Hello, all. <spk:0> Bye.<|im_end|>"
+    found = said(made, monkeypatch, "nemo_speechlm", tagged)
+    assert found["text"] == "Good morning. Hello, all. Bye."
+    assert [(s["start_s"], s["end_s"], s["text"], s["speaker"]) for s in found["segments"]] == [
+        (0.0, 5.0, "Good morning.", "0"),
+        (0.0, 5.0, "Hello, all.", "1"),
+        (0.0, 5.0, "Bye.", "0"),
+    ]
+    (segment,) = said(made, monkeypatch, "nemo_speechlm", "Good morning.<|im_end|>")["segments"]
+    assert (segment["text"], segment["speaker"]) == ("Good morning.", None)
 
 
 @pytest.mark.parametrize("name", ["moss_transcribe_diarize", "vibevoice_asr"])

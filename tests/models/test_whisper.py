@@ -249,7 +249,7 @@ def test_guarded_windows_have_the_text_of_full_ones(
     sounds = [recorded["clone-test"], *(two[: length_s * RATE] for length_s in (12, 19, 28))]
     clips = [Clip(sound, len(sound) / RATE, speech_probability(sound)) for sound in sounds]
     guarded = labeller(tiny_en, window="guarded")
-    contexts = [window.group for clip in clips for window in guarded.model.windows(clip)]
+    contexts = [window.group.context_s for clip in clips for window in guarded.model.windows(clip)]
     assert contexts == [15.0, 20.0, 25.0, 30.0]
     together: list[Any] = guarded.label(clips)
     for found, clip in zip(together, clips, strict=True):

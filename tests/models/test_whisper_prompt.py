@@ -369,3 +369,35 @@ def test_a_prompt_that_does_not_fit_is_refused(
     chosen = Options(task=TASK, model=str(original), **options)
     with pytest.raises(ValueError, match=expected):
         check(chosen, find_checkpoint(str(original)))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"timestamps": "segment"}, {"retry_temperatures": [0.4], "min_score": 0.9}]
+)
+def test_a_column_of_the_source_holds_each_clips_prompt(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    from hearing import labeller
+
+    from audio_ops.tasks import Clip
+
+    folder = tiny_whisper(tmp_path, timestamps=True)
+    settings: dict[str, Any] = {"language": "de", "max_new_tokens": 12, **options}
+    prompts = ["Ray", None, "Anyscale and others", "Ray", "", "<|de|> Ray"]
+    clips = [
+        Clip(wave, len(wave) / RATE, row={"names": prompt})
+        for wave, prompt in zip(3 * SOUNDS, prompts, strict=True)
+    ]
+    found: list[Any] = labeller(folder, prompt_column="names", **settings).label(clips)
+    for clip, prompt, ours in zip(clips[:5], prompts, found, strict=False):
+        (alone,) = label(folder, clip.waveform, prompt=prompt or None, **settings)
+        assert ours["text"] == alone["text"]
+        assert ours["score"] == pytest.approx(alone["score"], abs=1e-5)
+    assert found[0]["text"] != label(folder, SOUNDS[0], **settings)[0]["text"]
+    assert "disallowed special token" in str(found[5])
+
+
+def test_a_prompt_beside_a_column_of_prompts_is_refused(original: Path) -> None:
+    chosen = Options(task=TASK, model=str(original), prompt="Ray", prompt_column="names")
+    with pytest.raises(ValueError, match="prompt_column: expected none beside prompt, found"):
+        check(chosen, find_checkpoint(str(original)))

@@ -19,6 +19,7 @@ mask does not undo padding, a batch's windows are of one length.
 from __future__ import annotations
 
 from audio_ops.speech.prompted.check import check as check
+from audio_ops.speech.prompted.check import languages as languages
 from audio_ops.speech.prompted.check import sample_rate as sample_rate
 from audio_ops.speech.prompted.kinds import KINDS
 from audio_ops.speech.prompted.model import Model as Model

@@ -65,7 +65,13 @@ def read(processor: Any, kind: Kind, tokens: Sequence[int]) -> Answer:
         return Answer(text)
     if kind.answer == "speakers":
         return _of_turns(processor.decode(list(tokens), return_format="parsed"))
-    return Answer(processor.decode(list(tokens), skip_special_tokens=True))
+    text = processor.decode(list(tokens), skip_special_tokens=True)
+    if kind.answer == "tags":
+        written = processor.decode(list(tokens), skip_special_tokens=False)
+        tagged = processor.extract_speaker_dict(written)
+        if any(one["Speaker"] is not None for one in tagged):
+            return _of_turns(tagged)
+    return Answer(text)
 
 
 def _of_turns(parsed: str | Sequence[Mapping[str, Any]]) -> Answer:

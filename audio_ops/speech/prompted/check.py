@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from audio_ops.inference.checkpoint import Checkpoint
-from audio_ops.speech.options import Options
+from audio_ops.inference.extras import check_extra
+from audio_ops.speech.options import Options, check_one_prompt
 from audio_ops.speech.prompted.kinds import KINDS
 from audio_ops.speech.vocabulary import CONFIG
 
@@ -21,11 +24,19 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
             f"model: expected architecture {expected}, found {found} in {checkpoint.name}"
         )
     _check_request(options, config["model_type"])
+    if KINDS[config["model_type"]].request == "mistral":
+        check_mistral_common(checkpoint)
     if options.num_beams > 1 and options.generate.get("do_sample"):
         raise ValueError(
             f"num_beams: expected 1 beside generate.do_sample, found {options.num_beams}"
         )
     checkpoint.extractor_settings()
+
+
+def check_mistral_common(checkpoint: Checkpoint) -> None:
+    """ValueError without the package that reads the tokenizers of Mistral's recognisers."""
+    # MISTRAL_COMMON_MIN_VERSION of transformers/utils/import_utils.py
+    check_extra("mistral", "mistral-common", f"reads the tokenizer of {checkpoint.name}", "1.11.5")
 
 
 def _check_request(options: Options, model_type: str) -> None:
@@ -38,10 +49,7 @@ def _check_request(options: Options, model_type: str) -> None:
                 f"{name}: expected none, as the request of {model_type} has no place for it, found "
                 f"{value!r}, which {', '.join(having)} have"
             )
-    if options.prompt is not None and options.prompt_column is not None:
-        raise ValueError(
-            f"prompt_column: expected none beside prompt, found {options.prompt_column!r}"
-        )
+    check_one_prompt(options)
     for name in ("language", "target_language"):
         value = getattr(options, name)
         if value is not None and value not in kind.languages:
@@ -53,6 +61,11 @@ def _check_request(options: Options, model_type: str) -> None:
             f"language: expected the language of the speech, one of {known}, which {model_type} "
             "has to be told, found none"
         )
+
+
+def languages(checkpoint: Checkpoint) -> Iterable[str]:
+    """The codes that `language` and `target_language` take."""
+    return KINDS[checkpoint.json(CONFIG)["model_type"]].languages
 
 
 def sample_rate(options: Options, checkpoint: Checkpoint) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from audio_ops.speech.languages import TWO_LETTERS
+
 # Language codes, from the modules of the processors, which import torch:
 # tests/models/test_prompted.py compares them.
 CANARY = (
@@ -22,6 +24,7 @@ QWEN3 = {
     **{"fa": "Persian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian"},
     **{"es": "Spanish", "sv": "Swedish", "th": "Thai", "tr": "Turkish", "vi": "Vietnamese"},
 }
+VOXTRAL = tuple(TWO_LETTERS.split())  # which mistral-common checks requests against
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,13 @@ class Kind:
     languages: the codes that it takes; none if it takes none.
     default_language: the one that its processor takes without any.
     default_prompt: what a chat asks for without any.
-    request: how its page asks: the processor's `apply_transcription_request`, the processor's call,
-        or a chat template.
-    answer: what it writes: a text, or with a language, or with speakers and times.
+    request: how its page asks: the processor's `apply_transcription_request`, that of Mistral's, the
+        processor's call, or a chat template.
+    answer: what it writes: a text, or with a language, with speakers and times, or with speakers alone.
     padded_s: of sound in steps of which its processor pads each window; 0 for none.
     equal_lengths: no mask undoes padding, so that a batch has windows of one length.
     new_tokens: its page's limit, for a checkpoint that sets none.
+    tokens_per_s: of a window's sound, on top of them: else a long window's text would be cut off.
     settings: further arguments of `generate`.
     """
 
@@ -50,11 +54,12 @@ class Kind:
     languages: tuple[str, ...] = ()
     default_language: str | None = None
     default_prompt: str | None = None
-    request: Literal["transcription", "call", "chat"] = "transcription"
-    answer: Literal["text", "framed", "language", "speakers"] = "text"
+    request: Literal["transcription", "mistral", "call", "chat"] = "transcription"
+    answer: Literal["text", "framed", "language", "speakers", "tags"] = "text"
     padded_s: float = 0.0
     equal_lengths: bool = False
     new_tokens: int = 256
+    tokens_per_s: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -122,6 +127,15 @@ KINDS = {
         padded_s=30.0,
         new_tokens=65_536,
     ),
+    "nemo_speechlm": Kind(
+        "Nemotron3_5TranscribeForConditionalGeneration",
+        3600.0,
+        "its card: recordings up to an hour, so that its speakers are the same throughout",
+        answer="tags",
+        equal_lengths=True,
+        new_tokens=512,
+        tokens_per_s=5.0,  # with the sound's 12.5 a second within its context of 65,536
+    ),
     "qwen3_asr": Kind(
         "Qwen3ASRForConditionalGeneration",
         180.0,
@@ -138,5 +152,16 @@ KINDS = {
         answer="speakers",
         new_tokens=32_768,
         settings={"sample": False},  # else it adds noise to the sound's latents
+    ),
+    "voxtral": Kind(
+        "VoxtralForConditionalGeneration",
+        1800.0,
+        "its page: up to 30 minutes for transcription (of 32k tokens, sound takes 12.5 a second)",
+        options=("language",),
+        languages=VOXTRAL,
+        request="mistral",
+        padded_s=30.0,
+        new_tokens=500,
+        tokens_per_s=8.0,
     ),
 }

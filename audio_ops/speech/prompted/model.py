@@ -19,6 +19,7 @@ from audio_ops.speech.prompted.kinds import KINDS
 from audio_ops.speech.prompted.processors import processor_of
 from audio_ops.speech.prompted.requests import Request, collate
 from audio_ops.speech.transcript import Segment, WindowTranscript, geometric_mean
+from audio_ops.speech.vocabulary import GENERATION
 from audio_ops.tasks import Clip, Window
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Model(seq2seq.Model):
         super().__init__(options, checkpoint, device)
         self.max_s = self.kind.max_s
         self.equal_lengths = self.kind.equal_lengths
+        is_limited = options.max_new_tokens or checkpoint.json(GENERATION).get("max_new_tokens")
+        self.tokens_per_s = 0.0 if is_limited else self.kind.tokens_per_s
         self.language = options.target_language or options.language or self.kind.default_language
         self.translates = options.target_language == "en"
         self.batch = threading.local()  # a call that overlaps with this one has its own prompt
@@ -72,6 +75,15 @@ class Model(seq2seq.Model):
         self.batch.prompt = group
         return super().__call__(waveforms, group)
 
+    def limit(self, length_s: float) -> int:
+        """The most tokens of a window's text."""
+        config = self.model.generation_config
+        if not self.tokens_per_s:
+            return int(config.max_new_tokens)
+        # A beam search that is cut off finds another text: all of its windows have one limit.
+        seconds = length_s if config.num_beams == 1 else self.max_s
+        return int(config.max_new_tokens + self.tokens_per_s * seconds)
+
     def transcribe_windows(
         self, waveforms: Sequence[np.ndarray]
     ) -> list[WindowTranscript | ClipError]:
@@ -82,8 +94,8 @@ class Model(seq2seq.Model):
             self.model.generation_config.pad_token_id,
             self.model.config.is_encoder_decoder,
         )
-        limit = self.model.generation_config.max_new_tokens
-        each = generate_dropping_finished(self.model, self._encoded(inputs), limit)
+        limits = [self.limit(len(waveform) / self.sample_rate) for waveform in waveforms]
+        each = generate_dropping_finished(self.model, self._encoded(inputs), limits)
         return [
             self._read(generated, len(waveform) / self.sample_rate, prompt)
             for generated, waveform in zip(each, waveforms, strict=True)

@@ -17,7 +17,7 @@ def processor_of(checkpoint: Checkpoint, options: Options) -> Any:
     """The checkpoint's processor."""
     from transformers import AutoProcessor, AutoTokenizer
 
-    make = WITHOUT_TORCHAUDIO.get(checkpoint.json("config.json")["model_type"])
+    make = MADE_HERE.get(checkpoint.json("config.json")["model_type"])
     if make is None:
         return load(AutoProcessor, checkpoint, options)
     return make(checkpoint, load(AutoTokenizer, checkpoint, options))
@@ -85,8 +85,24 @@ def _granite(checkpoint: Checkpoint, tokenizer: Any) -> Any:
     )
 
 
-WITHOUT_TORCHAUDIO: dict[str, Callable[[Checkpoint, Any], Any]] = {
+def _nemotron(checkpoint: Checkpoint, tokenizer: Any) -> Any:
+    from transformers import Nemotron3_5TranscribeProcessor, NemotronAsrStreamingFeatureExtractor
+
+    names = ("audio_token", "default_transcription_prompt", "subsampling_factor")
+    settings = checkpoint.json(PROCESSOR)
+    return Nemotron3_5TranscribeProcessor(
+        NemotronAsrStreamingFeatureExtractor.from_dict(checkpoint.extractor_settings()),
+        tokenizer,
+        alignment_tokenizer=tokenizer,  # of words' times alone, which need torchaudio
+        chat_template=tokenizer.chat_template,
+        **{name: settings[name] for name in names if name in settings},
+    )
+
+
+# Those that transformers does not make without torchaudio, or not without a folder within the checkpoint.
+MADE_HERE: dict[str, Callable[[Checkpoint, Any], Any]] = {
     "fun_asr_nano": _fun_asr,
     "granite_speech": _granite,
     "granite_speech_plus": _granite,
+    "nemo_speechlm": _nemotron,
 }

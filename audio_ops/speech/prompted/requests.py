@@ -35,6 +35,14 @@ class Request:
         asked = self._asked(prompt)
         if self.kind.request == "chat":
             inputs = self._chat(waveform, prompt or self.kind.default_prompt or "")
+        elif self.kind.request == "mistral":
+            inputs = self.processor.apply_transcription_request(
+                audio=waveform,
+                model_id=self.options.model,
+                sampling_rate=self.sample_rate,
+                format=["WAV"],
+                **asked,
+            )
         elif self.kind.request == "call":
             inputs = self.processor(
                 audio=waveform, sampling_rate=self.sample_rate, return_tensors="pt", **asked

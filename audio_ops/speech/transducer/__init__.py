@@ -18,6 +18,7 @@ encoders (https://arxiv.org/abs/2509.14128).
 from __future__ import annotations
 
 from audio_ops.speech.transducer.check import check as check
+from audio_ops.speech.transducer.check import languages as languages
 from audio_ops.speech.transducer.check import sample_rate as sample_rate
 from audio_ops.speech.transducer.model import Model as Model
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.weights import check_rows
 from audio_ops.speech.options import Options
@@ -35,6 +37,11 @@ def prompts(checkpoint: Checkpoint) -> dict[str, int]:
     """The number of each language that the model can be told, {} if it takes none."""
     known: dict[str, int] = checkpoint.json(PROCESSOR).get("prompt_dictionary") or {}
     return known
+
+
+def languages(checkpoint: Checkpoint) -> Iterable[str]:
+    """The codes that `language` takes."""
+    return prompts(checkpoint)
 
 
 def _check_language(language: str, checkpoint: Checkpoint) -> None:

@@ -7,10 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from audio_ops.speech.transcript import Segment, TimedText, WindowTranscript, geometric_mean
+from audio_ops.speech.transcript import (
+    Segment,
+    TimedText,
+    WindowTranscript,
+    geometric_mean,
+    sentences,
+)
 from audio_ops.speech.transducer.decoder import Emission
 
-SENTENCE_ENDS = (".", "?", "!")  # as in NeMo's segment times
 # In times of TDT models these have no length, as in transformers' processor and in NeMo.
 PUNCTUATION = frozenset("?'¡¿-:,%/.!")
 LANGUAGE_TAG = re.compile(r"<([a-z]{2,3}-[A-Z]{2})>")  # which Nemotron 3.5 writes into its text
@@ -110,16 +115,6 @@ class Reader:
             [one.id for one in emissions], skip_special_tokens=True, group_tokens=False
         )
         return text
-
-
-def sentences(words: Sequence[Word]) -> list[list[Word]]:
-    """Words up to and with one that ends a sentence."""
-    parts: list[list[Word]] = [[]]
-    for word in words:
-        parts[-1].append(word)
-        if word.timed["text"].endswith(SENTENCE_ENDS):
-            parts.append([])
-    return [part for part in parts if part]
 
 
 def _score(emissions: Sequence[Emission]) -> float:

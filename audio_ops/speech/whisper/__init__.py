@@ -12,7 +12,7 @@ segments.py     tokens -> segments and words, without torch
 
 Windows of at most 30 s, cut in pauses, are independent of each other: each has its own language,
 and no window's text is a prompt for the next (which is what makes Whisper's loops contagious). The
-option `prompt` precedes each window.
+option `prompt`, or a clip's own from `prompt_column`, precedes each window.
 
 The texts are those of transformers' pipeline on the same checkpoint, with two intended differences.
 The task's token is always part of the prompt; the pipeline leaves it out if neither the call nor
@@ -28,12 +28,13 @@ length; such windows are transcribed again in full. Under 15 s it loops on every
 from __future__ import annotations
 
 from audio_ops.speech.whisper.check import check as check
+from audio_ops.speech.whisper.check import languages as languages
 from audio_ops.speech.whisper.check import sample_rate as sample_rate
 from audio_ops.speech.whisper.model import Model as Model
 
 MODEL_TYPES = ("whisper",)
 TIMESTAMPS = ("none", "segment", "word")
 OPTIONS = (
-    *("language", "translate", "prompt", "window", "retry_temperatures"),
+    *("language", "translate", "prompt", "prompt_column", "window", "retry_temperatures"),
     *("num_beams", "max_new_tokens", "generate"),
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.weights import check_rows
-from audio_ops.speech.options import Options
+from audio_ops.speech.options import Options, check_one_prompt
 from audio_ops.speech.sampling import check_sampling
 from audio_ops.speech.vocabulary import CONFIG, GENERATION, check_ids, check_start_and_end
 from audio_ops.speech.whisper.prompt import (
@@ -53,8 +53,10 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
         raise ValueError(
             f"prompt: expected words without Whisper's special tokens, found {options.prompt!r}"
         )
+    check_one_prompt(options)
     limit = config.get("max_target_positions", 448) - LONGEST_PROMPT
-    limit -= config.get("max_target_positions", 448) // 2 - 1 if options.prompt else 0
+    has_prompt = options.prompt or options.prompt_column
+    limit -= config.get("max_target_positions", 448) // 2 - 1 if has_prompt else 0
     if options.max_new_tokens is not None and options.max_new_tokens > limit:
         raise ValueError(
             f"max_new_tokens: expected at most {limit}, all that this Whisper's decoder holds beside "
@@ -175,6 +177,11 @@ def _check_alignment_heads(checkpoint: Checkpoint) -> None:
             f"{', '.join(map(str, wrong[:3])) or 'none'}: take the file from the checkpoint that this "
             "one was trained from, or leave word times out"
         )
+
+
+def languages(checkpoint: Checkpoint) -> Iterable[str]:
+    """The codes that `language` takes."""
+    return languages_of(checkpoint.json(GENERATION)) or ("en",)
 
 
 def sample_rate(options: Options, checkpoint: Checkpoint) -> int:

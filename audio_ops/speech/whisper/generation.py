@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,12 @@ class Generator:
             torch.tensor(tokens, dtype=torch.long, device=model.device)
             for tokens in (settings.suppressed, settings.suppressed_first, [settings.end])
         )
+
+    def with_settings(self, settings: Settings) -> Generator:
+        """This generator with other settings of the same tokens and limits of the vocabulary."""
+        other = copy(self)
+        other.settings = settings
+        return other
 
     def __call__(self, request: GenerationRequest) -> list[Generation]:
         """Continue each prompt up to an end of text, or by `limit` tokens."""

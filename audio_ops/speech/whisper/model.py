@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +34,7 @@ from audio_ops.speech.whisper.generation import (
 from audio_ops.speech.whisper.prompt import prompt_of, with_timestamps
 from audio_ops.speech.whisper.retry import Retries
 from audio_ops.speech.whisper.segments import Generation, SegmentReader, WindowState
-from audio_ops.speech.whisper.settings import settings_of
+from audio_ops.speech.whisper.settings import previous_tokens, settings_of
 from audio_ops.tasks import Clip, Window
 
 if TYPE_CHECKING:
@@ -42,6 +43,13 @@ if TYPE_CHECKING:
 MIN_FRAMES = 10  # 0.1 s of sound: a shorter rest of a window is not transcribed
 SHORT_CONTEXTS_S = (15.0, 20.0, 25.0)  # of the encoder, for guarded windows
 MARGIN_S = 5.0  # of silence behind the sound in a short context
+
+
+class Group(NamedTuple):
+    """Windows of a batch share it."""
+
+    context_s: float  # of the encoder
+    previous: tuple[int, ...]  # tokens ahead of each window
 
 
 class Model:
@@ -74,13 +82,34 @@ class Model:
         self.reader = SegmentReader(self.settings, self.tokenizer)
         self.turn = threading.Lock() if device != "cpu" else nullcontext()
         self.sample_rate: int = self.extractor.sampling_rate
+        self.prompt_column = options.prompt_column
         self.retries = Retries(self.model, self.settings, options, self.sample_rate)
         self.whole_s = float(self.extractor.chunk_length)  # 30 s
 
     def windows(self, clip: Clip) -> list[Window]:
         samples, longest_s = len(clip.waveform), self.extractor.chunk_length
         cuts = cut_at_quiet(samples, self.sample_rate, longest_s, clip.speech, clip.waveform)
-        return [Window(start, stop, self.padded_s(stop - start)) for start, stop in cuts]
+        previous = self._previous(clip)
+        return [
+            Window(start, stop, Group(self.padded_s(stop - start), previous))
+            for start, stop in cuts
+        ]
+
+    def _previous(self, clip: Clip) -> tuple[int, ...]:
+        """The tokens ahead of each window of a clip: of its own prompt, or that of all."""
+        if self.prompt_column is None:
+            return self.settings.previous
+        positions = self.model.config.max_target_positions
+        prompt = clip.row.get(self.prompt_column) or None
+        return previous_tokens(prompt, self.tokenizer, positions)
+
+    def with_previous(self, previous: tuple[int, ...]) -> Model:
+        """This model with other tokens ahead of each window."""
+        other = copy(self)
+        other.settings = replace(self.settings, previous=previous)
+        other.generator = self.generator.with_settings(other.settings)
+        other.retries = self.retries.with_previous(previous)
+        return other
 
     def padded_s(self, samples: int) -> float:
         """The encoder's context in seconds for a window of so many samples."""
@@ -96,19 +125,22 @@ class Model:
     def __call__(
         self, waveforms: Sequence[np.ndarray], group: Hashable = None
     ) -> list[WindowTranscript | ClipError]:
-        """Transcribe windows that share a context of `group` seconds (see `padded_s`).
+        """Transcribe windows that share a context (see `padded_s`) and a prompt.
 
         On a GPU one call at a time: a step of the decoder is a hundred small kernels, which two
         threads launch more slowly than one.
         """
         import torch
 
-        context_s = self.whole_s if group is None else float(group)  # type: ignore[arg-type]
+        shared = group if isinstance(group, Group) else Group(self.whole_s, self.settings.previous)
+        model = self
+        if shared.previous != self.settings.previous:
+            model = self.with_previous(shared.previous)
         with self.turn, torch.inference_mode():
-            if self.settings.samples_tokens:
-                return self.transcribe_each_alone(waveforms)
-            transcripts = self.transcribe(waveforms, context_s)
-            return self.retries(waveforms, transcripts, self.transcribe_alone)
+            if model.settings.samples_tokens:
+                return model.transcribe_each_alone(waveforms)
+            transcripts = model.transcribe(waveforms, shared.context_s)
+            return model.retries(waveforms, transcripts, model.transcribe_alone)
 
     def transcribe_alone(
         self, waveform: np.ndarray, generator: Generator

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from audio_ops.inference.checkpoint import Checkpoint
-from audio_ops.inference.transformers_compat import language_code
+from audio_ops.speech.languages import code_among
 from audio_ops.speech.options import Options
 from audio_ops.speech.vocabulary import CONFIG, GENERATION
 from audio_ops.tasks import TaskOptions
@@ -129,9 +129,8 @@ def _check_files_of_english_alone(language: Any, task: Any, checkpoint: Checkpoi
 
 def _code(language: Any, languages: Mapping[str, int], checkpoint: Checkpoint) -> str:
     """The code of a language given by code, token or English name."""
-    code = str(language).lower().strip("<|>")
-    code = code if code in languages else language_code(code)
-    if code not in languages or not isinstance(language, str):
+    code = code_among(language, languages) if isinstance(language, str) else None
+    if code is None:
         known = ", ".join(sorted(languages)) or "no language"
         raise ValueError(
             f"model: expected a language with a token in lang_to_id ({known}), found {language!r} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +30,15 @@ class Retries:
             temperature: Generator(model, settings.at_temperature(temperature))
             for temperature in options.retry_temperatures
         }
+
+    def with_previous(self, previous: tuple[int, ...]) -> Retries:
+        """These retries with other tokens ahead of each window."""
+        other = copy(self)
+        other.generators = {
+            temperature: generator.with_settings(replace(generator.settings, previous=previous))
+            for temperature, generator in self.generators.items()
+        }
+        return other
 
     def __call__(
         self,

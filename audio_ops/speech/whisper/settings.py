@@ -30,6 +30,8 @@ class Settings:
     detects_language: bool
     after_language: tuple[int, ...]  # the rest of the prompt
     previous: tuple[int, ...]  # what is said to have been spoken before each window
+    asked: int  # new tokens per window, if the decoder holds them
+    free: int  # tokens that the decoder holds besides the rest of a prompt, `previous` included
     suppressed: tuple[int, ...]  # never generated
     suppressed_first: tuple[int, ...]  # not generated as the first token behind a prompt
     generation: Any  # transformers' GenerationConfig
@@ -37,8 +39,7 @@ class Settings:
     @property
     def max_new_tokens(self) -> int:
         """Per window."""
-        limit: int = self.generation.max_new_tokens
-        return limit
+        return min(self.asked, self.free - len(self.previous))
 
     @property
     def num_beams(self) -> int:
@@ -93,9 +94,9 @@ def settings_of(options: Options, prompt: Prompt, model: Any, tokenizer: Any) ->
     suppressed, suppressed_first = generation.suppress_tokens, generation.begin_suppress_tokens
     previous = previous_tokens(options.prompt, tokenizer, config.max_target_positions)
     free = config.max_target_positions - 1 - bool(prompt.languages) - len(after_language)
-    free -= len(previous)
     asked = options.max_new_tokens or original.max_new_tokens or original.max_length
-    generation.update(**_overrides(options, min(asked or PIPELINE_NEW_TOKENS, free)))
+    asked = asked or PIPELINE_NEW_TOKENS
+    generation.update(**_overrides(options, min(asked, free - len(previous))))
     ends = original.eos_token_id
     return Settings(
         timestamps=options.timestamps,
@@ -110,6 +111,8 @@ def settings_of(options: Options, prompt: Prompt, model: Any, tokenizer: Any) ->
         detects_language=prompt.is_detected,
         after_language=after_language,
         previous=previous,
+        asked=asked,
+        free=free,
         suppressed=tuple(suppressed or ()),
         suppressed_first=tuple(suppressed_first or ()),
         generation=generation,
