@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from hearing import labeller
-from real_speech import NEAR_TIE, HalfPrecisionOfGpus, clip_of, gap
+from real_speech import NEAR_TIE, HalfPrecisionOfGpus, clip_of, gap, recorded
 
 from audio_ops.label import Label
 from audio_ops.speech.normal import plain
@@ -49,7 +49,7 @@ def spoken(language: str, count: int) -> list[Prompt]:
 
 @cache
 def model(dtype: str, options: tuple[tuple[str, str], ...]) -> Label:
-    return labeller(whisper_base(), dtype=dtype, **dict(options))
+    return recorded(labeller(whisper_base(), dtype=dtype, **dict(options)))
 
 
 def labels(language: str, count: int, dtype: str, /, **options: str) -> list[dict[str, Any]]:
@@ -104,14 +104,14 @@ def test_half_precision_changes_texts_in_near_ties_alone(dtype: str, how: str) -
             if ours["text"] == wanted["text"]:
                 assert ours["language"] == wanted["language"]
                 continue
-            nats = float("nan")
+            nats, tokens = float("nan"), ""
             if ours["language"] == wanted["language"]:
-                nats = gap(
-                    model("float32", tuple(options.items())), prompt.clip, ours["text"], wanted
-                )
-                assert nats < NEAR_TIE, (prompt.name, ours["text"], wanted["text"])
+                models = [model(kind, tuple(options.items())) for kind in ("float32", dtype)]
+                nats, tokens = gap(*models, prompt.clip, ours["text"], wanted)
+                assert nats < NEAR_TIE, (prompt.name, tokens, ours["text"], wanted["text"])
             else:  # the likeliest of a hundred languages for a word
                 assert wanted["segments"][0]["language_probability"] < 0.5, prompt.name
-            ties.append((language, prompt.name, ours["text"], wanted["text"], round(nats, 2)))
+            texts = ours["text"], wanted["text"]
+            ties.append((language, prompt.name, *texts, tokens, round(nats, 2)))
     print(f"\n{dtype}, language {how}: {count} prompts, {len(ties)} near-ties", *ties, sep="\n  ")
     assert len(ties) <= 0.2 * count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from audio_ops.label import Label
 from audio_ops.signal.voice import speech_probability
+from audio_ops.speech.transcript import WindowTranscript
+from audio_ops.speech.whisper.segments import Generation, SegmentReader, WindowState
 from audio_ops.tasks import Clip
 from jobs.bench.testbed import prompts
 
@@ -77,21 +80,50 @@ def clip_of(*sounds: np.ndarray | Path, speech: bool = False) -> Clip:
     return Clip(sound, len(sound) / RATE, speech_probability(sound) if speech else None)
 
 
-def gap(exact: Label, clip: Clip, text: str, wanted: Mapping[str, Any]) -> float:
-    """How much likelier, in nats, the float32 model finds its own token where the texts part."""
+@dataclass(frozen=True)
+class Recording(SegmentReader):
+    """Reads segments, and keeps what was generated first for each text."""
+
+    generated: dict[str, list[int]] = field(default_factory=dict)
+    first: dict[int, list[int]] = field(default_factory=dict)  # by the identity of a window's state
+
+    def extend(self, state: WindowState, generation: Generation) -> None:
+        if not state.seek:
+            self.first[id(state)] = generation.tokens
+        super().extend(state, generation)
+
+    def transcript(self, state: WindowState) -> WindowTranscript:
+        transcript = super().transcript(state)
+        self.generated[transcript.text.strip()] = self.first[id(state)]
+        return transcript
+
+
+def recorded(label: Label) -> Label:
+    """A labeller with Whisper of which `gap` knows the tokens."""
+    family: Any = label.model.family  # type: ignore[attr-defined]
+    family.reader = Recording(family.settings, family.tokenizer)
+    return label
+
+
+def gap(
+    exact: Label, other: Label, clip: Clip, text: str, wanted: Mapping[str, Any]
+) -> tuple[float, str]:
+    """How much likelier, in nats, the float32 model finds its own token where the texts part, and the
+    two tokens. Both models are `recorded`."""
     family: Any = exact.model.family  # type: ignore[attr-defined]
-    ours, theirs = (
-        [*family.tokenizer.encode(f" {part}", add_special_tokens=False), family.settings.end]
-        for part in (text, wanted["text"])
-    )
+    end = family.settings.end
+    theirs = [*family.reader.generated[wanted["text"]], end]
+    ours = [*other.model.family.reader.generated[text], end]  # type: ignore[attr-defined]
     same = next(n for n, pair in enumerate(zip(ours, theirs, strict=False)) if len({*pair}) == 2)
-    behind = "<|notimestamps|>" if family.settings.timestamps == "none" else "<|0.00|>"
-    start = family.tokenizer.convert_tokens_to_ids(
-        ["<|startoftranscript|>", f"<|{wanted['language']}|>", "<|transcribe|>", behind]
-    )
+    marks = ["<|startoftranscript|>", f"<|{wanted['language']}|>", "<|transcribe|>"]
+    if family.settings.timestamps == "none":
+        marks.append("<|notimestamps|>")
+    start = family.tokenizer.convert_tokens_to_ids(marks)
     features = family.extractor(clip.waveform, sampling_rate=RATE, return_tensors="pt")
     device = family.model.device
     with torch.inference_mode():
         tokens = torch.tensor([[*start, *ours[:same]]], device=device)
         logits = family.model(**features.to(device), decoder_input_ids=tokens).logits
-    return float(logits[0, -1, theirs[same]] - logits[0, -1, ours[same]])
+    part = theirs[same], ours[same]
+    words = [family.tokenizer.decode([token], decode_with_timestamps=True) for token in part]
+    return float(logits[0, -1, part[0]] - logits[0, -1, part[1]]), " / ".join(words)
