@@ -27,6 +27,8 @@ from jobs.sources import NO_VERSION, PLACE, Listing
 LABEL_VERSION = 1
 # Model types whose labels in half precision were wrong: a misread language or rounded positions.
 CHANGED_IN_HALF_PRECISION = {"moonshine", "parakeet_ctc", "wav2vec2-conformer", "whisper"}
+# Model types whose texts of long windows were cut off at a limit that was too low.
+CUT_OFF = {"qwen3_asr"}
 # Options that came after the first tables with a task, by task.
 LATER_OPTIONS = {
     "automatic-speech-recognition": ("target_language", "punctuation", "prompt", "prompt_column"),
@@ -375,10 +377,17 @@ def _versions(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str
         if options.dtype != "float32"
         and checkpoints[name].json("config.json").get("model_type") in CHANGED_IN_HALF_PRECISION
     ]
+    cut_off = [
+        name
+        for name, options in tasks
+        if checkpoints[name].json("config.json").get("model_type") in CUT_OFF
+        and getattr(options, "max_new_tokens", None) is None
+    ]
     by_level = [name for name, options in tasks if _BY_LEVEL.search(options.when or "")]
     compared = [name for name, options in tasks if getattr(options, "reference", None)]
     versions = {
         "half_precision_version": dict.fromkeys(corrected, 2),
+        "limit_version": dict.fromkeys(cut_off, 2),
         "level_version": dict.fromkeys(by_level, 2),
         "reference_version": dict.fromkeys(compared, REFERENCE_VERSION),
         "task_version": {

@@ -45,6 +45,7 @@ MODELS = {
 }
 KEPT_IN_FLOAT32 = {
     *("rotary", *LOG_MEL, "parakeet_tdt", "moonshine", "canary", "qwen3_asr"),
+    *("voxtral", "voxtral_realtime"),
     "classifier of wav2vec2-conformer",
 }
 

@@ -162,6 +162,44 @@ def test_finished_rows_leave_the_batch(
     assert ended[0] < ended[-1] and rows[-1] < len(clips), "no row has ended before the others"
 
 
+def test_rows_of_a_state_space_model_stay_in_the_batch(made: Made) -> None:
+    """Its cache cannot go on without some of them."""
+    from transformers.cache_utils import LinearAttentionLayer
+
+    assert not hasattr(LinearAttentionLayer, "batch_select_indices"), "it can: see `can_drop`"
+    model = labeller(made("nemo_speechlm"), max_new_tokens=40)
+    assert not generation.can_drop(model.model.family.model)  # type: ignore[attr-defined]
+    assert generation.can_drop(labeller(made("qwen3_asr")).model.family.model)  # type: ignore[attr-defined]
+    clips = clips_of(model, [sound(1.0, hz) for hz in (200, 300, 700, 900, 3000)])
+    expected = [model.label([clip])[0]["text"] for clip in clips]  # type: ignore[index]
+    assert len({len(text) for text in expected}) > 1
+    head = model.model.family.model.get_output_embeddings()  # type: ignore[attr-defined]
+    rows: list[int] = []
+    watch = head.register_forward_hook(lambda _, __, scores: rows.append(len(scores)))
+    found = model.label(clips)
+    watch.remove()
+    assert [one["text"] for one in found] == expected  # type: ignore[index]
+    assert set(rows) == {len(clips)}
+
+
+def test_windows_are_no_longer_than_an_extractor_that_cuts_takes(
+    made: Made, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(made("cohere_asr"), tmp_path / "cohere"))
+    assert labeller(folder, language="en").model.family.max_s == 35.0  # type: ignore[attr-defined]
+    file = folder / "processor_config.json"
+    settings = json.loads(file.read_text())
+    settings["feature_extractor"]["max_audio_clip_s"] = 2.0
+    file.write_text(json.dumps(settings))
+    model = labeller(folder, language="en")
+    (clip,) = clips_of(model, [sound(4.5, 300)])
+    windows = model.model.windows(clip)
+    assert len(windows) > 2
+    (found,) = model.label([clip])
+    parts = [page(folder, clip.waveform[w.start : w.stop], language="en")[0] for w in windows]
+    assert found["text"] == " ".join(parts)  # type: ignore[index]
+
+
 def test_long_sound_is_cut_in_pauses(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     model = labeller(made("qwen3_asr"))
     assert model.model.family.max_s == 180  # type: ignore[attr-defined]
@@ -325,7 +363,7 @@ def test_the_prompt_repeated_is_no_transcript() -> None:
     [
         ("canary", {"prompt": "x"}, "prompt: expected none, as the request of canary has no place"),
         ("canary", {"prompt_column": "x"}, "prompt_column: expected none, as the request of"),
-        ("glmasr", {"language": "en"}, "language: expected none, .* which .*qwen3_asr have"),
+        ("glmasr", {"language": "en"}, "language: expected none, .* which .*qwen3_asr, voxtral have"),
         ("qwen3_asr", {"target_language": "de"}, "target_language: expected none, .* canary have"),
         ("canary", {"language": "xx"}, "language: expected one of bg, cs, .* found 'xx'"),
         ("canary", {"target_language": "ja"}, "target_language: expected one of bg, .* found 'ja'"),

@@ -19,6 +19,7 @@ from checkpoints import (
     tiny_whisper,
 )
 from hearing import RATE, sound
+from mistral import realtime_page, tiny_voxtral, tiny_voxtral_realtime
 from prompted import page, tiny_canary, tiny_qwen3
 from recognisers import tiny_transducer
 from runs import Job
@@ -69,6 +70,8 @@ FAMILIES = {
         {"source_language": "de", "target_language": "en"},
     ),
     "qwen3_asr": Family(tiny_qwen3, ASR, {"prompt": "Ray"}, {"prompt": "Ray"}),
+    "voxtral": Family(tiny_voxtral, ASR, {"language": "de"}, {"language": "de"}),
+    "voxtral_realtime": Family(tiny_voxtral_realtime, ASR, {}, {}),
     "classifier": Family(
         lambda folder: tiny_classifier(folder, "hubert"), "audio-classification", {}, {"top_k": 5}
     ),
@@ -81,8 +84,12 @@ FAMILIES = {
 }
 
 
-PROMPTED = ("canary", "qwen3_asr")  # the pipeline does not ask as their pages do
-OFTEN = ("ctc", "moonshine", "seamless_v2", "classifier", "parakeet_tdt", "qwen3_asr")
+# The pipeline does not ask as their pages do.
+PAGES = {"canary": page, "qwen3_asr": page, "voxtral": page, "voxtral_realtime": realtime_page}
+OFTEN = (
+    *("ctc", "moonshine", "seamless_v2", "classifier", "parakeet_tdt", "qwen3_asr"),
+    "voxtral_realtime",
+)
 SELDOM = tuple(name for name in FAMILIES if name not in OFTEN)
 
 
@@ -136,8 +143,8 @@ def says_what_the_pipeline_says(run: Run, name: str) -> None:
     family = FAMILIES[name]
     folder = run.models[name]
     pipe: Any
-    if name in PROMPTED:
-        pipe = lambda wave, **request: {"text": page(folder, wave, **request)[0]}  # noqa: E731
+    if name in PAGES:
+        pipe = lambda wave, **request: {"text": PAGES[name](folder, wave, **request)[0]}  # noqa: E731
     else:
         pipe = pipeline(family.task, model=str(folder), dtype=torch.float32)
     said = set()

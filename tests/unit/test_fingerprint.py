@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from checkpoints import tiny_classifier, tiny_whisper
+from prompted import tiny_qwen3
 from runs import Job
 
 from jobs.config_file import load_config
@@ -144,3 +145,19 @@ def test_the_default_rules_for_damage_continue_a_table_that_knows_none(
     config = load_config(job.config)
     made_with = settings(config, find_models(config, job.config))
     assert made_with["audio"] == {"max_clip_s": 14_400.0, **expected}
+
+
+@pytest.mark.parametrize(("options", "is_changed"), [({}, True), ({"max_new_tokens": 99}, False)])
+def test_texts_that_were_cut_off_are_not_those_of_this_version(
+    tmp_path: Path, options: dict[str, Any], is_changed: bool
+) -> None:
+    """Qwen3-ASR's windows of up to 3 minutes had no more than 512 tokens."""
+    task: dict[str, Any] = {"task": "automatic-speech-recognition", "dtype": "float32", **options}
+    tasks = {}
+    for name, make in {"asked": tiny_qwen3, "words": tiny_whisper}.items():
+        tasks[name] = task | {"model": str(make(tmp_path / name))}
+    job = Job(tmp_path, tmp_path / "words")
+    job.write(tasks=tasks)
+    config = load_config(job.config)
+    made_with = settings(config, find_models(config, job.config))
+    assert made_with.get("limit_version") == ({"asked": 2} if is_changed else None)

@@ -67,7 +67,7 @@ KINDS = {
     "audioflamingo3": Kind(
         "AudioFlamingo3ForConditionalGeneration",
         30.0,
-        "its encoder takes 30 s at a time",
+        "its page: it hears windows of 30 s (and up to 20 of them, of which its 500 tokens could not tell)",
         answer="framed",
         padded_s=30.0,
         new_tokens=500,
@@ -75,7 +75,7 @@ KINDS = {
     "canary": Kind(
         "CanaryForConditionalGeneration",
         40.0,
-        "NVIDIA cuts longer sound into 30 to 40 s (https://arxiv.org/abs/2509.14128)",
+        "chunk_len_in_secs of NeMo's chunked inference for it, and https://arxiv.org/abs/2509.14128",
         options=("language", "target_language", "punctuation"),
         languages=CANARY,
         default_language="en",
@@ -91,7 +91,7 @@ KINDS = {
     "fun_asr_nano": Kind(
         "FunAsrNanoForConditionalGeneration",
         30.0,
-        "FunASR's voice detector ends its segments at 30 s",
+        "max_single_segment_time of the voice detector in its own examples (modelscope/FunASR)",
         options=("language", "prompt"),
         languages=FUN_ASR,
         equal_lengths=True,
@@ -99,7 +99,7 @@ KINDS = {
     "glmasr": Kind(
         "GlmAsrForConditionalGeneration",
         30.0,
-        "its encoder takes 30 s at a time",
+        "its encoder hears 30 s at a time, which its makers' own service takes at the most",
         padded_s=30.0,
         new_tokens=500,
     ),
@@ -107,7 +107,7 @@ KINDS = {
         model_type: Kind(
             f"{name}ForConditionalGeneration",
             30.0,
-            "the corpora it was trained on (https://arxiv.org/abs/2505.08699) end near 30 s",
+            "no page says: it was trained on corpora of utterances (https://arxiv.org/abs/2505.08699)",
             request="chat",
             default_prompt="can you transcribe the speech into a written format?",
             equal_lengths=True,
@@ -121,7 +121,7 @@ KINDS = {
     "moss_transcribe_diarize": Kind(
         "MossTranscribeDiarizeForConditionalGeneration",
         5400.0,
-        "90 minutes in one pass, so that its speakers are the same throughout "
+        "its card: 90 minutes in one pass, so that its speakers are the same throughout "
         "(https://arxiv.org/abs/2601.01554)",
         answer="speakers",
         padded_s=30.0,
@@ -139,16 +139,17 @@ KINDS = {
     "qwen3_asr": Kind(
         "Qwen3ASRForConditionalGeneration",
         180.0,
-        "Qwen's own limit for windows that it aligns; without times it takes 20 minutes",
+        "the limit of Qwen's own service (https://pypi.org/project/qwen3-asr-toolkit)",
         options=("language", "prompt"),
         languages=tuple(QWEN3),
         answer="language",
         new_tokens=512,
+        tokens_per_s=8.0,
     ),
     "vibevoice_asr": Kind(
         "VibeVoiceAsrForConditionalGeneration",
         3600.0,
-        "an hour in one pass, so that its speakers are the same throughout",
+        "its card: an hour in one pass, so that its speakers are the same throughout",
         answer="speakers",
         new_tokens=32_768,
         settings={"sample": False},  # else it adds noise to the sound's latents

@@ -89,19 +89,15 @@ class Model:
     def windows(self, clip: Clip) -> list[Window]:
         samples, longest_s = len(clip.waveform), self.extractor.chunk_length
         cuts = cut_at_quiet(samples, self.sample_rate, longest_s, clip.speech, clip.waveform)
-        previous = self._previous(clip)
+        previous = self.settings.previous
+        if self.prompt_column is not None:
+            prompt = clip.row.get(self.prompt_column) or None
+            positions = self.model.config.max_target_positions
+            previous = previous_tokens(prompt, self.tokenizer, positions)
         return [
             Window(start, stop, Group(self.padded_s(stop - start), previous))
             for start, stop in cuts
         ]
-
-    def _previous(self, clip: Clip) -> tuple[int, ...]:
-        """The tokens ahead of each window of a clip: of its own prompt, or that of all."""
-        if self.prompt_column is None:
-            return self.settings.previous
-        positions = self.model.config.max_target_positions
-        prompt = clip.row.get(self.prompt_column) or None
-        return previous_tokens(prompt, self.tokenizer, positions)
 
     def with_previous(self, previous: tuple[int, ...]) -> Model:
         """This model with other tokens ahead of each window."""
@@ -210,7 +206,7 @@ class Model:
                 waveforms, first.languages, first.detected, first.no_speech, strict=True
             )
         ]
-        generate = partial(self._generate, generator or self.generator)
+        generate = partial(one_pass, generator or self.generator)
         self._transcribe_to_the_end(generate, windows, features, (states, first.cache))
         return [
             self.reader.transcript(window)
@@ -254,26 +250,24 @@ class Model:
                 seeks = [window.seek for window in left]
                 states, cache = self.encoder.states_from(features[rows], seeks), None
 
-    def _generate(
-        self,
-        generator: Generator,
-        windows: Sequence[WindowState],
-        states: torch.Tensor,
-        cache: Any,
-    ) -> list[Generation]:
-        """One pass over each window from its `seek` on."""
-        prompts = [self.settings.prompt(window.language) for window in windows]
-        frames = [window.frames_left for window in windows]
-        limit = self.settings.max_new_tokens
-        is_short = states.shape[1] < self.model.config.max_source_positions
-        if is_short:
-            limit = min(limit, max_plausible_tokens(max(frames)))
-        generations = generator(
-            GenerationRequest(states, prompts, frames, limit, len(prompts[0]), cache)
-        )
-        if not is_short:
-            return generations
-        return [_within_limit(*pair) for pair in zip(generations, frames, strict=True)]
+
+def one_pass(
+    generator: Generator, windows: Sequence[WindowState], states: torch.Tensor, cache: Any
+) -> list[Generation]:
+    """What the generator writes for each window from its `seek` on."""
+    settings = generator.settings
+    prompts = [settings.prompt(window.language) for window in windows]
+    frames = [window.frames_left for window in windows]
+    limit = settings.max_new_tokens
+    is_short = states.shape[1] < generator.model.config.max_source_positions
+    if is_short:
+        limit = min(limit, max_plausible_tokens(max(frames)))
+    generations = generator(
+        GenerationRequest(states, prompts, frames, limit, len(prompts[0]), cache)
+    )
+    if not is_short:
+        return generations
+    return [_within_limit(*pair) for pair in zip(generations, frames, strict=True)]
 
 
 def _within_limit(generation: Generation, frames: int) -> Generation:
