@@ -10,9 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import posixpath
 import re
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -96,8 +94,7 @@ class Folder:
         """The files in the folder and below it, sorted."""
         storage = self.storage
         storage.fs.invalidate_cache()
-        root = storage.fs._strip_protocol(storage.root).rstrip("/")
-        return sorted(path[len(root) + 1 :] for path in storage.fs.find(root))
+        return sorted(path[len(storage.root) + 1 :] for path in storage.fs.find(storage.root))
 
 
 def folders(out: str, options: Mapping[str, Any]) -> tuple[Folder, Folder]:
@@ -136,14 +133,3 @@ def complete(unfinished: Folder, out: Folder) -> None:
 def is_empty(folder: Folder) -> bool:
     """Whether there is nothing in a folder, or no folder."""
     return not folder.storage.names()
-
-
-def local_copy(folder: Folder, name: str, scratch: str) -> str:
-    """A file of the folder as one on this machine: itself, or a copy in `scratch`."""
-    storage = folder.storage
-    if storage.is_local:
-        return f"{storage.root}/{name}"
-    path = os.path.join(scratch, posixpath.basename(name))
-    with storage.open(name) as file, open(path, "wb") as copy:
-        shutil.copyfileobj(file, copy)
-    return path

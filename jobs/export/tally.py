@@ -12,6 +12,8 @@ from audio_ops.errors import ClipError
 from jobs.console import Console, printable
 from jobs.progress import clock
 
+MESSAGES = 1_000  # that are counted
+
 
 class Tally:
     """How many of an export's `total` clips, or segments, are written, and why others are not."""
@@ -21,7 +23,8 @@ class Tally:
         self.started = time.monotonic()
         self.written, self.audio_s = 0, 0.0
         self.kinds: Counter[str] = Counter()
-        self.examples: dict[str, str] = {}
+        self.messages: Counter[tuple[str, str]] = Counter()  # of kinds, the first MESSAGES
+        self.examples: dict[tuple[str, str], str] = {}  # sources
 
     @property
     def failed(self) -> int:
@@ -34,7 +37,10 @@ class Tally:
             self.audio_s += duration_s
             return
         self.kinds[error.kind] += 1
-        self.examples.setdefault(error.kind, printable(f"{source}: {error.message}"))
+        message = error.kind, error.message
+        if message in self.messages or len(self.messages) < MESSAGES:
+            self.messages[message] += 1
+            self.examples.setdefault(message, source)
 
     def add_record(self, record: pa.Table) -> None:
         """Count the items of a finished shard."""
@@ -72,8 +78,10 @@ class Tally:
         say(f"{self.total:,} selected = {self.written:,} exported + {self.failed:,} failed")
 
     def failures(self) -> list[str]:
-        """A line for each kind of error, with an example."""
-        return [
-            f"{count:,} × {kind}, e.g. {self.examples[kind]}"
-            for kind, count in self.kinds.most_common()
-        ]
+        """A line for each kind of error, with an example of its most frequent message."""
+        lines = []
+        for kind, count in self.kinds.most_common():
+            found = (m for m, _ in self.messages.most_common() if m[0] == kind)
+            example = next((f", e.g. {self.examples[m]}: {m[1]}" for m in found), "")
+            lines.append(printable(f"{count:,} × {kind}{example}"))
+        return lines

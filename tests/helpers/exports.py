@@ -153,7 +153,9 @@ def labelled(row: Mapping[str, Any], n: int) -> dict[str, Any]:
 
 
 def make(
-    folder: Path, inputs: Mapping[str, Mapping[str, Any]], storage: Mapping[str, Any] | None = None
+    folder: Path | str,
+    inputs: Mapping[str, Mapping[str, Any]],
+    storage: Mapping[str, Any] | None = None,
 ) -> Table:
     """A table of all clips of the inputs, the channels of `stereo.wav` by themselves as well."""
     rows = [row for given in inputs.values() for row in found_clips(given)]
@@ -167,10 +169,14 @@ def make(
 
 
 def write_table(
-    folder: Path | str, rows: list[dict[str, Any]], storage: Mapping[str, Any] | None = None
+    folder: Path | str,
+    rows: list[dict[str, Any]],
+    storage: Mapping[str, Any] | None = None,
+    without: Sequence[str] = (),
 ) -> Table:
     """A table with these rows."""
-    schema = table_schema(TASKS, KEPT)
+    whole = table_schema(TASKS, KEPT)
+    schema = pa.schema([field for field in whole if field.name not in without])
     fields = [field for field in schema if field.name not in ("status", *RUN.names)]
     given = pa.schema([*fields, *CHANGE, ("shard_end", SHARD_END)])
     table = held(f"{folder}/table", "run", schema, SETTINGS, storage)

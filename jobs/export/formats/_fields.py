@@ -94,11 +94,10 @@ def linked(item: Item) -> str:
 
 def unlinkable(item: Item) -> str | None:
     """Why a list of files cannot name an item where it is."""
-    place = place_of(item["member"])
-    if place.kind != "file":
-        what = "a Parquet file" if place.kind == "row" else "a tar"
+    if place_of(item["member"]).kind != "file":
         return (
-            f"the clip lies in {what}, where no list can name it (--audio wav or flac takes it out)"
+            "the clip lies in a tar or a Parquet file, where no list can name it (--audio wav or flac "
+            "takes it out)"
         )
     try:
         linked(item).encode()

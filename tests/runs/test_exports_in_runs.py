@@ -20,6 +20,7 @@ import pytest
 import soundfile
 from exports import RATE, samples_of
 from runs import ROOT, command
+from s3 import KEY, S3, SECRET, s3  # noqa: F401  # the fixture
 
 from jobs.cli import run
 from jobs.export.formats._fields import one_line
@@ -378,3 +379,38 @@ def test_an_export_that_is_killed_goes_on_and_ends_with_the_same_bytes(
     assert continued == {name: whole[name] for name in continued} and len(whole) == 21
     assert run(["export", str(table), str(tmp_path / "whole"), *more]) == 0
     assert "nothing to do" in capfd.readouterr().out
+
+
+def test_an_export_from_a_store_to_a_store_is_there_as_a_whole(
+    tmp_path: Path, local_ray: None, s3: S3, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Files, a tar and the table lie on S3; the store's copies end with what names the others."""
+    s3.bucket("exports")
+    fs = s3.files()
+    exports.pack(tmp_path / "in")
+    for name in ("files/plain.wav", "files/ünï 中.wav", "tar/0.tar"):
+        fs.put_file(str(tmp_path / "in" / name), f"exports/in/{name}")
+    where = {"storage_options": s3.resolved}
+    inputs = {
+        "a": {"path": "s3://exports/in/files", "format": "files", **where},
+        "b": {"path": "s3://exports/in/tar", "format": "webdataset", **where},
+    }
+    exports.make("s3://exports", inputs, s3.resolved)
+    options = ["endpoint_url=" + s3.endpoint, f"key={KEY}", f"secret={SECRET}"]
+    given = [part for option in options for part in ("--storage-option", option)]
+    out = "s3://exports/deep/out"
+    command = ["export", "s3://exports/table", out, "--as", "nemo-tarred", "--task", "t", *given]
+    more = ["--audio", "flac", "--shard-clips", "2"]
+    assert run([*command, *more]) == 0, capfd.readouterr().out
+    assert not fs.exists("exports/deep/out.unfinished")
+    fs.get("exports/deep/out", str(tmp_path / "out"), recursive=True)
+    found = sorted(one.text for one in from_nemo_tarred(tmp_path / "out"))
+    assert found == sorted(exports.text_of(n) for n in range(5))
+    puts = [request.path for request in s3.asked("/exports/deep/out/", "PUT")]
+    assert puts[-1].endswith(".earmark/export.json") and "manifest.json" in puts[-2]
+    assert len([path for path in puts if path.endswith(".tar")]) == 3
+    assert run([*command, *more]) == 0
+    assert "nothing to do" in capfd.readouterr().out
+    assert run([*command, "--audio", "wav"]) == 2
+    linked = [*command[:2], "s3://exports/linked", "--as", "lhotse", *command[5:]]
+    assert run([*linked, "--where", "member IS NULL"]) == 0
