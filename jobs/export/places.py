@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -98,13 +98,20 @@ def clips_of(rows: Sequence[Mapping[str, Any]]) -> list[Clip]:
     return clips
 
 
-def opened(clips: Sequence[Clip], input: Input, kept: pa.Schema) -> Opened:
+def opened(
+    clips: Sequence[Clip],
+    input: Input,
+    kept: pa.Schema,
+    begins: Callable[[Clip], None] = lambda _: None,
+) -> Opened:
     """Each clip and its sound: those of a tar in the tar's order, all others in their own.
 
     kept: the columns that the run kept, as they are part of the version of a tar's member.
+    begins: called with a clip before its source is opened, which may have others.
     """
     for (source, kind), group in groupby(clips, key=lambda clip: (clip.source, clip.place.kind)):
         of_source = list(group)
+        begins(of_source[0])
         if kind == "file":
             yield from ((clip, _file(clip, input)) for clip in of_source)
         elif kind == "row":

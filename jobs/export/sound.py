@@ -23,7 +23,6 @@ from jobs.input import Input
 from jobs.workers.lanes import LONG_BYTES, Lanes
 from jobs.workers.sandbox import Died, SharedMemory, sandbox
 
-BATCH_BYTES = 8 << 20
 BYTES_PER_SAMPLE = 8  # float32 while it is decoded, then int16 and FLAC
 DEATHS_OF_A_SOURCE = 3  # between its clips, until the rest of it is given up
 KILLS_OF_A_CLIP = 3  # from outside, as when memory is short
@@ -79,6 +78,7 @@ class SoundWork:
     settings: SoundSettings
     failed: Mapping[str, ClipError] = field(default_factory=dict)  # by clip_id or source
     alone: AbstractSet[str] = frozenset()  # clip_ids, decoded while no other long recording is
+    batch_bytes: int = 8 << 20  # handed over at once; after a death each clip by itself
 
 
 def encoded_items(work: SoundWork) -> Iterator[tuple[int, Encoded | ClipError]]:
@@ -111,6 +111,7 @@ def _after(death: Died, work: SoundWork, deaths: Counter[str]) -> SoundWork:
     """The work for the process after one that has died."""
     at = death.clip_id or work.clips[min(death.row, len(work.clips) - 1)].source
     deaths[at] += 1
+    work = replace(work, batch_bytes=0)
     may_die = (KILLS_OF_A_CLIP if death.by_chance else 1) if death.clip_id else DEATHS_OF_A_SOURCE
     if deaths[at] >= may_die:
         return replace(work, failed={**work.failed, at: ClipError(death.kind, death.message)})
@@ -119,36 +120,47 @@ def _after(death: Died, work: SoundWork, deaths: Counter[str]) -> SoundWork:
 
 def encoded_tables(memory: SharedMemory, work: SoundWork) -> Iterator[pa.Table]:
     """`ENCODED` of all items, in a sandbox: records in `memory` which clip is in progress."""
+    import soundfile  # noqa: F401  # now, as the time that it takes is no clip's
+
+    import audio_ops.prepare  # noqa: F401
+
     lanes = Lanes(_most_bytes(work), memory.waits)
+    numbers = {clip.clip_id: number for number, clip in enumerate(work.clips)}
+
+    def between(clip: Clip) -> None:
+        memory.working_on("", numbers[clip.clip_id])
+
     rows: list[dict[str, Any]] = []
     size = 0
     try:
-        for number, (clip, file) in enumerate(_opened(work)):
-            memory.working_on(clip.clip_id, number)
+        for clip, file in _opened(work, between):
+            memory.working_on(clip.clip_id, numbers[clip.clip_id])
             if clip.clip_id in work.alone:
                 lanes.take_all()
             for row in _items(clip, file, work, _watching(memory, lanes, clip)):
-                if rows and size + len(row.get("content") or b"") > BATCH_BYTES:
-                    yield pa.Table.from_pylist(rows, schema=ENCODED)
-                    rows, size = [], 0
                 rows.append(row)
                 size += len(row.get("content") or b"")
+                if size >= work.batch_bytes:
+                    yield pa.Table.from_pylist(rows, schema=ENCODED)
+                    rows, size = [], 0
             lanes.release()
-            memory.working_on("", number)
+            between(clip)
     finally:
         lanes.release()
     if rows:
         yield pa.Table.from_pylist(rows, schema=ENCODED)
 
 
-def _opened(work: SoundWork) -> Iterator[tuple[Clip, BinaryIO | ClipError]]:
+def _opened(
+    work: SoundWork, begins: Callable[[Clip], None]
+) -> Iterator[tuple[Clip, BinaryIO | ClipError]]:
     """The clips, without opening those that have failed."""
     failed = work.failed
     for clip in work.clips:
         if error := failed.get(clip.clip_id) or failed.get(clip.source):
             yield clip, error
     sound = [c for c in work.clips if c.clip_id not in failed and c.source not in failed]
-    yield from opened(sound, work.settings.input, work.settings.kept)
+    yield from opened(sound, work.settings.input, work.settings.kept, begins)
 
 
 def _most_bytes(work: SoundWork) -> float:
@@ -197,7 +209,7 @@ def _decoded_items(
     clip: Clip, file: BinaryIO, work: SoundWork, decoded: Callable[[float], None]
 ) -> Iterator[dict[str, Any]]:
     """The items of a clip that is decoded as its labels' was, in one channel."""
-    from audio_ops.prepare import prepare_clip
+    from audio_ops.prepare import prepare_clip  # a decoder, which no command's help imports
 
     settings = work.settings
     rate = settings.sample_rate or clip.sample_rate

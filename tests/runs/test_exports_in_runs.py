@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import tarfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -16,11 +17,14 @@ from typing import Any, NamedTuple
 
 import exports
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
+import yaml
 from exports import RATE, samples_of
 from runs import ROOT, command
 from s3 import KEY, S3, SECRET, s3  # noqa: F401  # the fixture
+from tables import existing
 
 from jobs.cli import run
 from jobs.export.formats._fields import one_line
@@ -414,3 +418,46 @@ def test_an_export_from_a_store_to_a_store_is_there_as_a_whole(
     assert run([*command, "--audio", "wav"]) == 2
     linked = [*command[:2], "s3://exports/linked", "--as", "lhotse", *command[5:]]
     assert run([*linked, "--where", "member IS NULL"]) == 0
+
+
+def test_the_runs_config_says_which_column_has_the_sound(
+    tmp_path: Path, local_ray: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    columns = {
+        name: [{"bytes": exports.sounding(0.5, hz), "path": "x.wav"}]
+        for name, hz in (("near", 300), ("far", 500))
+    }
+    exports.write_parquet(tmp_path / "in" / "0.parquet", pa.table(columns), rows=1)
+    given = {"path": str(tmp_path / "in"), "format": "parquet", "columns": {"audio": "far"}}
+    exports.make(tmp_path, {"parquet": given})
+    world = World(tmp_path, {}, existing(tmp_path / "table"))
+    assert export(world, tmp_path / "out", "nemo", "--audio", "wav") == 2
+    assert "× unreadable" in capfd.readouterr().out and not (tmp_path / "out").exists()
+    config = tmp_path / "run.yaml"
+    tasks = {"t": {"task": exports.ASR, "model": "x"}}
+    config.write_text(yaml.safe_dump({"input": given, "tasks": tasks, "output": {"path": "x"}}))
+    more = ("--audio", "wav", "--config", str(config))
+    assert export(world, tmp_path / "out", "nemo", *more) == 0
+    [one] = from_nemo(tmp_path / "out")
+    far, _ = decoded(columns["far"][0]["bytes"])
+    assert np.array_equal(one.samples, far)
+
+
+def test_a_signal_stops_an_export_and_leaves_nothing_running(
+    tmp_path: Path, local_ray: None, world: World
+) -> None:
+    """The signal comes when the first shard is there; the same command then makes the rest."""
+    records = tmp_path / "out.unfinished" / ".earmark" / "records"
+
+    def stop() -> None:
+        while not list(records.glob("*.parquet")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    more = ("--audio", "flac", "--shard-clips", "1")
+    threading.Thread(target=stop, daemon=True).start()
+    assert export(world, tmp_path / "out", "webdataset", *more) == 128 + signal.SIGTERM
+    assert not (tmp_path / "out").exists()
+    assert export(world, tmp_path / "out", "webdataset", *more) == 0
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 19

@@ -6,22 +6,32 @@ import csv
 import json
 import subprocess
 import sys
+import tarfile
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import exports
+import pyarrow as pa
 import pytest
 from exports import TEXTS, samples_of, text_of, write_table
+from poison import wav
 from runs import ROOT
 from tables import existing
+from test_poison import site  # noqa: F401  # the fixture
 
+from audio_ops.errors import ClipError
 from jobs.cli import run
+from jobs.config import Audio
 from jobs.export.formats import format_names, load_format
 from jobs.export.formats._fields import one_line
 from jobs.export.options import Options, part_names
-from jobs.export.places import Place, place_of
+from jobs.export.places import Place, clips_of, place_of
 from jobs.export.select import Selection, select, shape_of
+from jobs.export.sound import SoundSettings, SoundWork, encoded_items
+from jobs.input import Input
+from jobs.sources import load_source
 from jobs.table.lease import Holder, Lease
 from jobs.table.storage import Storage
 
@@ -60,6 +70,48 @@ def made_up(n: int, **columns: Any) -> dict[str, Any]:
         **place,
     }
     return exports.labelled(row, n) | {"speaker": f"s{n % 40}"} | columns
+
+
+def encoded(
+    given: Sequence[dict[str, Any]], audio: str = "flac", **decoding: Any
+) -> list[tuple[str, str]]:
+    """The name and the outcome of each clip of some inputs, in the order in which they come."""
+    rows = []
+    for n, one in enumerate(given):
+        for number, row in enumerate(clips_in(one)):
+            rows.append(row | {"clip_id": f"{n}-{number}"})
+    clips = clips_of(rows)
+    settings = SoundSettings(
+        Input(path="x"),
+        Audio(**{"decode_timeout_s": 60.0, "decode_memory_mb": 512, **decoding}),
+        pa.schema([]),
+        audio,  # type: ignore[arg-type]
+        "flac",
+        None,
+    )
+    names = {at: clip.member or Path(clip.source).name for clip in clips for at in clip.items}
+    return [
+        (names[at], one.kind if isinstance(one, ClipError) else one.extension)
+        for at, one in encoded_items(SoundWork(clips, {}, settings))
+    ]
+
+
+def clips_in(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The place of each clip of an input that is no tar; of a tar those of its members."""
+    input = Input(**given)
+    found = load_source(input.format).find(input, print).clips.to_pylist()
+    common = {"channel": None, "sample_rate": 16_000, "format": "wav/pcm_16", "offset_s": 0.0}
+    for row in found:
+        if input.format == "webdataset":
+            with tarfile.open(row["source"]) as archive:
+                names = sorted(archive.getnames())
+            yield from (
+                {"source": row["source"], "member": n, "source_version": row["source_version"]}
+                | common
+                for n in names
+            )
+        else:
+            yield row | common
 
 
 def export(folder: Path, out: Path, format: str, *more: str) -> int:
@@ -443,6 +495,53 @@ def test_each_format_says_how_it_takes_sound() -> None:
     assert len(format_names()) == 12
     for name in format_names():
         assert load_format(name).AUDIO
+
+
+def test_a_clip_that_kills_or_stops_its_decoder_costs_itself_alone(
+    tmp_path: Path,
+    site: Path,
+) -> None:
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    harms = {1: "segfault", 3: "loop"}
+    for n in range(5):
+        (audio / f"{n}.wav").write_bytes(wav(harm=harms.get(n, "")))
+    found = encoded([{"path": str(audio), "format": "files"}], decode_timeout_s=3.0)
+    kinds = {1: "crashed", 3: "timeout"}
+    assert sorted(found) == [(f"{n}.wav", kinds.get(n, "flac")) for n in range(5)]
+    good = [name for name, outcome in found if outcome == "flac"]
+    assert good == sorted(good)
+
+
+def test_a_tar_that_kills_its_reader_costs_its_own_clips(tmp_path: Path, site: Path) -> None:
+    """Those behind the member that does it: others of the shard are there, whatever was read before."""
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for n in range(3):
+        (audio / f"{n}.wav").write_bytes(wav())
+    names = ["a.wav", "segfault@b.wav", "c.wav"]
+    for name in ("bad.tar", "good.tar"):
+        members = [
+            (member.removeprefix("segfault@") if name[0] == "g" else member) for member in names
+        ]
+        exports.write_tar(tmp_path / name, [(member, wav()) for member in members])
+    files = {"path": str(audio), "format": "files"}
+    tars = [{"path": str(tmp_path / n), "format": "webdataset"} for n in ("bad.tar", "good.tar")]
+    found = encoded([files, *tars, files | {"path": str(audio / "0.wav")}])
+    outcomes = Counter(found)
+    assert outcomes["0.wav", "flac"] == 2 and outcomes["1.wav", "flac"] == 1
+    assert outcomes["a.wav", "flac"] == 2  # what can be read of the bad one
+    assert outcomes["b.wav", "flac"] == 1 and outcomes["segfault@b.wav", "crashed"] == 1
+    assert outcomes["c.wav", "crashed"] == outcomes["c.wav", "flac"] == 1
+
+
+def test_sound_without_a_header_is_decoded_as_for_the_labels(tmp_path: Path) -> None:
+    (tmp_path / "a.ulaw").write_bytes(bytes(8000))
+    given = [{"path": str(tmp_path / "a.ulaw"), "format": "files"}]
+    raw = ({"extensions": ["ulaw"], "encoding": "mulaw", "sample_rate": 8000},)
+    assert encoded(given) == [("a.ulaw", "not_audio")]
+    assert encoded(given, raw=raw) == [("a.ulaw", "flac")]
+    assert encoded(given, "copy") == [("a.ulaw", "ulaw")]
 
 
 def test_labels_of_a_classification_are_exported(world: Path, tmp_path: Path) -> None:
