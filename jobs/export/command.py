@@ -27,7 +27,7 @@ from jobs.config import ConfigError
 from jobs.console import Console
 from jobs.exit_codes import BAD_CONFIG, FAILED, IN_USE, OK, TOO_MANY_ERRORS
 from jobs.export.arguments import add_arguments
-from jobs.export.folder import ABOUT, Folder, complete, folders, is_empty
+from jobs.export.folder import ABOUT, PROBE, Folder, complete, folders, is_empty
 from jobs.export.formats import Export, load_format
 from jobs.export.options import BadExport
 from jobs.export.request import Request, request_of
@@ -75,29 +75,44 @@ def export(request: Request, console: Console, stop: Stop) -> int:
         )
         for reason, count in selection.left_out.items():
             console.say(f"  left out: {count:,} with {reason}")
-        with held(unfinished, console):
-            start(unfinished, about, console)
-            if what.audio not in ("none", "link"):
-                with running_ray(request.config, console, stop):
-                    sound = sound_of(request, what)
-                    make = sound_settings(options.format, what, sound, unfinished)
-                    write_shards(selection, make, unfinished, tally, stop)
-                    stop.raise_lost()
-                if stop.why:
-                    raise Stopped
-            console.progress("writing the lists")
-            write_lists(
-                selection,
-                options.format,
-                what,
-                request.config.input,
-                unfinished,
-                tally=tally,
-                stop=stop,
-            )
-            refuse_nothing(tally, unfinished)
+        refuse_foreign(unfinished)
+        try:
+            with held(unfinished, console):
+                start(unfinished, about, console)
+                write(request, selection, what, unfinished, tally=tally, stop=stop)
+        except BadExport:
+            unfinished.remove()
+            raise
         complete(unfinished, out)
     return told(request, out, tally, selection)
+
+
+def write(
+    request: Request,
+    selection: Selection,
+    what: Export,
+    unfinished: Folder,
+    *,
+    tally: Tally,
+    stop: Stop,
+) -> None:
+    """Write the shards and the lists. Raises BadExport if no clip can be exported, and Stopped."""
+    name = request.options.format
+    if what.audio not in ("none", "link"):
+        with running_ray(request.config, tally.console, stop):
+            make = sound_settings(name, what, sound_of(request, what), unfinished)
+            write_shards(selection, make, unfinished, tally, stop)
+            stop.raise_lost()
+        if stop.why:
+            raise Stopped
+    tally.console.progress("writing the lists")
+    input = request.config.input
+    write_lists(selection, name, what, input, unfinished, tally=tally, stop=stop)
+    if not tally.written:
+        raise BadExport(
+            f"expected clips that can be exported, found none among {tally.total:,}:\n  "
+            + "\n  ".join(tally.failures())
+        )
 
 
 def refuse_places(request: Request, out: Folder) -> None:
@@ -183,32 +198,24 @@ def held(unfinished: Folder, console: Console) -> Iterator[None]:
         lease.end()
 
 
+def refuse_foreign(unfinished: Folder) -> None:
+    """Raise BadExport if files that no export made lie where this one is to be made."""
+    names = unfinished.storage.names() - {PROBE, ".earmark"}
+    if names and unfinished.about() is None:
+        raise BadExport(
+            f"OUT: expected no {unfinished.path}, in which the export is made, or that of a killed "
+            "export, found files of others: remove it, or choose another OUT"
+        )
+
+
 def start(unfinished: Folder, about: Mapping[str, Any], console: Console) -> None:
     """Continue the unfinished export, if it is this one; else begin anew."""
-    found = unfinished.about()
-    if found == about:
+    if unfinished.about() == about:
         console.say(f"an unfinished export in {unfinished.path} is continued")
         return
-    for name in unfinished.storage.names() - {"_earmark"}:
-        if found is None and not name.startswith("."):
-            raise BadExport(
-                f"OUT: expected no {unfinished.path}, in which the export is made, or one of a killed "
-                "export, found files of others: remove it, or choose another OUT"
-            )
+    for name in unfinished.storage.names() - {PROBE}:
         unfinished.remove(name)
     unfinished.write(ABOUT, json.dumps(about, indent=1, ensure_ascii=False).encode())
-
-
-def refuse_nothing(tally: Tally, unfinished: Folder) -> None:
-    """Raise BadExport if no clip could be exported."""
-    if tally.written:
-        return
-    for name in unfinished.storage.names() - {"_earmark"}:
-        unfinished.remove(name)
-    raise BadExport(
-        f"expected clips that can be exported, found none among {tally.total:,}:\n  "
-        + "\n  ".join(tally.failures())
-    )
 
 
 def told(request: Request, out: Folder, tally: Tally, selection: Selection) -> int:

@@ -115,10 +115,11 @@ def select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selec
         _check_columns(options, names)
         _check_where(database, options, shape, names)
         _view(database, shape, options, names)
-        left_out = _left_out(database, options)
-        parts = _parts(database, options)
         path = scratch / "items.parquet"
-        _write(database, shape, options, names, path)
+        with _fitting(options, names):  # a cast fails only where a value does not fit
+            left_out = _left_out(database, options)
+            parts = _parts(database, options)
+            _write(database, shape, options, names, path)
         digest = _digest(database, path)
     columns = pq.read_schema(path)
     extra = {f.name[len(EXTRA) :]: f.type for f in columns if f.name.startswith(EXTRA)}
@@ -174,14 +175,25 @@ def _check_where(database: Any, options: Options, shape: Shape, names: Sequence[
 
     if options.where is None:
         return
-    try:
+    with _fitting(options, names):
         statements = duckdb.extract_statements(f"SELECT 1 WHERE ({options.where}\n)")
         if len(statements) != 1:
             raise BadExport(f"--where: expected one condition, found {options.where!r}")
         database.execute(
             f"EXPLAIN SELECT * FROM ({_rows(shape, options)}) WHERE ({options.where}\n)"
         )
-    except duckdb.Error as error:
+
+
+@contextmanager
+def _fitting(options: Options, names: Sequence[str]) -> Iterator[None]:
+    """Raise BadExport, with DuckDB's message and the columns, for a condition that fails."""
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.DataError, duckdb.NotSupportedError, duckdb.ProgrammingError) as error:
+        if options.where is None:
+            raise
         has = [*names, *(["segment"] if options.cut else [])]
         raise BadExport(f"--where: {error}\nthe columns are: {', '.join(has)}") from None
 
@@ -319,7 +331,7 @@ def _write(database: Any, shape: Shape, options: Options, names: Sequence[str], 
         "export_start::DOUBLE AS start_s",
         "(export_end - export_start)::DOUBLE AS duration_s",
         "export_value AS value",
-        f"{score}::DOUBLE AS score",
+        f"{score}::VARCHAR::DOUBLE AS score",  # 0.3 and not 0.30000001
         f"{language}::VARCHAR AS language",
         f"{speaker}::VARCHAR AS speaker",
         f"{segments}::STRUCT(start_s DOUBLE, end_s DOUBLE, text VARCHAR)[] AS segments",

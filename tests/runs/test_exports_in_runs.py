@@ -83,7 +83,8 @@ def from_webdataset(out: Path) -> Iterator[Read]:
     assert len(tars) > 1
     for sample in webdataset.WebDataset(tars, shardshuffle=False):
         about = json.loads(sample["json"])
-        assert about["text"] == sample["txt"].decode()
+        assert about["text"] == sample["txt"].decode() and len(str(about["score"])) <= 4
+        assert about["reference"].startswith("reference ") and "t_suspect" in about
         [sound] = [sample[name] for name in ("flac", "wav") if name in sample]
         yield Read(about["text"], *decoded(sound))
 
@@ -94,6 +95,8 @@ def from_datasets(out: Path) -> Iterator[Read]:
     data = datasets.load_dataset(str(out), cache_dir=f"{out}-cache")["train"]
     assert isinstance(data.features["audio"], datasets.Audio)
     for row in data.cast_column("audio", datasets.Audio(decode=False)):
+        assert row["reference"].startswith("reference ") and row["labelled_at"].year > 2000
+        assert row["t_suspect"] in ([], ["repeats"]) and row["score"] is not None
         sound = row["audio"]["bytes"] or Path(row["audio"]["path"])
         yield Read(row["text"], *decoded(sound))
 
@@ -225,6 +228,7 @@ def test_each_format_is_read_by_its_own_library(
     more = ["--cut", "segments", "--pad-s", str(PAD_S)] if cut else []
     if format == "kaldi":
         more += ["--speaker", "speaker"]
+    more += ["--columns", "text=reference,labelled_at", "--columns", "t_suspect"]
     out = tmp_path / "out"
     assert export(world, out, format, "--audio", audio, "--shard-clips", "7", *more) == 0
     wanted = expected(world, format, cut=cut)

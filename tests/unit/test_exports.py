@@ -147,6 +147,7 @@ def test_a_member_says_where_its_clip_lies(member: str | None, place: Place) -> 
 REFUSED = {
     "a column that is not there": (["--where", "t_scor > 1"], "t_scor", "t_score, t_language"),
     "no SQL": (["--where", "t_score >"], "--where: ", "the columns are: clip_id"),
+    "a value that does not fit": (["--where", "t_text::INT > 1"], "--where: Conversion Error"),
     "two statements": (["--where", "true); SELECT (1"], "expected one condition"),
     "no clip": (["--where", "t_score > 9"], "expected a labelled clip that meets", "of 19 rows"),
     "an unknown task": (["--task", "x"], "--task: expected one of the table's (t, kind)", "'x'"),
@@ -488,7 +489,7 @@ def test_an_export_of_nothing_but_unreadable_clips_is_none(
     assert export(wide, tmp_path / "out", "nemo") == 2
     printed = capfd.readouterr().out
     assert "expected clips that can be exported, found none among 600" in printed
-    assert "× unreadable, e.g. /gone/" in printed and not (tmp_path / "out").exists()
+    assert "× unreadable, e.g. /gone/" in printed and not list(tmp_path.iterdir())
 
 
 def test_each_format_says_how_it_takes_sound() -> None:

@@ -70,10 +70,9 @@ def origin(item: Item) -> dict[str, Any]:
 
 
 def jsonable(value: Any) -> Any:
-    """A value of JSON: times and the like as text, NaN and infinities as null, floats of 32 bits as
-    they are shown."""
+    """A value of JSON: times and the like as text, NaN and infinities as null."""
     if isinstance(value, float):
-        return float(f"{value:.7g}") if math.isfinite(value) else None
+        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(name): jsonable(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -33,6 +33,4 @@ def fields(item: Item, export: Export) -> Sequence[str]:
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, float):
-        return f"{value:.7g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
