@@ -25,7 +25,7 @@ import pyarrow as pa
 from jobs import ray_compat
 from jobs.config import ConfigError
 from jobs.console import Console
-from jobs.exit_codes import BAD_CONFIG, FAILED, IN_USE, OK, TOO_MANY_ERRORS
+from jobs.exit_codes import BAD_CONFIG, FAILED, IN_USE, OK, TOO_MANY_ERRORS, exit_with
 from jobs.export.arguments import add_arguments
 from jobs.export.folder import ABOUT, PROBE, Folder, complete, folders, is_empty
 from jobs.export.formats import Export, load_format
@@ -41,7 +41,7 @@ from jobs.ray_cluster import running_ray
 from jobs.resources import CannotRun
 from jobs.sources._paths import absolute, is_local
 from jobs.stop import Stop, Stopped
-from jobs.table.lease import Holder, Lease, TableInUse, watched
+from jobs.table.lease import Holder, Lease, TableInUse, holder_of, watched
 
 __all__ = ["add_arguments", "export", "run_from"]
 
@@ -139,7 +139,7 @@ def export_of(request: Request, shape: Shape, selection: Selection, out: Folder)
         audio=request.audio,
         is_cut=options.cut is not None,
         columns=selection.columns,
-        has_speaker=options.speaker is not None,
+        has_speaker=selection.has_speaker,
     )
 
 
@@ -189,7 +189,12 @@ def held(unfinished: Folder, console: Console) -> Iterator[None]:
     storage = unfinished.storage
     if storage.is_local:
         os.makedirs(storage.root, exist_ok=True)
-    watched(storage, console.say)
+    try:
+        watched(storage, console.say)
+    except TableInUse:
+        other = holder_of(storage) or "whose note is gone"
+        what = f"{unfinished.path} is being written by another export, {other}"
+        raise TableInUse(what) from None
     lease = Lease(storage, Holder.me(console.run_id), lambda: False)
     lease.write()
     try:
@@ -242,6 +247,7 @@ def run_from(args: argparse.Namespace) -> int:
     """Export what the arguments of `add_arguments` ask for; returns the exit code."""
     run_id = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
     with Console(run_id) as console, Stop() as stop:
+        stop.give_up = lambda error: exit_with(lost(error, console))
         try:
             with stop.interrupting():
                 request = request_of(args)
@@ -249,7 +255,7 @@ def run_from(args: argparse.Namespace) -> int:
                     expect_answer(address, console.say)
             return export(request, console, stop)
         except TableInUse as error:
-            console.say(f"error: OUT is being written by another export: {error}")
+            console.say(f"error: {error}")
             return IN_USE
         except (ConfigError, CannotRun, BadExport) as error:
             console.say(f"error: {error}")
@@ -259,8 +265,11 @@ def run_from(args: argparse.Namespace) -> int:
             return stop.code or 128 + signal.SIGTERM
         except Exception as error:
             traceback.print_exc()
-            console.say(
-                f"error: {ray_compat.first_line(error)}; the same command continues\n"
-                f"log: {console.log}"
-            )
-            return FAILED
+            return lost(error, console)
+
+
+def lost(error: Exception, console: Console) -> int:
+    """Tell what ended an export; returns the exit code."""
+    line = ray_compat.first_line(error)
+    console.say(f"error: {line}; the same command continues\nlog: {console.log}")
+    return FAILED

@@ -26,7 +26,8 @@ MAX_PARTS = 1000
 EXTRA = "column:"  # begins the names of columns that are carried along
 BYTES_PER_SAMPLE = 2
 ALL = "all"  # the part of an export that is not split
-PLACE = "source || chr(0) || coalesce(regexp_replace(member, '(^| )[0-9][0-9.e+-]* s$', ''), '')"
+NAME = "coalesce(regexp_replace(member, '(^| )[0-9][0-9.e+-]* s$', ''), '')"  # without a length
+PLACE = f"source || chr(0) || {NAME}"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Selection:
     cuts: Sequence[tuple[str, int, int, int]]  # part, number in it, start, stop
     left_out: Mapping[str, int]
     columns: Mapping[str, pa.DataType]  # carried along, by the names they get
+    has_speaker: bool  # of any item
 
     @property
     def items(self) -> int:
@@ -120,11 +122,11 @@ def select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selec
             left_out = _left_out(database, options)
             parts = _parts(database, options)
             _write(database, shape, options, names, path)
-        digest = _digest(database, path)
+        digest, has_speaker = _digest(database, path)
     columns = pq.read_schema(path)
     extra = {f.name[len(EXTRA) :]: f.type for f in columns if f.name.startswith(EXTRA)}
     cuts, shards = _cuts(path, options, parts)
-    return Selection(path, digest, shards, cuts, left_out, extra)
+    return Selection(path, digest, shards, cuts, left_out, extra, has_speaker)
 
 
 @contextmanager
@@ -340,18 +342,20 @@ def _write(database: Any, shape: Shape, options: Options, names: Sequence[str], 
     database.execute(
         f"COPY (SELECT {', '.join(selected)} FROM candidates JOIN parts "
         "ON candidates.export_part IS NOT DISTINCT FROM parts.value WHERE export_reason IS NULL "
-        "ORDER BY parts.number, source, try_cast(member AS BIGINT), member, offset_s, "
+        f"ORDER BY parts.number, source, try_cast(member AS BIGINT), {NAME}, offset_s, member, "
         f"channel NULLS FIRST, number, clip_id) TO '{str(path).replace(chr(39), chr(39) * 2)}' "
         f"(FORMAT parquet, ROW_GROUP_SIZE {ROWS_AT_ONCE})"
     )
 
 
-def _digest(database: Any, path: Path) -> str:
-    """What tells one selection from another, whose order follows from its rows."""
-    [row] = database.execute(
-        "SELECT count(*), bit_xor(hash(items)) FROM read_parquet(?) AS items", [str(path)]
+def _digest(database: Any, path: Path) -> tuple[str, bool]:
+    """What tells one selection from another, whose order follows from its rows; whether any item has
+    a speaker."""
+    [(count, digest, speakers)] = database.execute(
+        "SELECT count(*), bit_xor(hash(items)), count(speaker) FROM read_parquet(?) AS items",
+        [str(path)],
     ).fetchall()
-    return "{}-{:x}".format(*row)
+    return f"{count}-{digest:x}", speakers > 0
 
 
 def _cuts(

@@ -85,7 +85,7 @@ def write_shards(
             waiting[remote.remote(number, shard, rows, shared)] = number
         while waiting and not stop.now():
             collect()
-        for one in waiting:
+        for one in waiting if stop.signal else ():  # a cluster that is gone would not answer
             ray.cancel(one)
 
 

@@ -57,7 +57,7 @@ def made_up(n: int, **columns: Any) -> dict[str, Any]:
     kind, file = n % 5, n // 5
     place = {"member": None, "offset_s": 0.0, "channel": kind - 2 if kind > 2 else None}
     if kind <= 2:
-        place |= {"member": "2.5 s", "offset_s": 2.5 * kind}
+        place |= {"member": f"{2.5 - kind / 10} s", "offset_s": 2.5 * kind}
     name = "list" if kind <= 2 else "both"
     row = {
         "clip_id": f"{n:032x}",
@@ -329,6 +329,22 @@ def test_segments_are_padded_bounded_and_filtered(wide: Path, tmp_path: Path) ->
     assert short.left_out["segments over --max-s"] == short.items
     good = selected(wide, tmp_path / "s3", cut=Cut(min_s=0.5), where="segment.score > 0.6")
     assert {round(row["score"], 5) for row in items(good)} == {0.9}
+
+
+def test_speakers_and_languages_of_segments_are_theirs(tmp_path: Path) -> None:
+    from jobs.export.options import Cut
+
+    row = made_up(0)
+    for segment, speaker in zip(row["t_segments"], ("A", "B b"), strict=True):
+        segment |= {"speaker": speaker, "language": f"x{speaker[0]}"}
+    write_table(tmp_path, [row, made_up(1)])
+    rows = items(selected(tmp_path, tmp_path / "s", cut=Cut()))
+    assert [row["speaker"] for row in rows] == ["A", "B b", None, None]
+    assert [row["language"] for row in rows] == ["xA", "xB", "en", "en"]
+    assert not selected(tmp_path, tmp_path / "t").has_speaker
+    export(tmp_path, tmp_path / "out", "csv", "--cut", "segments")
+    lines = (tmp_path / "out" / "clips.csv").read_text().splitlines()
+    assert "xB,B b," in lines[2]
 
 
 def test_conditions_see_all_columns_of_a_table(wide: Path, tmp_path: Path) -> None:
