@@ -221,6 +221,11 @@ def verify_options() -> str:
     return help_table("verify")
 
 
+def export_options() -> str:
+    """Options of `earmark export`."""
+    return help_table("export")
+
+
 def exit_code_options() -> str:
     """Options of `earmark exit-code`."""
     return help_table("exit-code")
@@ -232,7 +237,8 @@ PARTS: dict[str, Callable[[], str]] = {
         *(model_types, task_options, recognition_options, classification_options),
         *(zero_shot_options, input_keys, audio_keys, output_keys, resource_keys, drift_keys),
         *(other_keys, error_kinds, sound_flags, exit_codes, formats, codecs, encodings),
-        *(refused_formats, run_options, evaluate_options, verify_options, exit_code_options),
+        *(refused_formats, run_options, evaluate_options, verify_options, export_options),
+        exit_code_options,
     )
 }
 

@@ -34,6 +34,9 @@ COMMANDS = {
         "jobs.reports.verify",
         "check that a table is intact (log, data files, rows, counts), reading only",
     ),
+    "export": Command(
+        "jobs.export.command", "write clips and labels of a table in a format that others train on"
+    ),
     "exit-code": Command(
         "jobs.reports.exit_code", "end with the exit code of a run, from its summary"
     ),

@@ -159,6 +159,7 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
             held.commit([], todo.obsolete)
         if len(todo.todo):
             with probing(held.path, run.id), running_ray(run.config, console, stop):
+                console.progress("loading the models")
                 ledger = start_ledger()
                 shares, written = pipeline(run, todo, held, ledger, per_shard)
                 with Stream(written, shares) as stream:

@@ -44,7 +44,6 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
     context.max_errored_blocks = 0  # a block is many clips: never skip one
     context.execution_no_progress_timeout_s = config.resources.stalled_after_s
     ray_compat.set_actor_starts(context, ACTOR_STARTS)
-    console.progress("loading the models")
     head = HeadWatch(ray.get_runtime_context().gcs_address, stop.lose, stop.give_up)
     try:
         if stop.signal:  # it came while Ray started
