@@ -34,6 +34,10 @@ COMMANDS = {
         "jobs.reports.verify",
         "check that a table is intact (log, data files, rows, counts), reading only",
     ),
+    "report": Command(
+        "jobs.reports.page.command",
+        "make a page about a table: sums, suspects, references, and clips to listen to",
+    ),
     "exit-code": Command(
         "jobs.reports.exit_code", "end with the exit code of a run, from its summary"
     ),
