@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 import soundfile
 from poison import poisoned, wav
+from s3 import S3, s3  # noqa: F401  # the fixture
 from sounds import encode, tone
-from test_evaluate import SETTINGS, make
+from test_evaluate import SETTINGS, clip, make
 from test_packagings import BUILD, TEXTS, rows_of_the_page
 from test_sources import SOUNDS, settled, write_tar
 
@@ -31,16 +32,13 @@ from jobs.workers.read import ReadSettings, read
 
 
 def labelled(
-    folder: Path,
+    folder: Path | str,
     input: Input,
     kept: pa.Schema = NO_COLUMNS,
     channels: Channels = "mean",
-    recorded: bool = True,
+    **audio_keys: Any,
 ) -> tuple[Table, dict[str, Any]]:
-    """A table of an input's clips, and the sound of each that a model got, or None, by clip_id.
-
-    recorded: whether the run left a summary, which tells the packaging.
-    """
+    """A table of an input's clips, and the sound of each that a model got, or None, by clip_id."""
     source = load_source(input.format)
     found = source.find(input, print, kept)
     none = COMMITTED.empty_table()
@@ -49,7 +47,7 @@ def labelled(
         if source.SHARDED
         else plan(found, none, "f", retry_errors=False, channels=channels)
     ).todo
-    audio = Audio(channels=channels, max_clip_s=5.0)
+    audio = Audio(channels=channels, max_clip_s=5.0, **audio_keys)
     tables = list(read(todo, ReadSettings(input, audio, (RATE,), "never", kept)))
     rows = pa.concat_tables(tables)
     sounds = [None if s is None else s[:] for s in waveforms_of(rows[f"sound_{RATE}"])]
@@ -59,11 +57,11 @@ def labelled(
         for row, sound in zip(rows.select(names).to_pylist(), sounds, strict=True)
         if row["clip_id"]
     ]
-    settings = {**SETTINGS, "keep": kept.names, "audio": {"channels": channels}}
-    table = make(folder, [row for row, _ in clips], kept=kept, settings=settings)
-    if recorded:
-        document = json.dumps({"input": packaging(input)})
-        table.storage.write("_runs/run.json", document.encode())
+    settings = {**SETTINGS, "keep": kept.names, "audio": {"channels": channels, **audio_keys}}
+    rows_of_clips = [row for row, _ in clips]
+    options = input.storage_options
+    table = make(folder, rows_of_clips, options=options, kept=kept, settings=settings)
+    table.storage.write("_runs/run.json", json.dumps({"input": packaging(input)}).encode())
     return table, {row["clip_id"]: sound for row, sound in clips}
 
 
@@ -86,11 +84,11 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
             assert np.array_equal(found[clip_id], sound)
 
 
-@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "by names"])
 @pytest.mark.parametrize("name", BUILD)
 def test_a_clip_of_each_packaging_is_read_again(
-    tmp_path: Path, classifier: Path, monkeypatch: pytest.MonkeyPatch, name: str, recorded: bool
+    tmp_path: Path, classifier: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    """By what the run's summary says of the packaging, and without one by the files' names."""
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path / "data")
     BUILD[name]()
@@ -100,9 +98,12 @@ def test_a_clip_of_each_packaging_is_read_again(
     config, kept, _ = settled(
         tmp_path, classifier, input=input, output={"path": str(tmp_path / "o"), "keep": [column]}
     )
-    table, wanted = labelled(tmp_path, config.input, kept, recorded=recorded)
+    table, wanted = labelled(tmp_path, config.input, kept)
     assert len(wanted) == len(TEXTS) and all(sound is not None for sound in wanted.values())
-    if root and not recorded:  # nothing else says what the paths in it are relative to
+    monkeypatch.chdir(tmp_path)
+    assert_same(heard(table), wanted)
+    Path(table.path, "_runs", "run.json").unlink()
+    if root:  # nothing else says what the paths in it are relative to
         wanted = dict.fromkeys(wanted)
     assert_same(heard(table), wanted)
 
@@ -124,6 +125,42 @@ def test_the_channel_that_was_labelled_is_read_again(
     (tmp_path / packaging).mkdir()
     table, wanted = labelled(tmp_path, stereo(tmp_path / packaging), channels=channels)
     assert_same(heard(table), wanted)
+
+
+def test_sound_without_a_header_is_read_again_as_it_was_declared(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.ulaw", tone(0.5, 8_000)[0], 8_000, "ULAW", format="RAW")
+    raw = {"extensions": ["ulaw"], "encoding": "mulaw", "sample_rate": 8_000, "channels": 1}
+    input = Input(path=str(tmp_path / "a.ulaw"), format="files")
+    table, wanted = labelled(tmp_path, input, raw=[raw])
+    assert [len(sound) for sound in wanted.values()] == [RATE // 2]
+    assert_same(heard(table), wanted)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.tar"])
+def test_clips_and_tables_may_lie_on_a_store(tmp_path: Path, s3: S3, name: str) -> None:
+    bucket = f"report-{name[2:]}"
+    s3.bucket(bucket)
+    content = (
+        SOUNDS[0]
+        if name == "a.wav"
+        else write_tar(tmp_path / name, [("0.wav", SOUNDS[0])]).read_bytes()
+    )
+    s3.files().pipe_file(f"{bucket}/{name}", content)
+    format = "files" if name == "a.wav" else "webdataset"
+    input = Input(path=f"s3://{bucket}/{name}", format=format, storage_options=s3.resolved)
+    table, wanted = labelled(f"s3://{bucket}", input)
+    assert_same(heard(table), wanted)
+
+
+def test_an_input_that_does_not_answer_costs_the_report_its_sound_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {**clip(0), "source": "nostore://bucket/a.tar", "member": "0.wav"},
+        {**clip(1), "source": "nostore://bucket/a.wav"},
+    ]
+    found = heard(make(tmp_path, rows))
+    assert all("nostore" in str(sound) for sound in found.values())
 
 
 def by_name(table: Table, found: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ As in a run, everything that a file may break happens in a sandbox (`jobs.worker
 from __future__ import annotations
 
 import json
+import traceback
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,6 +123,11 @@ def _read(reading: Reading) -> Iterator[Sound]:
             at = death.clip_id if death.clip_id in left else next(iter(left))
             del left[at]
             yield Sound(at, ClipError(death.kind, death.message))
+        except Exception as error:  # of a store that does not answer, whatever it raises
+            traceback.print_exc()
+            failure = ClipError("unreadable", f"{type(error).__name__}: {error}")
+            yield from (Sound(clip_id, failure) for clip_id in left)
+            return
         else:
             for clip_id in left:
                 yield Sound(clip_id, ClipError("unreadable", "it was not found where it was"))
