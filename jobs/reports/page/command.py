@@ -60,11 +60,13 @@ def run_from(args: argparse.Namespace) -> int:
     if missing:
         return _refused(f"expected package {missing[0]}, found none: pip install 'earmark[report]'")
     from jobs.reports.page.build import Choice, build
+    from jobs.reports.page.database import reported_tasks
 
     try:
         table = open_table(args)
         folder = Path(args.output or _default(table.path)).absolute()
         _check(folder, table.path)
+        reported_tasks(table)  # of a version that has them
     except ValueError as error:
         return _refused(str(error))
     choice = Choice(args.clips, float(args.seconds), args.seed)

@@ -37,6 +37,11 @@ class ReportedTask:
         return quoted(self.of[name]) if name in self.of else "NULL"
 
     @property
+    def score(self) -> str:
+        """The score for a query, as a number in any case."""
+        return f"CAST({self.sql('score')} AS DOUBLE)"
+
+    @property
     def failed(self) -> str:
         """The condition that the task has no labels of a clip because something failed."""
         stage = "coalesce(error_stage IN ('read', 'decode'), false)"

@@ -82,7 +82,7 @@ def _wanted(database: Database, tasks: Sequence[ReportedTask], seed: int) -> Ite
 
 
 def _of_task(database: Database, task: ReportedTask) -> Iterator[Wanted]:
-    score, measure = task.sql("score"), task.error_measure
+    score, measure = task.score, task.error_measure
     if task.reference:
         is_text = task.kind == "recognition"
         title = "most word errors" if is_text else "highest loss"
@@ -130,5 +130,5 @@ def _disagreement(database: Database, one: ReportedTask, other: ReportedTask) ->
     )["labels"]
     if not shared:
         return None
-    sure = f"least({one.sql('score')}, {other.sql('score')})"
+    sure = f"least({one.score}, {other.score})"
     return Wanted(group, title, "other labels", f"{left} <> {right}", f"{sure} DESC")

@@ -33,6 +33,7 @@ def shown(row: Row, tasks: Sequence[ReportedTask], media: Media | ClipError) -> 
     start_s = row["offset_s"] or 0.0
     shown_s = media.seconds if isinstance(media, Media) else None
     return {
+        "clip_id": row["clip_id"],
         "file": file or source,
         "folder": source if file else "",
         "member": row["member"],

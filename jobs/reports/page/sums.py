@@ -30,7 +30,7 @@ def overall(database: Database) -> Row:
             count(*) FILTER (status = 'error') AS failed,
             count(DISTINCT run_id) AS runs,
             max(labelled_at) AS last, min(labelled_at) AS first,
-            median(duration_s) AS median_s, max(duration_s) AS longest_s
+            approx_quantile(duration_s, 0.5) AS median_s, max(duration_s) AS longest_s
         FROM labels
         """
     )
@@ -111,7 +111,7 @@ def nice(value: float) -> float:
 
 def of_task(database: Database, task: ReportedTask) -> Row:
     """A task's figures: how its labels, scores, texts and suspects are distributed."""
-    score = task.sql("score")
+    score = task.score
     found = database.row(
         f"""
         SELECT count(*) FILTER ({task.failed}) AS failed,
@@ -162,9 +162,7 @@ def _what(task: ReportedTask) -> str:
 def labels(database: Database, task: ReportedTask) -> Row:
     """The most frequent labels, and how many there are."""
     label = task.sql("label")
-    counted = (
-        f"SELECT {label} AS label, count(*) AS clips, avg({task.sql('score')}) AS score FROM labels"
-    )
+    counted = f"SELECT {label} AS label, count(*) AS clips, avg({task.score}) AS score FROM labels"
     found = database.rows(
         f"{counted} WHERE {label} IS NOT NULL GROUP BY {label} ORDER BY clips DESC, label "
         f"LIMIT {LABELS_SHOWN}"
@@ -179,7 +177,9 @@ def calibration(database: Database, task: ReportedTask) -> list[Row]:
     Of a recognition the share of the reference's words that are right (1 - WER, at least 0); of a
     classification the share of clips with the right label.
     """
-    score = task.sql("score")
+    score = task.score
+    if not {"edits", "correct"} & task.of.keys():  # of an earlier version
+        return []
     if task.kind == "recognition":
         edits = task.sql("edits")
         wrong, words = f"sum({edits}.word_edits)", f"sum({edits}.words)"
@@ -244,7 +244,7 @@ def runs(database: Database, tasks: Sequence[ReportedTask]) -> list[Row]:
 
 
 def _by_run(database: Database, task: ReportedTask) -> Mapping[str, Row]:
-    score = task.sql("score")
+    score = task.score
     columns = [
         "count(*) AS clips",
         f"count(*) FILTER ({task.failed}) AS failed",
