@@ -216,6 +216,11 @@ def evaluate_options() -> str:
     return help_table("evaluate")
 
 
+def report_options() -> str:
+    """Options of `earmark report`."""
+    return help_table("report")
+
+
 def verify_options() -> str:
     """Options of `earmark verify`."""
     return help_table("verify")
@@ -237,8 +242,15 @@ PARTS: dict[str, Callable[[], str]] = {
         *(model_types, task_options, recognition_options, classification_options),
         *(zero_shot_options, input_keys, audio_keys, output_keys, resource_keys, drift_keys),
         *(other_keys, error_kinds, sound_flags, exit_codes, formats, codecs, encodings),
-        *(refused_formats, run_options, evaluate_options, verify_options, export_options),
-        exit_code_options,
+        *(
+            refused_formats,
+            run_options,
+            evaluate_options,
+            report_options,
+            verify_options,
+            export_options,
+            exit_code_options,
+        ),
     )
 }
 

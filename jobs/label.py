@@ -133,7 +133,7 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
     retain_h = run.config.output.retain_h
     with stop.interrupting():
         table = Table.open(storage)
-        summary.of(storage.path, run.fingerprint)
+        summary.of(storage.path, run.fingerprint, run.config.input)
         if table is not None and not run.relabel:
             refuse_other_labels(table, run)
         console.progress("looking for clips")

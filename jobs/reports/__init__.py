@@ -6,4 +6,5 @@ evaluate.py   the labels' quality, compared with references
 drift.py      the distance of a run's labels from those of earlier runs
 verify.py     whether the table is intact
 summary.py    how one run ended, as JSON
+page/         `earmark report`: a page with figures, and clips to listen to
 """

@@ -17,12 +17,14 @@ import fsspec
 
 from jobs.config import Config
 from jobs.console import Console
+from jobs.input import Input
 from jobs.plan import Plan
 from jobs.progress import Progress
 from jobs.reports.drift import beyond, statistics
 from jobs.reports.evaluate import evaluate, lines
 from jobs.resources import Shares
 from jobs.sample import whole_of
+from jobs.sources._paths import absolute
 from jobs.table.table import HeldTable
 from jobs.versions import package_version
 from jobs.workers.crash_ledger import ActorWork
@@ -54,6 +56,7 @@ class Summary:
             "log": str(log),
             "table": None,
             "fingerprint": None,
+            "input": None,
             "tasks": None,
             "models": None,
             "drift": [],
@@ -62,9 +65,10 @@ class Summary:
             "passed_over": {},
         }
 
-    def of(self, table: str, fingerprint: str) -> None:
-        """Add the path of the run's table, and the fingerprint of its settings."""
-        self.document |= {"table": table, "fingerprint": fingerprint}
+    def of(self, table: str, fingerprint: str, input: Input) -> None:
+        """Add the path of the run's table, the fingerprint of its settings, and how its input is
+        packaged, which tells `earmark report` how to read a clip again."""
+        self.document |= {"table": table, "fingerprint": fingerprint, "input": packaging(input)}
 
     def passed_over(self, files: Mapping[str, int]) -> None:
         """Add how many files of the input were passed over, by extension."""
@@ -138,6 +142,18 @@ class Summary:
         temporary = f"{file}.{self.run_id}"
         Path(temporary).write_text(content, encoding="utf-8")
         os.replace(temporary, file)
+
+
+def packaging(input: Input) -> dict[str, Any]:
+    """How an input is packaged: its keys without its path and options, in which secrets may be, and
+    without defaults. Paths are absolute."""
+    keys = input.model_dump(mode="json", exclude={"path", "storage_options"}, exclude_defaults=True)
+    for name in ("manifest", "audio_root", "audio_allow"):
+        if isinstance(value := keys.get(name), str):
+            keys[name] = absolute(value)
+        elif value:
+            keys[name] = [absolute(path) for path in value]
+    return keys
 
 
 def _models(actors: Sequence[ActorWork], started_at: float) -> dict[str, Any]:

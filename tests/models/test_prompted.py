@@ -363,7 +363,11 @@ def test_the_prompt_repeated_is_no_transcript() -> None:
     [
         ("canary", {"prompt": "x"}, "prompt: expected none, as the request of canary has no place"),
         ("canary", {"prompt_column": "x"}, "prompt_column: expected none, as the request of"),
-        ("glmasr", {"language": "en"}, "language: expected none, .* which .*qwen3_asr, voxtral have"),
+        (
+            "glmasr",
+            {"language": "en"},
+            "language: expected none, .* which .*qwen3_asr, voxtral have",
+        ),
         ("qwen3_asr", {"target_language": "de"}, "target_language: expected none, .* canary have"),
         ("canary", {"language": "xx"}, "language: expected one of bg, cs, .* found 'xx'"),
         ("canary", {"target_language": "ja"}, "target_language: expected one of bg, .* found 'ja'"),

@@ -69,13 +69,15 @@ def make(
     used: str | None = None,
     options: Mapping[str, Any] | None = None,
     without: Sequence[str] = (),
+    kept: pa.Schema = KEPT,
+    settings: Mapping[str, Any] = SETTINGS,
 ) -> Table:
     """A table with these rows, in two data files before they are compacted."""
-    whole = table_schema(TASKS, KEPT)
+    whole = table_schema(TASKS, kept)
     schema = pa.schema([field for field in whole if field.name not in without])
     fields = [field for field in schema if field.name not in ("status", *RUN.names)]
     given = pa.schema([*fields, *CHANGE, ("shard_end", SHARD_END)])
-    table = held(f"{folder}/table", "run", schema, SETTINGS, options)
+    table = held(f"{folder}/table", "run", schema, settings, options)
     for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
         if part:
             written = write_rows(
@@ -86,7 +88,7 @@ def make(
                     path=table.path,
                     storage_options=options or {},
                     run_id="run",
-                    fingerprint=used or fingerprint(SETTINGS),
+                    fingerprint=used or fingerprint(settings),
                 ),
             )
             table.commit(written.to_pylist())

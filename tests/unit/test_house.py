@@ -204,10 +204,18 @@ def test_every_file_of_the_house_is_installed() -> None:
     from setuptools import find_namespace_packages
 
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    find = settings["tool"]["setuptools"]["packages"]["find"]
+    setuptools = settings["tool"]["setuptools"]
+    find = setuptools["packages"]["find"]
+    every = [path for house in ("jobs", "audio_ops") for path in (ROOT / house).rglob("*.*")]
     folders = {
-        ".".join(path.parent.relative_to(ROOT).parts)
-        for house in ("jobs", "audio_ops")
-        for path in (ROOT / house).rglob("*.py")
+        ".".join(path.parent.relative_to(ROOT).parts) for path in every if path.suffix == ".py"
     }
-    assert folders == set(find_namespace_packages(str(ROOT), include=find["include"]))
+    packages = find_namespace_packages(str(ROOT), exclude=find["exclude"], include=find["include"])
+    assert folders == set(packages)
+    data = {
+        path
+        for package, patterns in setuptools["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    assert {path for path in every if path.suffix not in (".py", ".pyc")} <= data

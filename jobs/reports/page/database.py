@@ -1,0 +1,111 @@
+"""A table's rows in DuckDB, which reads the columns that a query names, and spills what is too large."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jobs.reports.columns import task_columns
+from jobs.table.schema import ADDED_LATER
+from jobs.table.table import Table
+
+MEMORY = "1GB"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReportedTask:
+    """A task of the table as the page reports it.
+
+    `of` maps what the task declares (`label`, `text`, `score`, `suspect`, its other columns, `error`)
+    to columns of the table, those that it has.
+    """
+
+    name: str
+    task: str
+    kind: Literal["recognition", "classification"]
+    of: Mapping[str, str]
+    reference: str | None
+    options: Mapping[str, Any]
+
+    def sql(self, name: str) -> str:
+        """A declared column for a query, NULL where the table has none."""
+        return quoted(self.of[name]) if name in self.of else "NULL"
+
+    @property
+    def score(self) -> str:
+        """The score for a query, as a number in any case."""
+        return f"CAST({self.sql('score')} AS DOUBLE)"
+
+    @property
+    def failed(self) -> str:
+        """The condition that the task has no labels of a clip because something failed."""
+        stage = "coalesce(error_stage IN ('read', 'decode'), false)"
+        return f"({self.sql('error')} IS NOT NULL OR {stage})"
+
+    @property
+    def error_measure(self) -> str:
+        """What is compared with the reference: WER (CER where words are not spaced), or the loss."""
+        if self.kind == "classification":
+            return self.sql("loss")
+        wer, cer = self.sql("wer"), self.sql("cer")
+        return f"CASE {self.sql('compared_by')} WHEN 'characters' THEN {cer} ELSE {wer} END"
+
+
+class Database:
+    """Answers queries on the view `labels`: the committed rows."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    def rows(self, query: str, *values: Any) -> list[Row]:
+        """The result of a query, by column."""
+        # Through Arrow, because DuckDB's own rows need pytz if they contain a time.
+        found: list[Row] = (
+            self.connection.sql(query, params=list(values)).to_arrow_table().to_pylist()
+        )
+        return found
+
+    def row(self, query: str, *values: Any) -> Row:
+        """The only row of a query's result."""
+        [row] = self.rows(query, *values)
+        return row
+
+
+@contextmanager
+def opened(table: Table) -> Iterator[Database]:
+    """A database with the view `labels` of the table's committed rows."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory() as scratch, duckdb.connect(":memory:") as connection:
+        connection.execute(
+            f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{scratch}'; SET TimeZone = 'UTC'"
+        )
+        stored = table.dataset()
+        connection.register("stored", stored)
+        missing = [name for name in ADDED_LATER if name not in stored.schema.names]
+        more = "".join(f", NULL AS {name}" for name in missing)
+        connection.execute(f"CREATE TEMP VIEW labels AS SELECT *{more} FROM stored")
+        yield Database(connection)
+
+
+def reported_tasks(table: Table) -> Sequence[ReportedTask]:
+    """The tasks that the table's labels were made with."""
+    names = table.schema().names
+    tasks = []
+    for name, options in table.settings()["tasks"].items():
+        columns = task_columns(name, options, names)
+        reference = options.get("reference")
+        reference = reference if reference in names else None
+        tasks.append(
+            ReportedTask(name, options["task"], columns.kind, columns.of, reference, options)
+        )
+    return tasks
+
+
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
