@@ -215,6 +215,11 @@ def evaluate_options() -> str:
     return help_table("evaluate")
 
 
+def plan_options() -> str:
+    """Options of `earmark plan`."""
+    return help_table("plan")
+
+
 def verify_options() -> str:
     """Options of `earmark verify`."""
     return help_table("verify")
@@ -231,7 +236,14 @@ PARTS: dict[str, Callable[[], str]] = {
         *(model_types, task_options, recognition_options, classification_options),
         *(zero_shot_options, input_keys, audio_keys, output_keys, resource_keys, drift_keys),
         *(other_keys, error_kinds, sound_flags, exit_codes, formats, codecs, encodings),
-        *(refused_formats, run_options, evaluate_options, verify_options, exit_code_options),
+        *(
+            refused_formats,
+            run_options,
+            plan_options,
+            evaluate_options,
+            verify_options,
+            exit_code_options,
+        ),
     )
 }
 

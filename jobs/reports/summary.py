@@ -53,7 +53,7 @@ class Summary:
             "config": config_path,
             "log": str(log),
             "table": None,
-            "fingerprint": None,
+            "fingerprints": None,
             "tasks": None,
             "models": None,
             "drift": [],
@@ -62,9 +62,9 @@ class Summary:
             "passed_over": {},
         }
 
-    def of(self, table: str, fingerprint: str) -> None:
-        """Add the path of the run's table, and the fingerprint of its settings."""
-        self.document |= {"table": table, "fingerprint": fingerprint}
+    def of(self, table: str, fingerprints: Mapping[str, str]) -> None:
+        """Add the path of the run's table, and the fingerprint of each task."""
+        self.document |= {"table": table, "fingerprints": dict(fingerprints)}
 
     def passed_over(self, files: Mapping[str, int]) -> None:
         """Add how many files of the input were passed over, by extension."""

@@ -11,7 +11,7 @@ from checkpoints import tiny_classifier, tiny_whisper
 from runs import Job
 
 from jobs.config_file import load_config
-from jobs.plan import LATER_OPTIONS, difference, settings
+from jobs.fingerprints import LATER_OPTIONS, difference, settings
 from jobs.preflight import find_models
 
 
