@@ -82,8 +82,8 @@ class Wanted:
 
 def committed(table: Table | None, wanted: Wanted) -> Committed:
     """The table's rows, and which tasks are due on each: those whose fingerprint is absent or other,
-    those that failed if they are to be tried again, and those that read one of these. Of a clip
-    that could not be read or decoded none has labels, so that all are due where one is."""
+    those that failed if they are to be tried again, all of a clip that could not be decoded, and
+    those that read one of these."""
     while table is not None:
         version = table.version
         try:
@@ -222,7 +222,7 @@ def _due(rows: pa.Table, wanted: Wanted) -> tuple[np.ndarray, dict[tuple[str, st
     for bit, name in enumerate(wanted.fingerprints):
         due |= is_due[name].astype(np.int64) << bit
     is_all = (due == (1 << len(wanted.fingerprints)) - 1) & (not wanted.keeps_left)
-    due[is_all | (due != 0) & (unread | wanted.together)] = ALL
+    due[is_all | (due != 0) & wanted.together] = ALL
     return due, why
 
 

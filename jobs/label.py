@@ -161,6 +161,9 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
         with stop.interrupting():
             todo = left_to_do(run, found, held)
         progress = summary.progress = Progress(console, todo, started)
+        due = run.wanted.names(todo.due)
+        if len(todo.todo) and len(due) < len(run.config.tasks):
+            console.say(f"due: {', '.join(due)}")
         if todo.obsolete:
             held.commit([], todo.obsolete)
         if len(todo.todo):

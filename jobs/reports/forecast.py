@@ -29,6 +29,7 @@ from jobs.planning import find_clips, plan_of, refuse_nothing
 from jobs.preflight import Run, preflight
 from jobs.progress import clock
 from jobs.ray_address import ray_address
+from jobs.ray_compat import cpu_quota
 from jobs.refusal import refuse_other_labels
 from jobs.resources import CannotRun, share_out
 from jobs.shared_storage import refuse_uploads
@@ -200,6 +201,8 @@ def _refuse_machine(config: Config, tasks: list[str], notes: list[str]) -> None:
 def machine() -> dict[str, float]:
     """The CPUs and GPUs of this machine that its processes may use, as Ray counts them."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if quota := cpu_quota():
+        cpus = min(cpus, max(1, int(quota)))
     gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         gpus = min(gpus, len([one for one in visible.split(",") if one.strip()]))

@@ -19,7 +19,13 @@ from audio_ops.schemas import SOUND, failure_column
 from jobs.clips import ALL
 from jobs.fingerprints import fingerprint_of, run_of
 from jobs.table.outcome import kept_failures
-from jobs.table.schema import columns_by_task, fingerprint_column, in_schema, run_column
+from jobs.table.schema import (
+    ERROR_OF_READING,
+    columns_by_task,
+    fingerprint_column,
+    in_schema,
+    run_column,
+)
 from jobs.table.storage import Storage
 
 if TYPE_CHECKING:
@@ -99,10 +105,21 @@ class KeptRows:
 
     def beside(self, clips: pa.Table) -> pa.Table:
         """Prepared clips with `_due` and, of tasks that are not due, the columns that the table has;
-        levels and the source's columns are those of the row as well."""
+        levels and the source's columns are those of the row as well.
+
+        Of a row of a clip that could not be decoded nothing but the fingerprints stays, if it still
+        cannot; if it can, the tasks that are not due have not run on it: they are due next time.
+        """
         ids = clips["_keeps"].to_pylist()
         at = pa.array([self.at.get(id) for id in ids], pa.int64())
         due = pa.array([self.due.get(id, ALL) for id in ids], pa.int64())
+        was_unread = pc.is_in(self.rows["error_stage"], value_set=pa.array(ERROR_OF_READING)).take(
+            at
+        )
+        place = clips.column_names.index("_keeps")
+        has_labels = pc.if_else(pc.fill_null(was_unread, True), None, clips["_keeps"])
+        clips = clips.set_column(place, clips.field(place), has_labels)
+        has_run = pc.invert(pc.and_(was_unread, clips["error_kind"].is_null()))
         rows = self.rows.take(at)
         for name in (*SOUND.names, *self.settings.carried):
             if name not in clips.column_names:
@@ -115,17 +132,27 @@ class KeptRows:
             columns |= {name: _unless(is_due, rows[name]) for name in self._of(task, names)}
         for task, names in self.settings.left.items():
             columns |= {name: rows[name].combine_chunks() for name in self._of(task, names)}
+        marks = {mark(task) for task in self._tasks() for mark in (fingerprint_column, run_column)}
         for name, values in columns.items():
+            if name in marks:
+                values = pc.if_else(has_run, values, pa.scalar(None, pa.string()))
             clips = clips.append_column(name, values)
         return clips
+
+    def _tasks(self) -> list[str]:
+        return [*self.settings.tasks, *self.settings.left]
 
     def _of(self, task: str, names: Sequence[str]) -> list[str]:
         made = (fingerprint_column(task), run_column(task), failure_column(task))
         return [n for n in dict.fromkeys((*names, *made)) if n in self.rows.column_names]
 
     def _read(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-        """The whole rows, in this order, with the fingerprint, run and failure of each task."""
+        """The rows, in this order, with the fingerprint, run and failure of each task; without the
+        columns of tasks that are due on all of them."""
         settings, schema = self.settings, self.settings.schema
+        for bit, names in enumerate(settings.tasks.values()):
+            if all(row["due"] >> bit & 1 for row in rows):
+                schema = pa.schema([field for field in schema if field.name not in names])
         storage = Storage(settings.path, settings.storage_options)
         parts = [schema.empty_table()]
         for file, of_file in groupby(rows, key=lambda row: row["file"]):
@@ -138,16 +165,15 @@ class KeptRows:
         import pyarrow.dataset as ds
 
         names, settings = rows.schema.names, self.settings.settings
-        tasks = {**self.settings.tasks, **self.settings.left}
         made = {}
-        for task in tasks:
+        for task in self._tasks():
             prints = fingerprint_of(task, settings, names)
             made[fingerprint_column(task)] = prints
             nobody = pc.scalar(pa.scalar(None, pa.string()))
             made[run_column(task)] = pc.if_else(prints.is_valid(), run_of(task, names), nobody)
         kept = {name: pc.field(name) for name in names if name not in made}
         rows = ds.dataset(rows).to_table(columns={**kept, **made})
-        for task in tasks:
+        for task in self._tasks():
             if f"{task}_error" in names:
                 failures = kept_failures(rows[f"{task}_error"])
                 rows = rows.append_column(failure_column(task), failures)
@@ -179,7 +205,9 @@ def _rows(
             end = start + parquet.metadata.row_group(group).num_rows
             inside = wanted[(wanted >= start) & (wanted < end)] - start
             if len(inside):
-                yield in_schema(parquet.read_row_group(group), schema).take(pa.array(inside))
+                # First the types, for delta-rs's string_view lacks kernels.
+                found = in_schema(parquet.read_row_group(group, schema.names), schema)
+                yield found.take(pa.array(inside))
             start = end
 
 

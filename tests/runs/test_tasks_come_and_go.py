@@ -154,8 +154,8 @@ def test_a_task_is_new_to_channels_and_another_tried_again(
     assert before["channel"].to_pylist() == [1, 2] * 3
     loud = {"when": "channel = 1 and cast(kind_label as varchar) <> ''"}
     fails = {"when": "cast(kind_label as integer) > 0"}  # a text that is no number
-    job.write(tasks={"kind": kind, "first": kind | loud, "never": kind | fails})
-    assert sorted(history.run()) == ["first", "never"]
+    job.write(tasks={"kind": kind, "left": kind | loud, "never": kind | fails})
+    assert sorted(history.run()) == ["left", "never"]
     rows = history.rows()
     assert_same(
         before.select(
@@ -163,8 +163,8 @@ def test_a_task_is_new_to_channels_and_another_tried_again(
         ),
         rows,
     )
-    assert [row is not None for row in rows["first_label"].to_pylist()] == [True, False] * 3
+    assert [row is not None for row in rows["left_label"].to_pylist()] == [True, False] * 3
     assert set(rows["status"].to_pylist()) == {"partial"}
     assert history.run(retry_errors=True) == ["never"]
     assert_same(rows, history.rows(), but="never")
-    assert set(history.rows()["first_run_id"].to_pylist()) == set(rows["run_id"].to_pylist())
+    assert set(history.rows()["left_run_id"].to_pylist()) == set(rows["run_id"].to_pylist())

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from faults import TASK, Work, assert_exact, assert_unchanged, run
-from tables import existing, held
+from tables import as_before, existing, held
 
 from audio_ops.prepare import prepare
 from audio_ops.signal.waveforms import waveforms_of
 from jobs.clips import ALL, Shard
 from jobs.due import Wanted, committed, costs
-from jobs.fingerprints import changes, fingerprint, fingerprints, reads, table_settings
+from jobs.fingerprints import changes, fingerprints, reads, table_settings
 from jobs.plan import plan_shards
 from jobs.reports.drift import statistics
 from jobs.reports.evaluate import evaluate
@@ -90,30 +90,8 @@ def test_a_task_that_left_keeps_its_labels_and_is_done_when_it_comes_back(work: 
     assert report.is_intact and not report.notes
 
 
-def as_before(work: Work) -> None:
-    """Make a table of the layout before: one fingerprint of each row, and no marks of the tasks."""
-    rows = DeltaTable(work.path).to_pyarrow_table()
-    run_id = rows["run_id"][0].as_py()
-    made_with = fingerprint(work.settings)
-    columns = [n for n in rows.column_names if not n.endswith(("_fingerprint", "_run_id"))]
-    old = rows.select([n for n in columns if n != "labelled_at"])
-    old = old.append_column("fingerprint", pa.array([made_with] * len(rows)))
-    old = old.append_column("labelled_at", rows["labelled_at"])
-    write_deltalake(work.path, old, mode="overwrite", schema_mode="overwrite")
-    table = DeltaTable(work.path)
-    table.alter.set_table_description(json.dumps(work.settings))
-    for path in Path(work.path).glob("part-*.parquet"):
-        if path.name not in {Path(uri).name for uri in table.file_uris()}:
-            path.unlink()
-    for path in Path(work.path, "_delta_log").glob("*.json"):
-        text = path.read_text()
-        note = json.dumps({"fingerprints": fingerprints(work.settings)})[1:-1].replace('"', '\\"')
-        path.write_text(text.replace(note, f'\\"fingerprint\\": \\"{made_with}\\"'))
-    assert run_id
-
-
 def test_a_table_of_the_layout_before_is_taken_over_without_labelling(work: Work) -> None:
-    as_before(work)
+    as_before(work.path, work.settings)
     before = work.rows()
     assert "kind_fingerprint" not in before.column_names
     assert due(work) == {0: 40}
@@ -133,7 +111,7 @@ def test_a_table_of_the_layout_before_is_taken_over_without_labelling(work: Work
 
 def test_a_table_of_the_layout_before_is_continued_where_only_clips_are_new(work: Work) -> None:
     """Its old rows stay as they are, and stay known for what they are."""
-    as_before(work)
+    as_before(work.path, work.settings)
     before = work.rows()
     more = replace(work, clips=50)
     assert run(more) == 0
@@ -151,7 +129,7 @@ def test_a_table_of_the_layout_before_is_continued_where_only_clips_are_new(work
 
 
 def test_rows_of_settings_that_a_table_before_no_longer_had_are_labelled_again(work: Work) -> None:
-    as_before(work)
+    as_before(work.path, work.settings)
     other = replace(work, setting=2)
     DeltaTable(work.path).alter.set_table_description(json.dumps(other.settings))
     assert due(other) == {ALL: 40}  # a relabelling of an earlier version that is not finished
@@ -202,14 +180,32 @@ def test_only_the_tasks_that_failed_are_tried_again(work: Work) -> None:
     write_deltalake(work.path, rows, mode="overwrite")
     assert due(work) == {0: 40}
     assert due(work, retry_errors=True) == {0: 37, 0b10: 1, ALL: 2}
-    # A new task is no reason to try others again, but for a clip of which nothing could be heard.
-    changed = replace(work, mood=2)
-    assert due(changed) == {0b10: 39, ALL: 1}
+    changed = replace(work, mood=2)  # is no reason to try others again
+    assert due(changed) == {0b10: 40}
     whole, by_task = costs(existing(work.path), changed.wanted)
     assert whole.clips == 40 and whole.audio_s == pytest.approx(20)
     assert {reason: cost.clips for reason, cost in by_task["mood"].items() if cost.clips} == {
         "changed": 40
     }
+
+
+def test_a_clip_that_can_be_decoded_now_is_due_for_the_tasks_that_could_not_run(work: Work) -> None:
+    """A new task is run on it; the others have no labels to keep, and follow in the next run."""
+    rows = work.rows()
+    error = {"status": "error", "error_stage": "decode", "error_kind": "timeout"}
+    for name, value in (error | {"error_message": "slow", "kind_label": None}).items():
+        whole = pa.array([value, *rows[name].to_pylist()[1:]], pa.string())
+        rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), whole)
+    write_deltalake(work.path, rows, mode="overwrite")
+    work = replace(work, mood=1)
+    assert due(work) == {0b10: 40}
+    assert run(work) == 0
+    [row] = work.rows().slice(0, 1).to_pylist()
+    assert row["status"] == "ok" and row["mood_label"] and row["mood_fingerprint"]
+    assert row["kind_label"] is row["kind_fingerprint"] is row["kind_run_id"] is None
+    assert due(work) == {0: 39, ALL: 1}
+    assert run(work) == 0
+    assert_exact(work)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from checkpoints import tiny_classifier, tiny_whisper
 from runs import Job
 
 from jobs.config_file import load_config
-from jobs.fingerprints import LATER_OPTIONS, difference, settings
+from jobs.fingerprints import LATER_OPTIONS, changes, difference, settings
 from jobs.preflight import find_models
 
 
@@ -87,6 +87,7 @@ def test_a_recognisers_new_labels_change_its_own_tables_alone(tmp_path: Path) ->
     assert line == (
         'task_version.words: absent in the table, "suspects are found by segment, 3" in this run'
     )
+    assert changes(before, both) == {"words": [line]}  # and `kind` is done
     job.write(tasks={"kind": tasks["kind"]})
     config = load_config(job.config)
     assert "task_version" not in settings(config, find_models(config, job.config))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import pyarrow as pa
 import pytest
 from checkpoints import tiny_classifier
 from runs import ROOT, Job, earmark
-from tables import held, with_failures
+from tables import as_before, held, with_failures
 
 from audio_ops.label import put
 from audio_ops.schemas import ERROR, SOUND
 from jobs.config_file import load_config
+from jobs.fingerprints import settings
 from jobs.planning import find_clips, left_to_do
-from jobs.preflight import preflight
+from jobs.preflight import find_models, preflight
 from jobs.reports.forecast import forecast, lines
 from jobs.table.schema import CHANGE, SHARD_END, label_columns
 from jobs.table.write import WriteSettings, write_rows
@@ -79,6 +81,34 @@ def test_a_finished_table_has_nothing_due(job: Job) -> None:
     found = of(job)
     assert (found["found"], found["done"], found["due"], found["failed_before"]) == (4, 4, 0, 1)
     assert (found["tasks"], found["refused"], found["exit_code"]) == ({}, [], 0)
+
+
+def test_a_table_of_the_layout_before_is_not_refused(job: Job) -> None:
+    """But for what has changed since, which is said by task."""
+    config = load_config(job.config)
+    made_with = settings(config, find_models(config, job.config))
+    as_before(job.table, made_with)
+    found = of(job)
+    assert (found["done"], found["due"], found["refused"]) == (4, 0, [])
+    text = "\n".join(of(job, "audio.max_clip_s=99")["refused"])
+    assert "audio.max_clip_s: 14400.0 in the table, 99.0 in this run" in text
+    assert "so 4 clips, 0.00 h of audio" in text
+    kind = job.sections["tasks"]["kind"]
+    job.write(tasks={"kind": kind, "mood": dict(kind)})
+    found = of(job)
+    assert found["refused"] == [] and found["tasks"]["mood"]["why"] == {"new": 4}
+    assert list(found["tasks"]) == ["mood"]
+
+
+def test_what_tars_hold_is_not_known_before_they_are_read(tmp_path: Path) -> None:
+    job = Job(tmp_path, tiny_classifier(tmp_path / "wav2vec2", "wav2vec2"))
+    sound = job.sound("a.wav", 300)
+    with tarfile.open(job.audio / "a.tar", "w") as tar:
+        tar.add(sound, "a.wav")
+    job.write(input={"path": str(job.audio), "format": "webdataset"})
+    found = of(job)
+    assert (found["found"], found["shards_to_read"], found["exit_code"]) == (0, 1, 0)
+    assert found["tasks"]["kind"]["clips"] == 0 and found["table"] is None
 
 
 def test_each_task_is_due_for_its_reasons(job: Job) -> None:
