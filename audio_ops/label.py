@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from audio_ops.crash_guard import CrashGuard, CrashLedger, Labels, Recorder
 from audio_ops.errors import ClipError
@@ -22,7 +23,8 @@ from audio_ops.tasks import Clip, TaskModel, TaskOptions, Window, load_task
 if TYPE_CHECKING:
     from audio_ops.when import When
 
-NOT_SCALAR = re.compile(r"sound_\d+|speech|shard_end")
+NOT_SCALAR = re.compile(r"sound_\d+|speech|shard_end|_due|_keeps")
+DUE = "_due"  # column: the tasks to run on a clip, as a bit mask; all if there is none
 
 
 class Label:
@@ -32,7 +34,7 @@ class Label:
     task's columns, `{name}_error` (text for people) and `_{name}_failure` (TASK_FAILURE, for the
     code) appended, and without the columns in `drop`. A row without sound (a clip that failed
     before, a shard's end), and a clip of which the task's `when` is not true, passes through with
-    nulls at no cost.
+    nulls at no cost; one whose `_due` lacks the task's `bit` with the labels that it has.
 
     `device` is `cuda` or `cpu`, and decides the model's number format and batches. `batch_s`: see
     `BatchRunner`; None: as many as the device gains from and `gpu_fraction` of its memory holds. With a `ledger`, a clip that kills the process costs only itself: see
@@ -51,6 +53,7 @@ class Label:
         threads: int | None = None,
         drop: Sequence[str] = (),
         ledger: CrashLedger | None = None,
+        bit: int | None = None,
     ):
         import torch
 
@@ -60,7 +63,7 @@ class Label:
         task = load_task(options.task)
         self.name = name
         self.columns: dict[str, pa.DataType] = task.columns(options)
-        self.drop = list(drop)
+        self.drop, self.bit = list(drop), bit
         self.when = _when(options.when)
         self.model: TaskModel = task.Model(options, checkpoint, device)
         self.failures = Failures()
@@ -72,13 +75,14 @@ class Label:
         """The table with this task's columns, rows in the same order."""
         clips = self.clips(table)
         labels = self.guard(clips, self.label) if self.guard else self.label(clips)
+        due = is_due(table, self.bit)
         for column, values in self.arrays(labels).items():
-            table = table.append_column(f"{self.name}_{column}", values)
+            table = put(table, f"{self.name}_{column}", values, due)
         errors = [label if isinstance(label, ClipError) else None for label in labels]
         text = pa.array([error and str(error) for error in errors], pa.string())
         failures = [error and {"kind": error.kind, "message": error.message} for error in errors]
-        table = table.append_column(f"{self.name}_error", text)
-        table = table.append_column(failure_column(self.name), pa.array(failures, TASK_FAILURE))
+        table = put(table, f"{self.name}_error", text, due)
+        table = put(table, failure_column(self.name), pa.array(failures, TASK_FAILURE), due)
         return table.drop_columns([column for column in self.drop if column in table.column_names])
 
     def clips(self, table: pa.Table) -> list[Clip | ClipError | None]:
@@ -88,7 +92,9 @@ class Label:
         sounds = waveforms_of(table.column(f"sound_{self.model.sample_rate}"))
         speech = table.column("speech").combine_chunks() if "speech" in table.column_names else None
         clips: list[Clip | ClipError | None] = [None] * len(table)
-        rows = pa.array([row for row, sound in enumerate(sounds) if sound is not None], pa.int64())
+        due = is_due(table, self.bit).to_pylist()
+        heard = [row for row, sound in enumerate(sounds) if sound is not None and due[row]]
+        rows = pa.array(heard, pa.int64())
         if self.when is not None:
             verdicts = self.when(scalars.take(rows))
             for row, verdict in zip(rows.to_pylist(), verdicts, strict=True):
@@ -158,6 +164,27 @@ class Label:
             column: pa.array([row.get(column) for row in rows], type_)
             for column, type_ in self.columns.items()
         }
+
+
+def is_due(table: pa.Table, bit: int | None) -> pa.Array:
+    """Whether the task with this bit is to be run on each clip."""
+    if bit is None or DUE not in table.column_names:
+        return pa.repeat(True, len(table))
+    masks = table[DUE].combine_chunks()
+    return pc.not_equal(pc.bit_wise_and(masks, pa.scalar(1 << bit, pa.int64())), 0)
+
+
+def put(table: pa.Table, name: str, values: pa.Array, where: pa.Array) -> pa.Table:
+    """The table with these values of a column in some rows; others keep what they have, or null."""
+    is_new = name not in table.column_names
+    if not is_new:
+        values = values.cast(table.field(name).type)
+    if not pc.all(where, min_count=0).as_py():
+        old = pa.nulls(len(table), values.type) if is_new else table[name]
+        values = pc.if_else(where, values, old)
+    if is_new:
+        return table.append_column(name, values)
+    return table.set_column(table.column_names.index(name), name, values)
 
 
 def _when(expression: str | None) -> When | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -45,6 +45,7 @@ def prepare(
     channels: Channels = "mean",
     identified: Callable[[Row, int | None, int], Row] = lambda row, *_: row,
     want_speech: Speech = "never",
+    needs: Callable[[Row], tuple[Sequence[int], Speech]] | None = None,
     long_s: float = 30.0,
     max_batch_bytes: int = 64 << 20,
     max_batch_clips: int = 16,
@@ -64,13 +65,22 @@ def prepare(
         errors) and how many rows the clip has. They are in one table.
     want_speech: for which clips `speech` is computed (uint8 per 32 ms, see signal/voice.py): all,
         those longer than `long_s` seconds, or none.
+    needs: those of `rates` and `want_speech` that a clip needs, by its identity; its other columns
+        of sound are null.
     max_batch_bytes, max_batch_clips: limits of one table; a single clip may have more bytes.
     failed: errors by `clip_id` of clips that have crashed a process before; they are not decoded.
     decoded: called after each block with the seconds of the clip that are decoded so far.
     """
     options = _Options(rates, max_clip_s, damage, raw, channels, want_speech, long_s, decoded)
     recordings = (
-        _rows(identity, file, options, failed, identified=identified) for identity, file in clips
+        _rows(
+            identity,
+            file,
+            options if needs is None or file is None else options.of(*needs(identity)),
+            failed,
+            identified=identified,
+        )
+        for identity, file in clips
     )
     target = prepared_schema(schema, rates)
     batch: list[Row] = []
@@ -103,6 +113,9 @@ class _Options:
     want_speech: Speech
     long_s: float
     decoded: Callable[[float], None]
+
+    def of(self, rates: Sequence[int], want_speech: Speech) -> _Options:
+        return replace(self, rates=rates, want_speech=want_speech)
 
 
 def _rows(

@@ -221,6 +221,11 @@ def report_options() -> str:
     return help_table("report")
 
 
+def plan_options() -> str:
+    """Options of `earmark plan`."""
+    return help_table("plan")
+
+
 def verify_options() -> str:
     """Options of `earmark verify`."""
     return help_table("verify")
@@ -245,6 +250,7 @@ PARTS: dict[str, Callable[[], str]] = {
         *(
             refused_formats,
             run_options,
+            plan_options,
             evaluate_options,
             report_options,
             verify_options,

@@ -27,6 +27,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "run": Command("jobs.label", "label the audio that a config names"),
+    "plan": Command(
+        "jobs.reports.forecast", "say what a run would do, without starting Ray or loading a model"
+    ),
     "evaluate": Command(
         "jobs.reports.evaluate", "compare labels with references, for every task that has one"
     ),

@@ -13,31 +13,31 @@ import traceback
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any, cast
+from typing import Any
 
 from jobs import ray_compat
+from jobs.arguments import add_plan_arguments, plan_arguments
 from jobs.config import Config, ConfigError
 from jobs.config_file import load_config
 from jobs.console import Console
 from jobs.exit_codes import BAD_CONFIG, FAILED, IN_USE, OK, exit_with
 from jobs.pipeline import pipeline
-from jobs.plan import COMMITTED, Plan, difference, plan, plan_shards
+from jobs.plan import Plan
+from jobs.planning import find_clips, left_to_do, refuse_nothing
 from jobs.preflight import Run, preflight
 from jobs.progress import Progress
 from jobs.ray_address import HeadGone, expect_answer, ray_address
 from jobs.ray_cluster import refuse_own_store, running_ray
+from jobs.refusal import refuse_other_labels, to_drop
 from jobs.reports.summary import Summary
 from jobs.resources import CannotRun
 from jobs.sample import clips_per_shard, evenly, lines, sample_config, shares_of_whole
 from jobs.shared_storage import probing, refuse_uploads
-from jobs.sources import BadInput, Listing, ShardedSource
-from jobs.sources._auto import hint, where
 from jobs.sources._paths import absolute
-from jobs.sources._walk import listed
 from jobs.stop import Stop, Stopped
 from jobs.stream import Stalled, Stream
 from jobs.table.lease import TableInUse, watched
-from jobs.table.schema import ADDED_LATER, TableMismatch
+from jobs.table.schema import TableMismatch
 from jobs.table.storage import Storage
 from jobs.table.table import HeldTable, Table, hold
 from jobs.workers.crash_ledger import end_ledger, start_ledger
@@ -47,11 +47,12 @@ def run(
     config_path: str,
     overrides: Sequence[str] = (),
     *,
-    relabel: bool = False,
+    relabel: bool | Sequence[str] = False,
     retry_errors: bool = False,
     max_runtime_s: float | None = None,
     summary_file: str | None = None,
     sample: int | None = None,
+    drop: Sequence[str] = (),
 ) -> int:
     """Label what is new; returns the exit code. `summary_file` is written however the run ends.
 
@@ -76,9 +77,10 @@ def run(
                     config_path,
                     config,
                     console.say,
-                    relabel=relabel or bool(sample),
+                    relabel=bool(sample) or relabel,
                     retry_errors=retry_errors,
                     sample=sample,
+                    drop=drop,
                 )
             summary.end(label_what_is_new(checked, summary, console, stop), stop.why)
         except (ConfigError, CannotRun, TableMismatch) as error:
@@ -133,18 +135,20 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
     retain_h = run.config.output.retain_h
     with stop.interrupting():
         table = Table.open(storage)
-        summary.of(storage.path, run.fingerprint, run.config.input)
-        if table is not None and not run.relabel:
+        summary.of(storage.path, run.wanted.fingerprints, run.config.input)
+        if table is not None:
             refuse_other_labels(table, run)
+        drop = to_drop(table, run, console.say)
         console.progress("looking for clips")
-        found = find_clips(run, console)
+        found = find_clips(run, console.say)
         rows_of_all = len(found.clips)
         found = evenly(found, run.sample) if run.sample else found
         per_shard = clips_per_shard(run.sample, len(found.clips))
         summary.passed_over(found.passed_over)
         summary.plan = left_to_do(run, found, table)
         refuse_nothing(run, found, summary.plan)
-    if summary.plan.is_empty and (table is None or table.is_tidy(retain_h)):
+    is_tidy = table is None or table.is_tidy(retain_h)
+    if summary.plan.is_empty and is_tidy and not drop:
         console.say(nothing_to_do(summary.plan, run.config, time.monotonic() - started))
         return OK
     seen = table.settings() if table else {}
@@ -152,9 +156,14 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
         dead = watched(storage, console.say)
     held = hold(storage, run.id, run.schema, run.settings, seen, dead=dead, retain_h=retain_h)
     try:  # another run may have committed since `table` was opened
+        if drop:
+            held.drop(drop, run.kept.names)
         with stop.interrupting():
             todo = left_to_do(run, found, held)
         progress = summary.progress = Progress(console, todo, started)
+        due = run.wanted.names(todo.due)
+        if len(todo.todo) and len(due) < len(run.config.tasks):
+            console.say(f"due: {', '.join(due)}")
         if todo.obsolete:
             held.commit([], todo.obsolete)
         if len(todo.todo):
@@ -179,63 +188,6 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
     if whole := summary.document["whole"]:
         console.say("\n".join(lines(whole)))
     return code
-
-
-def find_clips(run: Run, console: Console) -> Listing:
-    """Every clip, or shard, of the input. Raises ConfigError for a path that names nothing."""
-    try:
-        found = run.source.find(run.config.input, console.say, run.kept)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{run.config_path}: input.path: {error}") from None
-    except BadInput as error:
-        raise ConfigError(f"{run.config_path}: {error}") from None
-    if found.passed_over:
-        console.say(f"passed over, by extension: {listed(found.passed_over)}")
-    return found
-
-
-def refuse_nothing(run: Run, found: Listing, todo: Plan) -> None:
-    """Raise ConfigError if there is nothing to label in what `input.path` names."""
-    is_something = len(found.clips) or todo.obsolete  # whose rows go
-    passed_over: Mapping[str, int] | None = None if is_something else found.passed_over
-    if run.source.SHARDED and len(todo.todo) and not todo.done:
-        passed_over = cast(ShardedSource, run.source).look(todo.todo, run.config.input)
-    if passed_over is None:
-        return
-    raise ConfigError(
-        f"{run.config_path}: input.path: expected clips for format {run.config.input.format}, found "
-        f"{listed(passed_over) or 'nothing'} in {where(run.config.input)}{hint(passed_over)}"
-    )
-
-
-def refuse_other_labels(table: Table, run: Run) -> None:
-    """Raise TableMismatch if the table's labels were made with other settings."""
-    settings = table.settings()
-    differences = difference(settings, run.settings) if settings else []
-    differences = differences or table.columns_that_differ(run.schema, but=ADDED_LATER)
-    if differences:
-        raise TableMismatch(
-            f"the table at {table.path} was made with other settings:\n  "
-            + "\n  ".join(differences)
-            + "\nuse --relabel to label its clips again, or another output.path"
-        )
-
-
-def left_to_do(run: Run, found: Listing, table: Table | None) -> Plan:
-    """Found minus committed."""
-    committed = table.rows(COMMITTED.names) if table else COMMITTED.empty_table()
-    if run.source.SHARDED:
-        shards = table.shards() if table else {}
-        if least := clips_per_shard(run.sample, len(found.clips)):  # an earlier sample had fewer
-            shards = {name: shard for name, shard in shards.items() if shard.clips >= least}
-        return plan_shards(found, committed, shards, run.fingerprint, retry_errors=run.retry_errors)
-    return plan(
-        found,
-        committed,
-        run.fingerprint,
-        retry_errors=run.retry_errors,
-        channels=run.config.audio.channels,
-    )
 
 
 def commit_as_it_comes(
@@ -284,22 +236,14 @@ def nothing_to_do(todo: Plan, config: Config, seconds: float) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `earmark run`."""
-    parser.add_argument("config", help="a YAML file, see configs/")
+    add_plan_arguments(parser)
     parser.add_argument(
-        "--set",
-        metavar="a.b.c=value",
+        "--drop",
+        metavar="TASK",
         action="append",
         default=[],
-        dest="overrides",
-        help="replace one value of the config, as it is typed; may be given several times",
-    )
-    parser.add_argument(
-        "--relabel",
-        action="store_true",
-        help="label clips again that the table holds with other settings",
-    )
-    parser.add_argument(
-        "--retry-errors", action="store_true", help="label clips again that failed before"
+        help="remove the columns of a task that is no longer in the config from the table; may be "
+        "given several times",
     )
     parser.add_argument(
         "--max-runtime",
@@ -326,10 +270,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_from(args: argparse.Namespace) -> int:
     """Run what the arguments of `add_arguments` ask for; returns the exit code."""
     return run(
-        args.config,
-        args.overrides,
-        relabel=args.relabel,
-        retry_errors=args.retry_errors,
+        **plan_arguments(args),
+        drop=args.drop,
         max_runtime_s=args.max_runtime_s,
         summary_file=args.summary_file,
         sample=args.sample,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from audio_ops.tasks import WantsSpeech, load_task
+from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.tasks import load_task, most_speech
 from jobs import ray_compat
 from jobs.config import Config
 from jobs.plan import Plan
@@ -25,7 +26,7 @@ from jobs.resources import (
 )
 from jobs.shared_storage import SeenInput, input_files, probe_of, refuse_other_disks
 from jobs.sources import load_source
-from jobs.table.schema import label_columns
+from jobs.table.schema import label_columns, labels_left
 from jobs.table.table import HeldTable
 from jobs.table.write import WriteSettings
 
@@ -45,16 +46,19 @@ def pipeline(
     import ray
 
     from jobs import planned_reads
+    from jobs.workers.kept import kept_settings
     from jobs.workers.model_actor import ModelActor, ModelSettings
     from jobs.workers.read import ReadSettings, read_block
 
-    config, nodes = run.config, nodes_now()
+    config, nodes = of_tasks(run.config, run.wanted.names(todo.due)), nodes_now()
     work = blocks(todo.todo, config, least=256 if any(node.get("GPU") for node in nodes) else 16)
     shares = _shares(config, nodes, todo, len(work))
-    write = _write_settings(run, table)
+    write = _write_settings(run, table, tuple(config.tasks))
     seen = input_files(todo.todo["source"])
-    refuse_other_disks(config, run.checkpoints, seen, write.probe, shares)
-    rates = sample_rates(run)
+    checkpoints = {name: run.checkpoints[name] for name in config.tasks}
+    refuse_other_disks(config, checkpoints, seen, write.probe, shares)
+    rates, bits = sample_rates(config, checkpoints), write.bits
+    wishes = {name: load_task(it.task).wants_speech(it) for name, it in config.tasks.items()}
     clips = planned_reads.dataset(
         work,
         read_block,
@@ -63,11 +67,15 @@ def pipeline(
                 config.input,
                 config.audio,
                 tuple(sorted(set(rates.values()))),
-                most_speech(config),
+                most_speech(wishes.values()),
                 run.kept,
                 block_bytes(nodes),
                 clips_per_shard,
+                {bits[name]: (rates[name], wishes[name]) for name in config.tasks},
             ),
+            "kept": kept_settings(table, todo.files, run.config.tasks, run.kept.names)
+            if todo.keeps
+            else None,
             "ledger": ledger,
             "seen": SeenInput(ray.get_runtime_context().get_node_id(), tuple(seen.found)),
         },
@@ -86,6 +94,7 @@ def pipeline(
             share.batch_s,
             share.threads,
             drop=tuple(columns_done_with(rates, name, later)),
+            bit=bits[name],
         )
         clips = ray_compat.map_with_actors(
             clips,
@@ -108,16 +117,25 @@ def _shares(config: Config, nodes: Nodes, todo: Plan, blocks: int) -> Shares:
     return share_out(config, nodes, useful, future_nodes=nodes_to_come())
 
 
-def _write_settings(run: Run, table: HeldTable) -> WriteSettings:
+def _write_settings(run: Run, table: HeldTable, tasks: Sequence[str]) -> WriteSettings:
+    prints, configured = run.wanted.fingerprints, run.config.tasks
+    left = labels_left(table.schema().names, table.settings(), configured, run.kept.names)
     return WriteSettings(
         schema=table.schema(),
-        tasks=label_columns(run.schema, run.config.tasks),
+        tasks={**label_columns(run.schema, configured), **left},
         path=table.path,
         storage_options=run.config.output_options,
         run_id=run.id,
-        fingerprint=run.fingerprint,
+        fingerprints={name: prints[name] for name in tasks},
         probe=probe_of(table.path, run.id),
+        bits={name: bit for bit, name in enumerate(prints)},
     )
+
+
+def of_tasks(config: Config, names: Collection[str]) -> Config:
+    """The config with these tasks alone."""
+    tasks = {name: options for name, options in config.tasks.items() if name in names}
+    return config.model_copy(update={"tasks": tasks})
 
 
 def _actor_pool(share: TaskShare) -> ray_compat.ActorPool:
@@ -136,19 +154,12 @@ def _actor_pool(share: TaskShare) -> ray_compat.ActorPool:
     )
 
 
-def sample_rates(run: Run) -> dict[str, int]:
+def sample_rates(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str, int]:
     """The rate in Hz that each task's model needs."""
     return {
-        name: load_task(options.task).sample_rate(options, run.checkpoints[name])
-        for name, options in run.config.tasks.items()
+        name: load_task(options.task).sample_rate(options, checkpoints[name])
+        for name, options in config.tasks.items()
     }
-
-
-def most_speech(config: Config) -> WantsSpeech:
-    """For which clips voice activity has to be computed, so that every task has what it wants."""
-    wishes = [load_task(options.task).wants_speech(options) for options in config.tasks.values()]
-    order: list[WantsSpeech] = ["never", "long", "always"]
-    return max(wishes, key=order.index)
 
 
 def columns_done_with(rates: Mapping[str, int], name: str, later: Sequence[str]) -> list[str]:

@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import operator
-import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.schemas import Channels
-from audio_ops.speech.whisper.prompt import left_to_checkpoint
-from audio_ops.tasks import TaskOptions
-from jobs.config import Config
-from jobs.sources import NO_VERSION, PLACE, Listing
+from jobs.clips import ALL, Shard, clip_ids, digest
+from jobs.due import Committed
+from jobs.sources import NO_VERSION, Listing
 
-# To be raised when the code gives other labels for the same sound, model and settings.
-LABEL_VERSION = 1
-# Model types whose labels in half precision were wrong: a misread language or rounded positions.
-CHANGED_IN_HALF_PRECISION = {"moonshine", "parakeet_ctc", "wav2vec2-conformer", "whisper"}
-# Model types whose texts of long windows were cut off at a limit that was too low.
-CUT_OFF = {"qwen3_asr"}
-# Options that came after the first tables with a task, by task.
-LATER_OPTIONS = {
-    "automatic-speech-recognition": ("target_language", "punctuation", "prompt", "prompt_column"),
-}
-# To be raised when the code compares labels with their references in another way.
-REFERENCE_VERSION = 2
-# Conditions on levels, which are those of the mean of a sound's channels since version 2.
-_BY_LEVEL = re.compile(r"\b(peak|rms)_dbfs\b")
-# By task: what is new in its labels since tables were made that do not name it.
-CHANGED_LABELS = {"automatic-speech-recognition": "suspects are found by segment, 3"}
-COMMITTED = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        *PLACE,
-        ("channel", pa.int32()),
-        ("channels", pa.int32()),
-        ("status", pa.string()),
-        ("fingerprint", pa.string()),
-    ]
-)
+# A row of the table in the plan: which tasks are due on it, and where it stands (see `COMMITTED`).
+ROW = [("due", pa.int64()), ("file", pa.int32()), ("row", pa.int32())]
+# The rows whose labels by tasks that are not due the new rows of a clip take over.
+KEPT = pa.list_(pa.struct([("clip_id", pa.string()), *ROW]))
 # The table's rows of a shard, in the plan's row of the shard: its reader skips those that are done.
 KNOWN = pa.list_(
     pa.struct(
@@ -58,10 +29,11 @@ KNOWN = pa.list_(
             ("offset_s", pa.float64()),
             ("channel", pa.int32()),
             ("channels", pa.int32()),
-            ("done", pa.bool_()),
+            *ROW,
         ]
     )
 )
+END = 1 << 62  # behind all rows of the table
 
 
 @dataclass(frozen=True)
@@ -69,11 +41,15 @@ class Plan:
     """The work of a run.
 
     `todo` has a row per clip: `clip_id`, the source's columns, `channel`, `supersedes` (the `clip_id`s
-    of the committed rows that the clip's new row replaces, or null) and `replaces_labels` (whether
-    they have labels). If channels are labelled one by one, its rows are recordings, whose channels
-    are not known yet: null. If the source has shards, it has a row per shard, with `known` (see
-    `KNOWN`) in place of the latter two. `obsolete` are `clip_id`s of committed rows whose files still exist but
-    no longer hold the clips.
+    of the committed rows that the clip's new row replaces, or null), `replaces_labels` (whether
+    they have labels), `_due` (the tasks to run) and `_kept` (see `KEPT`). If channels are labelled
+    one by one, its rows are recordings, whose channels are not known yet: null. If the source has
+    shards, it has a row per shard, with `known` (see `KNOWN`) in place of the latter four. They come
+    in the order of the data files that hold their old rows, so that each of these files is
+    rewritten within a short time (see `jobs.table.rewrite`). `obsolete` are `clip_id`s of committed
+    rows whose files still exist but no longer hold the clips. `due` are the tasks that are due on
+    any of the clips, `keeps` is whether some old row keeps labels, and `files` are the names of the
+    data files that `file` numbers.
 
     The counts are of clips, as far as these are known before shards are read. `vanished` counts
     clips with a row in the table, which stays, that are missing from the input.
@@ -85,6 +61,9 @@ class Plan:
     done: int
     failed_before: int
     vanished: int
+    due: int = ALL
+    keeps: bool = False
+    files: Sequence[str] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -92,35 +71,28 @@ class Plan:
         return not len(self.todo) and not self.obsolete
 
 
-def plan(
-    listing: Listing,
-    committed: pa.Table,
-    fingerprint: str,
-    *,
-    retry_errors: bool,
-    channels: Channels = "mean",
-) -> Plan:
-    """Compare the clips that a source found with the table's rows (`COMMITTED`).
+def plan(listing: Listing, committed: Committed, *, channels: Channels = "mean") -> Plan:
+    """Compare the clips that a source found with the table's rows.
 
-    A clip is done if a row has its id and the run's fingerprint and, with `retry_errors`, no error; a
-    recording, if all its channels are. Its id depends on the file's version, so a changed file is
-    another clip at the same place, whose new row replaces the old ones. A missing file has no
-    version: rows that were made while the file existed stay.
+    A clip is done if a row has its id and no task is due on it; a recording, if that is so of all its
+    channels. Its id depends on the file's version, so a changed file is another clip at the same
+    place, whose new row replaces the old ones. A missing file has no version: rows that were made
+    while the file existed stay.
     """
     number = channels if isinstance(channels, int) else None
     channel = pa.repeat(pa.scalar(number, pa.int32()), len(listing.clips))
     found = listing.clips.append_column("channel", channel)
     found = found.add_column(0, "clip_id", clip_ids(found))
-    done = _done(committed, fingerprint, retry_errors and channels != "each")
+    done = committed.rows.filter(pc.equal(committed.rows["due"], 0))
     ids = done["clip_id"]
     if channels == "each":
-        ids, is_whole = _whole_recordings(done, retry_errors)
+        ids, is_whole = _whole_recordings(done)
         done, ids = done.filter(is_whole), ids.filter(is_whole)
     is_done = pc.is_in(found["clip_id"], value_set=_whole(ids))
     finished = done.filter(pc.is_in(ids, value_set=_whole(found["clip_id"])))
     # Only the remaining rows are compared by place: in most runs they are few.
-    rest = committed.filter(
-        pc.invert(pc.is_in(committed["clip_id"], value_set=_whole(finished["clip_id"])))
+    rest = committed.rows.filter(
+        pc.invert(pc.is_in(committed.rows["clip_id"], value_set=_whole(finished["clip_id"])))
     )
     pending = found.filter(pc.invert(is_done))
     places, places_of_rest = _places(pending), _places(rest)
@@ -137,38 +109,97 @@ def plan(
     todo, rows_at = pending.filter(is_to_do), rows_at.filter(_whole(is_to_do))
     todo = todo.append_column("supersedes", _whole(rows["clip_id_list"]).take(rows_at))
     todo = todo.append_column("replaces_labels", _whole(rows["has_labels_any"]).take(rows_at))
+    todo = _with_kept(todo, rest, is_each=channels == "each")
     listed = pc.sum(is_listed).as_py() or 0
     return Plan(
-        todo,
+        _in_order(todo, _whole(rows["at_min"]).take(rows_at)),
         obsolete,
         found=len(finished) + len(todo),
         done=len(finished),
         failed_before=len(finished.filter(pc.not_equal(finished["status"], "ok"))),
         vanished=len(rest) - listed - len(obsolete) + (pc.sum(unavailable).as_py() or 0),
+        due=_union(todo["_due"]),
+        keeps=todo["_kept"].null_count < len(todo),
+        files=committed.files,
     )
 
 
-def _whole_recordings(done: pa.Table, retry_errors: bool) -> tuple[pa.Array, pa.Array]:
-    """For each row its recording's id, and whether all channels of that are there; with
-    `retry_errors`, without an error. A recording that could not be decoded has one row."""
-    recordings = clip_ids(done.drop_columns(["channel"]))
-    columns = [done[name] for name in ("channel", "channels", "status")]
-    rows = pa.table([recordings, *columns], ["recording", "channel", "channels", "status"])
-    rows = rows.append_column("is_ok", pc.equal(rows["status"], "ok"))
-    by_id = rows.group_by("recording").aggregate(
-        [("channel", "count_distinct"), ("channels", "max"), ("is_ok", "all")]
+def _whole_recordings(rows: pa.Table) -> tuple[pa.Array, pa.Array]:
+    """For each row its recording's id, and whether all channels of that are there. A recording that
+    could not be decoded has one row."""
+    recordings = clip_ids(rows.drop_columns(["channel"]))
+    columns = pa.table(
+        [recordings, rows["channel"], rows["channels"]], ["recording", "channel", "channels"]
+    )
+    by_id = columns.group_by("recording").aggregate(
+        [("channel", "count_distinct"), ("channels", "max")]
     )
     is_all = pc.equal(by_id["channel_count_distinct"], by_id["channels_max"])
     is_all = pc.or_(pc.fill_null(is_all, False), pc.equal(by_id["channel_count_distinct"], 0))
-    if retry_errors:
-        is_all = pc.and_(is_all, by_id["is_ok_all"])
     return recordings, pc.is_in(recordings, value_set=_whole(by_id["recording"].filter(is_all)))
 
 
+def _with_kept(todo: pa.Table, rows: pa.Table, *, is_each: bool) -> pa.Table:
+    """The clips with `_due` and `_kept`, which come from their own ones of the rows that are there:
+    those of the same version."""
+    due, kept = np.full(len(todo), ALL, np.int64), pa.nulls(len(todo), KEPT)
+    of, is_whole = _whole_recordings(rows) if is_each else (_whole(rows["clip_id"]), None)
+    is_own = pc.is_in(of, value_set=_whole(todo["clip_id"]))
+    if not is_each:
+        is_own = pc.and_(is_own, _whole(pc.not_equal(rows["due"], ALL)))
+    own = rows.filter(is_own).select([field.name for field in KEPT.value_type])
+    if len(own):
+        own = own.append_column("of", of.filter(is_own))
+        own = own.append_column(
+            "whole", is_whole.filter(is_own) if is_whole is not None else pa.repeat(True, len(own))
+        )
+        lists = [(name, "list") for name in own.column_names if name != "of"]
+        by_id = own.group_by("of", use_threads=False).aggregate(lists).combine_chunks()
+        found = {name: by_id[f"{name}_list"].chunk(0) for name, _ in lists}
+        starts = found["due"].offsets.to_numpy()[:-1]
+        union = np.bitwise_or.reduceat(found["due"].flatten().to_numpy(), starts)
+        whole = found["whole"].flatten().to_numpy(zero_copy_only=False)
+        union[~np.logical_and.reduceat(whole, starts)] = ALL
+        fields = list(KEPT.value_type)
+        structs = pa.StructArray.from_arrays(
+            [found[f.name].flatten() for f in fields], fields=fields
+        )
+        at = pc.index_in(_whole(todo["clip_id"]), value_set=_whole(by_id["of"]))
+        kept = pa.ListArray.from_arrays(found["due"].offsets, structs).cast(KEPT).take(at)
+        has_own = at.is_valid().to_numpy(zero_copy_only=False)
+        due[has_own] = union[at.drop_null().to_numpy()]
+    return todo.append_column("_due", pa.array(due)).append_column("_kept", kept)
+
+
+def _in_order(todo: pa.Table, at: pa.Array) -> pa.Table:
+    """The clips in the order of their old rows, those without one last. Rows of one `_unit` stay
+    together."""
+    keys = pc.fill_null(at, END).to_numpy()
+    if not (keys < END).any():
+        return todo
+    if "_unit" in todo.column_names:
+        firsts = np.flatnonzero(np.diff(todo["_unit"].to_numpy(), prepend=-1))
+        lengths = np.diff(firsts, append=len(todo))
+        keys = np.repeat(np.minimum.reduceat(keys, firsts), lengths)
+    return todo.take(pa.array(np.argsort(keys, kind="stable")))
+
+
+def _at(rows: pa.Table) -> np.ndarray:
+    """Where each row stands in the table, as numbers to sort by."""
+    at: np.ndarray = rows["file"].to_numpy().astype(np.int64) << 32 | rows["row"].to_numpy()
+    return at
+
+
+def _union(due: pa.ChunkedArray) -> int:
+    return int(np.bitwise_or.reduce(due.to_numpy(), initial=0))
+
+
 def _by_place(rows: pa.Table, places: pa.Array) -> pa.Table:
-    """The rows of each place: `clip_id_list`, `clip_id_count`, `has_labels_any`, `has_version_any`."""
+    """The rows of each place: `clip_id_list`, `clip_id_count`, `has_labels_any`, `has_version_any`,
+    and `at_min`, where the first one stands."""
     columns = {
         "place": places,
+        "at": _at(rows),
         "clip_id": rows["clip_id"],
         "has_labels": pc.is_in(rows["status"], value_set=pa.array(["ok", "partial"])),
         "has_version": pc.invert(_has_no_version(rows["source_version"])),
@@ -182,6 +213,7 @@ def _by_place(rows: pa.Table, places: pa.Array) -> pa.Table:
                 ("clip_id", "count"),
                 ("has_labels", "any"),
                 ("has_version", "any"),
+                ("at", "min"),
             ]
         )
     )
@@ -201,26 +233,19 @@ def _obsolete(listing: Listing, unlisted: pa.Table) -> list[str]:
     ]
 
 
-def plan_shards(
-    listing: Listing,
-    committed: pa.Table,
-    shards: Mapping[str, Shard],
-    fingerprint: str,
-    *,
-    retry_errors: bool,
-) -> Plan:
+def plan_shards(listing: Listing, committed: Committed, shards: Mapping[str, Shard]) -> Plan:
     """Like `plan`, for a source whose shards have to be read to list their clips.
 
     `shards` are those that earlier runs have read to the end. A shard is done if it has not changed
     since and the table has a finished row for each of its clips. Otherwise its row in the plan holds
     the table's rows of it, so that its reader skips what is done.
     """
-    found = listing.clips
-    done = _done(committed, fingerprint, retry_errors)
+    found, rows = listing.clips, committed.rows
+    done = rows.filter(pc.equal(rows["due"], 0))
     kept = pa.array([id for shard in shards.values() for id in shard.kept], pa.string())
     is_kept = pc.is_in(done["clip_id"], value_set=kept)
     own = _digests(done.filter(pc.invert(is_kept)))
-    rows_of = Counter(committed["source"].to_pylist())
+    rows_of = Counter(rows["source"].to_pylist())
 
     places = list(zip(*(found[n].to_pylist() for n in ("source", "source_version")), strict=True))
     # A missing tar has vanished, unless the table has no row of it: then it becomes an error row.
@@ -232,50 +257,58 @@ def plan_shards(
     } - vanished
     is_to_do = [s not in vanished and s not in finished for s, _ in places]
     todo = found.filter(pa.array(is_to_do, pa.bool_()))
+    rows_to_do = rows.filter(pc.is_in(rows["source"], _whole(todo["source"])))
+    firsts: dict[str, int] = {}
+    for source, at in zip(rows_to_do["source"].to_pylist(), _at(rows_to_do).tolist(), strict=True):
+        firsts[source] = min(at, firsts.get(source, END))
+    todo = todo.append_column("known", _known(todo["source"], rows_to_do))
     count = sum(shards[source].clips for source in finished)
     not_ok = done.filter(pc.not_equal(done["status"], "ok"))["source"].to_pylist()
     available = {source for source, _ in places} - vanished
     return Plan(
-        todo.append_column("known", _known(todo["source"], committed, done)),
+        _in_order(
+            todo, pa.array([firsts.get(s, END) for s in todo["source"].to_pylist()], pa.int64())
+        ),
         obsolete=(),
         found=count,
         done=count,
         failed_before=sum(source in finished for source in not_ok),
-        vanished=sum(rows for source, rows in rows_of.items() if source not in available),
+        vanished=sum(count for source, count in rows_of.items() if source not in available),
+        due=_due_in_shards(todo, rows_to_do, shards),
+        keeps=_keeps(rows_to_do),
+        files=committed.files,
     )
 
 
-def _known(sources: pa.ChunkedArray, committed: pa.Table, done: pa.Table) -> pa.Array:
-    """The committed rows of each source (`KNOWN`), marked if they are among those `done`."""
-    names = sources.combine_chunks()
-    done_ids = set(done.filter(pc.is_in(done["source"], names))["clip_id"].to_pylist())
-    rows = committed.filter(pc.is_in(committed["source"], names))
-    known: dict[str, list[dict[str, Any]]] = {source: [] for source in names.to_pylist()}
-    columns = ["source", *(field.name for field in KNOWN.value_type if field.name != "done")]
+def _due_in_shards(todo: pa.Table, rows: pa.Table, shards: Mapping[str, Shard]) -> int:
+    """The tasks that are due on a clip of these shards: all of them, unless the table has a row for
+    each clip of each shard."""
+    kept = pa.array([id for shard in shards.values() for id in shard.kept], pa.string())
+    own = _digests(rows.filter(pc.invert(pc.is_in(rows["clip_id"], value_set=kept))))
+    is_known = all(
+        source in shards and shards[source].is_done(version, *own.get(source, NOTHING_DONE))
+        for source, version in zip(
+            todo["source"].to_pylist(), todo["source_version"].to_pylist(), strict=True
+        )
+    )
+    return _union(rows["due"]) if is_known else ALL
+
+
+def _keeps(rows: pa.Table) -> bool:
+    """Whether labels of these rows stay in part, or those of some channels of a recording."""
+    due = rows["due"].to_numpy()
+    has_channel = rows["channel"].is_valid().to_numpy()
+    return bool(((due != 0) & ((due != ALL) | has_channel)).any())
+
+
+def _known(sources: pa.ChunkedArray, rows: pa.Table) -> pa.Array:
+    """The rows of each source (`KNOWN`)."""
+    names = sources.to_pylist()
+    known: dict[str, list[dict[str, Any]]] = {source: [] for source in names}
+    columns = ["source", *(field.name for field in KNOWN.value_type)]
     for row in rows.select(columns).to_pylist():
-        known[row.pop("source")].append({**row, "done": row["clip_id"] in done_ids})
-    return pa.array([known[source] for source in names.to_pylist()], KNOWN)
-
-
-class Shard(NamedTuple):
-    """The contents of a shard, as a run found them that read it to the end: they save reading it
-    again. Which clips are done follows from the table's rows alone."""
-
-    version: str
-    clips: int
-    kept: Collection[str]  # clip_ids of its rows whose clips were not found, as reading failed
-    digest: str  # of the clip_ids of its clips; "" if an earlier version wrote it
-
-    def is_done(self, version: str, clips: int, digest: str) -> bool:
-        """Whether the shard has this version, and finished rows for exactly its clips: `clips` and
-        `digest` are those of its finished rows without the `kept` ones."""
-        is_same = digest == self.digest if self.digest else True
-        return version == self.version and clips == self.clips and is_same
-
-
-def digest(clip_ids: Collection[str]) -> str:
-    """A digest of a set of ids in any order: their exclusive or, as 32 hex digits."""
-    return f"{reduce(operator.xor, (int(id, 16) for id in clip_ids), 0):032x}"
+        known[row.pop("source")].append(row)
+    return pa.array([known[source] for source in names], KNOWN)
 
 
 NOTHING_DONE = 0, digest(())
@@ -302,32 +335,6 @@ def _digests(rows: pa.Table) -> dict[str, tuple[int, str]]:
     }
 
 
-def _done(committed: pa.Table, fingerprint: str, retry_errors: bool) -> pa.Table:
-    done = committed.filter(pc.equal(committed["fingerprint"], fingerprint))
-    return done.filter(pc.equal(done["status"], "ok")) if retry_errors else done
-
-
-def clip_ids(found: pa.Table) -> pa.Array:
-    """The `clip_id` of each row's place and, if there is such a column, `channel`."""
-    has_channels = "channel" in found.column_names and found["channel"].null_count < len(found)
-    names = [*PLACE.names, *(["channel"] if has_channels else [])]
-    columns = (found[name].to_pylist() for name in names)
-    return pa.array([clip_id(*place) for place in zip(*columns, strict=True)], pa.string())
-
-
-def clip_id(
-    source: str,
-    member: str | None,
-    source_version: str,
-    offset_s: float,
-    channel: int | None = None,
-) -> str:
-    """128-bit BLAKE2b of a clip's place and channel, as 32 hex digits."""
-    place = f"{source}\0{member or ''}\0{source_version}\0{offset_s!r}"
-    place += "" if channel is None else f"\0{channel}"
-    return hashlib.blake2b(place.encode(), digest_size=16).hexdigest()
-
-
 def _places(clips: pa.Table) -> pa.Array:
     parts = [
         clips["source"],
@@ -339,109 +346,3 @@ def _places(clips: pa.Table) -> pa.Array:
 
 def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-def settings(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
-    """Everything that can change a label, as JSON values, without batch sizes, pools and paths."""
-    return {
-        "label_version": LABEL_VERSION,
-        "audio": _audio_settings(config),
-        "keep": sorted(config.output.keep),
-        "tasks": {
-            name: _options(options) | {"model": checkpoints[name].digest()}
-            for name, options in config.tasks.items()
-        },
-        **_versions(config, checkpoints),
-    }
-
-
-def _options(options: TaskOptions) -> dict[str, Any]:
-    """A task's options. Tables from before `LATER_OPTIONS` have none of these, and their defaults
-    continue them."""
-    chosen = options.model_dump(mode="json", exclude={"model", "revision"})
-    fields = type(options).model_fields
-    return {
-        name: value
-        for name, value in chosen.items()
-        if name not in LATER_OPTIONS.get(options.task, ()) or value != fields[name].default
-    }
-
-
-def _versions(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
-    """By kind of change, the tasks whose labels are not those of earlier versions of the code, or
-    not those that their options alone say."""
-    tasks = config.tasks.items()
-    corrected = [
-        name
-        for name, options in tasks
-        if options.dtype != "float32"
-        and checkpoints[name].json("config.json").get("model_type") in CHANGED_IN_HALF_PRECISION
-    ]
-    cut_off = [
-        name
-        for name, options in tasks
-        if checkpoints[name].json("config.json").get("model_type") in CUT_OFF
-        and getattr(options, "max_new_tokens", None) is None
-    ]
-    by_level = [name for name, options in tasks if _BY_LEVEL.search(options.when or "")]
-    compared = [name for name, options in tasks if getattr(options, "reference", None)]
-    versions = {
-        "half_precision_version": dict.fromkeys(corrected, 2),
-        "limit_version": dict.fromkeys(cut_off, 2),
-        "level_version": dict.fromkeys(by_level, 2),
-        "reference_version": dict.fromkeys(compared, REFERENCE_VERSION),
-        "task_version": {
-            name: CHANGED_LABELS[options.task]
-            for name, options in tasks
-            if options.task in CHANGED_LABELS
-        },
-        "left_to_checkpoint": {
-            name: left
-            for name, options in tasks
-            if (left := left_to_checkpoint(options, checkpoints[name]))
-        },
-    }
-    return {kind: names for kind, names in versions.items() if names}
-
-
-def _audio_settings(config: Config) -> dict[str, Any]:
-    """The keys of `audio` that change labels.
-
-    Tables from before `on_damage` and `max_damage` have neither. Their labels are those of sounds
-    without damage, which the defaults label alike, so that the defaults continue them.
-    """
-    kept = config.audio.model_dump(mode="json", include={"max_clip_s"})
-    rules = config.audio.model_dump(mode="json", include={"on_damage", "max_damage"})
-    defaults = {name: type(config.audio).model_fields[name].default for name in rules}
-    if config.audio.on_damage == "error":
-        rules.pop("max_damage")
-    if config.audio.channels != "mean":
-        kept["channels"] = config.audio.channels
-    kept |= {name: value for name, value in rules.items() if value != defaults[name]}
-    raw = [one.model_dump(mode="json") for one in config.audio.raw]
-    return kept | ({"raw": raw} if raw else {})
-
-
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """A hash of the settings for every row, as 16 hex digits."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def difference(table: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
-    """`key: ... in the table, ... in this run` for each setting that differs."""
-    left, right = dict(_flat(table)), dict(_flat(run))
-    return [
-        f"{key}: {left.get(key, 'absent')} in the table, {right.get(key, 'absent')} in this run"
-        for key in sorted(left.keys() | right.keys())
-        if left.get(key) != right.get(key)
-    ]
-
-
-def _flat(value: Any, key: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        return [
-            pair
-            for name, inner in value.items()
-            for pair in _flat(inner, f"{key}.{name}" if key else name)
-        ]
-    return [(key, json.dumps(value))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from audio_ops.schemas import SOUND
 from audio_ops.tasks import load_task
 from jobs.config import Config, ConfigError
 from jobs.config_file import options_of_others
+from jobs.due import Wanted
+from jobs.fingerprints import settings
 from jobs.models import find_model
-from jobs.plan import fingerprint, settings
 from jobs.sources import NoSuchColumn, Source, load_source
 from jobs.sources._auto import recognise
 from jobs.sources._paths import absolute
@@ -35,18 +36,19 @@ class Run:
     checkpoints: Mapping[str, Checkpoint]  # by task
     kept: pa.Schema  # columns of the source that rows carry
     schema: pa.Schema  # of the table
-    settings: Mapping[str, Any]  # all that could change a label, see `plan.settings`
-    relabel: bool
-    retry_errors: bool
+    settings: Mapping[str, Any]  # all that could change a label, see `fingerprints.settings`
+    wanted: Wanted
+    relabel: bool | Collection[str]  # the changed tasks whose labels may be replaced; all, or none
     sample: int | None  # clips to label instead of all
+    drop: Collection[str] = ()  # tasks whose columns the table is to lose
 
     @property
     def source(self) -> Source:
         return load_source(self.config.input.format)
 
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(self.settings)
+    def may_relabel(self, task: str) -> bool:
+        """Whether the task's labels may be replaced if they were made with other settings."""
+        return self.relabel if isinstance(self.relabel, bool) else task in self.relabel
 
 
 def preflight(
@@ -55,16 +57,27 @@ def preflight(
     config: Config,
     say: Callable[[str], None],
     *,
-    relabel: bool = False,
+    relabel: bool | Collection[str] = False,
     retry_errors: bool = False,
     sample: int | None = None,
+    drop: Collection[str] = (),
 ) -> Run:
     """Check a config against its checkpoints and its input.
 
     Raises ConfigError, or TableMismatch if two columns of the table would have one name.
     """
+    if not isinstance(relabel, bool) and (unknown := sorted(set(relabel) - set(config.tasks))):
+        raise ConfigError(
+            f"--relabel: expected tasks of {config_path} ({', '.join(config.tasks)}), found "
+            f"{', '.join(unknown)}"
+        )
+    if still := sorted(set(drop) & set(config.tasks)):
+        raise ConfigError(
+            f"--drop: expected tasks that are no longer in {config_path}, found {', '.join(still)}"
+        )
     checkpoints = find_models(config, config_path)
     config, kept = find_source(config, config_path, say)
+    made_with = settings(config, checkpoints)
     return Run(
         run_id,
         config_path,
@@ -72,10 +85,11 @@ def preflight(
         checkpoints,
         kept,
         table_schema(config.tasks, kept),
-        settings(config, checkpoints),
+        made_with,
+        Wanted.of(made_with, retry_errors=retry_errors, together=bool(sample)),
         relabel,
-        retry_errors,
         sample,
+        drop,
     )
 
 

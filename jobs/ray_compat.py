@@ -198,14 +198,21 @@ def part_of_a_cpu(cgroup: str = "/sys/fs/cgroup") -> int | None:
 
     `_private/utils.py`: `get_num_cpus`.
     """
+    quota = cpu_quota(cgroup)
+    return 1 if quota is not None and quota < 1 else None
+
+
+def cpu_quota(cgroup: str = "/sys/fs/cgroup") -> float | None:
+    """The CPUs that the processes of this machine, or container, may use together, if that is limited."""
     with suppress(OSError, ValueError, ZeroDivisionError):
         quota, period = Path(cgroup, "cpu.max").read_text().split()
-        return 1 if float(quota) / float(period) < 1 else None
+        return float(quota) / float(period)
     with suppress(OSError, ValueError, ZeroDivisionError):
         quota, period = (
             Path(cgroup, "cpu", f"cpu.cfs_{part}_us").read_text() for part in ("quota", "period")
         )
-        return 1 if 0 < float(quota) / float(period) < 1 else None
+        share = float(quota) / float(period)
+        return share if share > 0 else None
     return None
 
 

@@ -6,7 +6,7 @@ torch nor transformers: only its `Model()` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -149,6 +149,12 @@ class Task(Protocol[OptionsT]):
 
     def reporting(self, options: OptionsT) -> Reporting:
         """Which of its columns reports read, and how."""
+
+
+def most_speech(wishes: Iterable[WantsSpeech]) -> WantsSpeech:
+    """For which clips voice activity has to be computed, so that every task has what it wants."""
+    order: list[WantsSpeech] = ["never", "long", "always"]
+    return max(wishes, key=order.index)
 
 
 def task_names() -> list[str]:

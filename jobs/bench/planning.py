@@ -41,10 +41,12 @@ def committed(folder: Path, count: int) -> dict[str, Any]:
     """The `input` of a config: `count` files in `folder`, for which a table there has labels."""
     from audio_ops.schemas import TASK_FAILURE, failure_column
     from jobs.config_file import load_config
-    from jobs.plan import COMMITTED, fingerprint, plan, settings
+    from jobs.due import NOTHING_COMMITTED
+    from jobs.fingerprints import fingerprints, settings
+    from jobs.plan import plan
     from jobs.preflight import find_models
     from jobs.sources import load_source
-    from jobs.table.schema import RUN, SHARD_END, label_columns, table_schema
+    from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
     from jobs.table.storage import Storage
     from jobs.table.table import hold
     from jobs.table.write import WriteSettings, write_rows
@@ -60,14 +62,14 @@ def committed(folder: Path, count: int) -> dict[str, Any]:
     labels = settings(config, find_models(config, str(file)))
     schema = table_schema(config.tasks, pa.schema([]))
     found = load_source("files").find(config.input, lambda _: None, pa.schema([]))
-    todo = plan(found, COMMITTED.empty_table(), fingerprint(labels), retry_errors=False).todo
+    todo = plan(found, NOTHING_COMMITTED).todo
     failure = pa.field(failure_column("it"), TASK_FAILURE)
-    for field in (*schema, failure, pa.field("shard_end", SHARD_END)):
+    for field in (*schema, failure, *CHANGE, pa.field("shard_end", SHARD_END)):
         if field.name not in (*todo.column_names, "status", *RUN.names):
             todo = todo.append_column(field, pa.nulls(len(todo), field.type))
     table = hold(Storage(config.output.path), "made", schema, labels, {})
     tasks = label_columns(schema, ["it"])
-    write = WriteSettings(schema, tasks, table.path, {}, "made", fingerprint(labels))
+    write = WriteSettings(schema, tasks, table.path, {}, "made", fingerprints(labels))
     for at in range(0, count, 25_000):
         table.commit(write_rows(todo.slice(at, 25_000), write).to_pylist())
     table.tidy()
@@ -77,7 +79,9 @@ def committed(folder: Path, count: int) -> dict[str, Any]:
 
 def plan_a_million() -> None:
     """Plan a run whose clips are all committed."""
-    from jobs.plan import clip_ids, plan
+    from jobs.clips import clip_ids
+    from jobs.due import COMMITTED, Committed
+    from jobs.plan import plan
     from jobs.sources import PLACE, Listing
 
     count = 1_000_000
@@ -91,5 +95,9 @@ def plan_a_million() -> None:
     )
     done = found.add_column(0, "clip_id", clip_ids(found))
     done = done.append_column("status", pa.array(["ok"] * count))
-    done = done.append_column("fingerprint", pa.array(["f"] * count))
-    assert plan(Listing(found), done, "f", retry_errors=False).done == count
+    for name, value in (("due", 0), ("file", 0), ("row", 0)):
+        done = done.append_column(name, pa.array(np.full(count, value)))
+    for name in ("channel", "channels"):
+        done = done.append_column(name, pa.nulls(count))
+    done = Committed(done.select(COMMITTED.names).cast(COMMITTED))
+    assert plan(Listing(found), done).done == count

@@ -1,6 +1,6 @@
 """Statistics of a run's labels, and their distance from those of the table's earlier rows.
 
-They are read from the committed rows. Only rows with the same settings are compared.
+They are read from the committed rows. Only labels by the same settings of a task are compared.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.config import Drift
+from jobs.fingerprints import fingerprint_of, fingerprints, run_of
 from jobs.reports.columns import task_columns
 from jobs.table.table import Table
 
@@ -23,24 +24,23 @@ ROWS_AT_ONCE = 8192
 
 
 def statistics(table: Table, run_id: str) -> dict[str, dict[str, Any]]:
-    """Figures of each task: `now` of the rows of `run_id`, `before` of all other rows with the table's
-    current settings, and the `drift` between the two (see `drift`).
+    """Figures of each task: `now` of the labels that it made in the run `run_id`, `before` of all others
+    that it made with its current settings, and the `drift` between the two (see `drift`).
 
     Every task has `clips`, `failed`, `error_rate` and `mean_score`; a classification `labels`, the
     number of clips by their top label; a recognition `words_per_s` and `suspects`, the number of
     distrusted texts by reason. Memory grows with the number of labels, not of rows.
     """
-    from jobs.plan import fingerprint
-
     settings = table.settings()
-    rows = table.dataset()
-    condition = pc.field("fingerprint") == fingerprint(settings)
+    rows, prints = table.dataset(), fingerprints(settings)
+    names = rows.schema.names
     found: dict[str, dict[str, Any]] = {}
     for task, options in settings.get("tasks", {}).items():
-        of_task = task_columns(task, options, rows.schema.names).of
+        of_task = task_columns(task, options, names).of
+        condition = fingerprint_of(task, settings, names) == prints[task]
         read = {name: pc.field(of_task[name]) for name in REPORTED if name in of_task}
         columns = {
-            "mine": pc.field("run_id") == run_id,
+            "mine": run_of(task, names) == run_id,
             **{name: pc.field(name) for name in ("duration_s", "error_stage")},
             **read,
         }

@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from jobs.plan import fingerprint
+import pyarrow.compute as pc
+
+from jobs.fingerprints import fingerprint_of, fingerprints
 from jobs.reports.arguments import add_table_arguments, open_table
 from jobs.reports.columns import TaskColumns, task_columns
 from jobs.table.table import Table
@@ -68,18 +70,30 @@ def evaluate(table: Table, by: Sequence[str] = ()) -> dict[str, Any]:
         database.register("stored", labels)
         channel = "" if "channel" in names else ", NULL AS channel"  # as in older tables
         database.execute(f"CREATE TEMP VIEW labels AS SELECT *{channel} FROM stored")
-        count = "SELECT count(*) AS rows, count(*) FILTER (fingerprint <> ?) AS other FROM labels"
-        [rows] = _rows(database, count, fingerprint(settings))
-        report |= {"version": table.version, "rows": rows["rows"]}
-        report["rows_of_other_settings"] = rows["other"]
-        for task, options in settings.get("tasks", {}).items():
-            if not options.get("reference"):
-                continue
+        compared = {
+            task: options
+            for task, options in settings.get("tasks", {}).items()
+            if options.get("reference")
+        }
+        report |= {"version": table.version, "rows": labels.count_rows()}
+        report["rows_of_other_settings"] = _rows_of_other_settings(labels, settings, compared)
+        for task, options in compared.items():
             columns = task_columns(task, options, names)
             _view(database, columns, options["reference"], by)
             compare = _recognition if columns.kind == "recognition" else _classification
             report["tasks"][task] = {"reference": options["reference"], **compare(database, by)}
     return report
+
+
+def _rows_of_other_settings(
+    labels: Any, settings: Mapping[str, Any], tasks: Collection[str]
+) -> int:
+    """The rows that some of these tasks have labelled with other settings than now."""
+    names, is_other = labels.schema.names, pc.scalar(False)
+    for task in tasks:
+        of_row = fingerprint_of(task, settings, names)
+        is_other = is_other | pc.coalesce(of_row != fingerprints(settings)[task], pc.scalar(False))
+    return int(labels.count_rows(filter=is_other)) if tasks else 0
 
 
 def macro_f1(pairs: Mapping[tuple[str, str], int]) -> float | None:

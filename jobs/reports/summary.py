@@ -55,7 +55,7 @@ class Summary:
             "config": config_path,
             "log": str(log),
             "table": None,
-            "fingerprint": None,
+            "fingerprints": None,
             "input": None,
             "tasks": None,
             "models": None,
@@ -65,10 +65,14 @@ class Summary:
             "passed_over": {},
         }
 
-    def of(self, table: str, fingerprint: str, input: Input) -> None:
-        """Add the path of the run's table, the fingerprint of its settings, and how its input is
+    def of(self, table: str, fingerprints: Mapping[str, str], input: Input) -> None:
+        """Add the path of the run's table, the fingerprint of each task, and how the input is
         packaged, which tells `earmark report` how to read a clip again."""
-        self.document |= {"table": table, "fingerprint": fingerprint, "input": packaging(input)}
+        self.document |= {
+            "table": table,
+            "fingerprints": dict(fingerprints),
+            "input": packaging(input),
+        }
 
     def passed_over(self, files: Mapping[str, int]) -> None:
         """Add how many files of the input were passed over, by extension."""

@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 from deltalake.exceptions import DeltaError
 
 from audio_ops.schemas import SOUND
+from jobs.clips import clip_ids
 from jobs.console import printable
-from jobs.plan import clip_ids, fingerprint
 from jobs.reports.arguments import add_table_arguments, open_table
+from jobs.reports.prints import Prints
 from jobs.table.lease import NOTE
 from jobs.table.schema import ADDED_LATER, IDENTITY, OUTCOME, RUN, in_schema
 from jobs.table.table import DATA_FILE, SHARDS_FILE, Table
@@ -69,16 +70,16 @@ def verify(table: Table, progress: Callable[[str], None] = lambda _: None) -> Re
 
     report = Report(version=table.version)
     is_held = _check_holder(table, report)
-    settings = table.settings()
+    prints = Prints(table.settings())
     with tempfile.TemporaryDirectory() as scratch, duckdb.connect(f"{scratch}/rows") as database:
         database.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{scratch}'")
         database.execute(_ROWS)
         _check_unnamed_files(table, is_held, report)
-        _read_files(table, list(settings.get("tasks", {})), database, report, progress)
+        _read_files(table, prints, database, report, progress)
         progress("comparing the rows")
         _check_rows(database, report)
-        _check_runs(table, database, report)
-        _note_older_rows(database, fingerprint(settings), report)
+        _check_runs(table, database, prints, report)
+    _note_older_rows(prints.older, report)
     _check_shards(table, report)
     table.refresh()
     if table.version != report.version:
@@ -93,7 +94,7 @@ _ROWS = """
     CREATE TABLE rows (
         clip_id VARCHAR, source VARCHAR, member VARCHAR, source_version VARCHAR, offset_s DOUBLE,
         channel INTEGER, channels INTEGER,
-        status VARCHAR, run_id VARCHAR, fingerprint VARCHAR,
+        status VARCHAR, run_id VARCHAR,
         has_null BOOLEAN, other_id BOOLEAN, wrong_outcome BOOLEAN
     )
 """
@@ -101,7 +102,7 @@ _ROWS = """
 
 def _read_files(
     table: Table,
-    tasks: Sequence[str],
+    prints: Prints,
     database: Any,
     report: Report,
     progress: Callable[[str], None],
@@ -120,11 +121,11 @@ def _read_files(
                 f"remove it, then {REPAIR}"
             )
         else:
-            _read_file(table, name, file["num_records"], tasks, database=database, report=report)
+            _read_file(table, name, file["num_records"], prints, database=database, report=report)
 
 
 def _read_file(
-    table: Table, name: str, expected: int, tasks: Sequence[str], *, database: Any, report: Report
+    table: Table, name: str, expected: int, prints: Prints, *, database: Any, report: Report
 ) -> None:
     """Read a data file into `rows` of the database, and check that it has the `expected` rows."""
     found = 0
@@ -134,7 +135,8 @@ def _read_file(
             missing = [column for column in _READ.names if column not in rows.column_names]
             if set(missing) - set(ADDED_LATER):
                 raise ValueError(f"expected a column {missing[0]}, found none")
-            database.register("batch", _checked(rows, tasks))
+            prints.add(rows)
+            database.register("batch", _checked(rows, prints.tasks))
             database.execute("INSERT INTO rows SELECT * FROM batch")
     except (OSError, ValueError, pa.ArrowException) as error:  # ArrowInvalid is a ValueError
         report.faults.append(
@@ -207,7 +209,7 @@ def _checked(rows: pa.Table, tasks: Sequence[str]) -> pa.Table:
     return pa.table(
         {
             **{name: rows[name] for name in (*IDENTITY.names, "channels")},
-            **{name: rows[name] for name in ("status", "run_id", "fingerprint")},
+            **{name: rows[name] for name in ("status", "run_id")},
             "has_null": any_of([pc.is_null(rows[name]) for name in NEVER_NULL]),
             "other_id": pc.not_equal(rows["clip_id"], clip_ids(rows)),
             "wrong_outcome": any_of(
@@ -258,11 +260,6 @@ _ROW_CHECKS = (
         "rows that are otherwise",
         "SELECT source FROM rows WHERE wrong_outcome",
     ),
-    (
-        "one fingerprint for each run",
-        "runs with several",
-        "SELECT run_id FROM rows GROUP BY run_id HAVING count(DISTINCT fingerprint) > 1",
-    ),
 )
 
 
@@ -278,13 +275,12 @@ def _check_rows(database: Any, report: Report) -> None:
             )
 
 
-def _check_runs(table: Table, database: Any, report: Report) -> None:
-    """Compare each run's rows with the log: those that it wrote less those replaced since."""
+def _check_runs(table: Table, database: Any, prints: Prints, report: Report) -> None:
+    """Compare each run's rows and labels with the log: those that it wrote less those replaced since."""
     found = dict(database.execute("SELECT run_id, count(*) FROM rows GROUP BY run_id").fetchall())
     report.runs = len(found)
     if report.faults:  # rows that could not be read are missing here as well
         return
-    prints = dict(database.execute("SELECT DISTINCT run_id, fingerprint FROM rows").fetchall())
     logged = _runs_in_log(table, report.version)
     for run, rows in logged.rows.items():
         if rows != found.get(run, 0):
@@ -292,11 +288,7 @@ def _check_runs(table: Table, database: Any, report: Report) -> None:
                 f"run {run}: expected {rows:,} rows by the log, found {found.get(run, 0):,}: "
                 f"{LABEL_AGAIN}"
             )
-        if run in prints and prints[run] != logged.fingerprints[run]:
-            report.faults.append(
-                f"run {run}: expected fingerprint {logged.fingerprints[run]} by the log, found "
-                f"{prints[run]}: {LABEL_AGAIN}"
-            )
+    report.faults += [f"{fault}: {LABEL_AGAIN}" for fault in prints.faults(logged.fingerprints)]
     unlogged = found.keys() - logged.rows.keys()
     if unlogged and logged.gap:
         report.notes.append(f"the rows of {len(unlogged):,} runs were not counted: {logged.gap}")
@@ -308,27 +300,28 @@ def _check_runs(table: Table, database: Any, report: Report) -> None:
 
 
 class _LoggedRuns(NamedTuple):
-    """Runs by the log: how many rows the table should have of each, and its fingerprint. If
+    """Runs by the log: how many rows the table should have of each, and its fingerprints. If
     something in the log has no counts, `gap` says what, and runs that began before it are missing."""
 
     rows: dict[str, int]
-    fingerprints: dict[str, str]
+    fingerprints: dict[str, dict[str, str]]
     gap: str
 
 
 def _runs_in_log(table: Table, version: int) -> _LoggedRuns:
     """The runs of the log up to a version."""
     rows: Counter[str] = Counter()
-    fingerprints: dict[str, str] = {}
+    fingerprints: dict[str, dict[str, str]] = {}
     gap = ""
     history = [e for e in table.history() if e["version"] <= version]
     if history[-1]["version"] > 0:
         gap = "the log no longer goes back to its beginning"
     for entry in reversed(history):
         note = entry["note"]
-        if note.get("what") == "hold" and "fingerprint" in note:
+        if note.get("what") == "hold" and note.keys() & {"fingerprint", "fingerprints"}:
             rows[note["run_id"]] += 0
-            fingerprints[note["run_id"]] = note["fingerprint"]
+            of_all = {"": note.get("fingerprint", "")}  # as earlier versions had
+            fingerprints[note["run_id"]] = note.get("fingerprints", of_all)
         elif "rows" in note:
             rows[note["run_id"]] += note["rows"]
             rows.subtract(note.get("replaced", {}))
@@ -340,14 +333,12 @@ def _runs_in_log(table: Table, version: int) -> _LoggedRuns:
     return _LoggedRuns(known, fingerprints, gap)
 
 
-def _note_older_rows(database: Any, current: str, report: Report) -> None:
-    [(older,)] = database.execute(
-        "SELECT count(*) FROM rows WHERE fingerprint <> ?", [current]
-    ).fetchall()
+def _note_older_rows(older: int, report: Report) -> None:
     if older:
         report.notes.append(
-            f"{older:,} rows were labelled with earlier settings of the table: either a "
-            "relabelling is not finished (the same command continues), or their files have vanished"
+            f"{older:,} rows were labelled with earlier settings of the table, or not by all of its "
+            "tasks: either a run is not finished (the same command continues), or their files have "
+            "vanished"
         )
 
 

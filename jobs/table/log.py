@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Field, Schema, Transaction, WriterProperties
@@ -140,13 +140,30 @@ class Transactions:
     ) -> None:
         """Add and remove data files in one transaction. `what` names its purpose, `note` is kept with
         it."""
+        self._write(actions, self.log.delta.schema(), what, note or {})
+
+    def replace(
+        self, files: Sequence[AddAction], schema: pa.Schema, what: str, note: Mapping[str, Any]
+    ) -> None:
+        """Take these data files, and the columns of `schema`, in place of all that there are."""
+        self._write(files, Schema.from_arrow(schema), what, note, mode="overwrite")
+
+    def _write(
+        self,
+        actions: Sequence[AddAction | RemoveAction],
+        schema: Schema,
+        what: str,
+        note: Mapping[str, Any],
+        *,
+        mode: Literal["append", "overwrite"] = "append",
+    ) -> None:
         delta = self.log.delta
         self._commit(
             lambda properties: delta.create_write_transaction(
-                list(actions), "append", delta.schema(), commit_properties=properties
+                list(actions), mode, schema, commit_properties=properties
             ),
             what,
-            note or {},
+            note,
         )
 
     def adapt(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:

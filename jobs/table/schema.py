@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,22 +14,19 @@ from jobs.sources import PLACE
 # `channel` is null for the mean of all channels, and in errors of a whole recording.
 IDENTITY = pa.schema([("clip_id", pa.string()), *PLACE, ("channel", pa.int32())])
 OUTCOME = pa.schema([("status", pa.string()), *ERROR])
-RUN = pa.schema(
-    [
-        ("run_id", pa.string()),
-        ("fingerprint", pa.string()),
-        ("labelled_at", pa.timestamp("us", "UTC")),
-    ]
-)
+ERROR_OF_READING = ("read", "decode")  # stages before the first task
+RUN = pa.schema([("run_id", pa.string()), ("labelled_at", pa.timestamp("us", "UTC"))])
 # A clip of a recording whose channels are labelled one by one: the `clip_id` that the plan has for
 # the recording, and the number of its rows. They are committed together.
 RECORDING = pa.struct([("id", pa.string()), ("rows", pa.int32())])
-# The rows that a clip's new row replaces, and whether one of those has labels.
+# The rows that a clip's new row replaces, whether one of those has labels, and the `clip_id` of the
+# one whose labels by tasks that are not due the new row takes over.
 CHANGE = pa.schema(
     [
         ("supersedes", pa.list_(pa.string())),
         ("replaces_labels", pa.bool_()),
         ("_recording", RECORDING),
+        ("_keeps", pa.string()),
     ]
 )
 # The outcome of a shard that was read to the end, in a row of its own after the shard's clips.
@@ -75,6 +73,16 @@ WRITTEN = pa.schema(
 ADDED_LATER = ("sound_flags", "channel")
 
 
+def fingerprint_column(task: str) -> str:
+    """The name of the column with the fingerprint of a task's labels, see `jobs.fingerprints`."""
+    return f"{task}_fingerprint"
+
+
+def run_column(task: str) -> str:
+    """The name of the column with the id of the run that made a task's labels."""
+    return f"{task}_run_id"
+
+
 class TableMismatch(Exception):
     """The table's columns or settings are not those of this run. Exit code 2."""
 
@@ -87,6 +95,8 @@ def table_schema(tasks: Mapping[str, TaskOptions], kept: pa.Schema) -> pa.Schema
         fields += [
             (f"tasks.{name}", pa.field(f"{name}_{c}", type_)) for c, type_ in columns.items()
         ]
+        made = (fingerprint_column(name), run_column(name))
+        fields += [(f"tasks.{name}", pa.field(column, pa.string())) for column in made]
     fields += [("output.keep", field) for field in kept] + [("", field) for field in RUN]
     makers: dict[str, list[str]] = {}
     for maker, field in fields:
@@ -111,8 +121,44 @@ def label_columns(schema: pa.Schema, tasks: Collection[str]) -> dict[str, list[s
     for task in tasks:
         end = schema.names.index(f"{task}_error")
         columns[task] = schema.names[start:end]
-        start = end + 1
+        start = schema.names.index(run_column(task)) + 1
     return columns
+
+
+def columns_by_task(
+    names: Collection[str], tasks: Collection[str], kept: Collection[str]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """A table's columns that begin with a task's name, by task, and those that come from the source.
+    Those `kept` do, whatever their names are."""
+    fixed = {*IDENTITY.names, *SOUND.names, *OUTCOME.names, *RUN.names, "fingerprint"}
+    of_task: dict[str, list[str]] = {task: [] for task in tasks}
+    carried = []
+    for name in names:
+        owners = [task for task in tasks if name.startswith(f"{task}_") and name not in kept]
+        if owners:
+            of_task[max(owners, key=len)].append(name)
+        elif name not in fixed:
+            carried.append(name)
+    return of_task, carried
+
+
+def labels_left(
+    names: Collection[str],
+    settings: Mapping[str, Any],
+    tasks: Collection[str],
+    kept: Collection[str],
+) -> dict[str, list[str]]:
+    """The label columns, by task, that a table with these columns and settings has of tasks that are
+    no longer in the config, whose `tasks` these are."""
+    left = settings.get("left", {})
+    columns, _ = columns_by_task(names, [*tasks, *left], kept)
+    return {task: without_marks(task, columns[task]) for task in left}
+
+
+def without_marks(task: str, columns: Sequence[str]) -> list[str]:
+    """A task's columns without its error, fingerprint and run."""
+    marks = (f"{task}_error", fingerprint_column(task), run_column(task))
+    return [column for column in columns if column not in marks]
 
 
 def in_schema(rows: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -16,12 +16,15 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 from deltalake.exceptions import TableNotFoundError
+from deltalake.transaction import AddAction
 
-from jobs.plan import Shard, fingerprint
+from jobs.clips import Shard
+from jobs.fingerprints import fingerprints, table_settings
 from jobs.table.lease import Holder, Lease, TableInUse, holder_of, in_use, watched
 from jobs.table.log import Log, Transactions, arrow_types, can_grow, create_log, delta_fields
+from jobs.table.outcome import without_failures
 from jobs.table.rewrite import LOOKUPS_AT_ONCE, Rewriter, add, remove
-from jobs.table.schema import SHARDS, TableMismatch
+from jobs.table.schema import SHARDS, TableMismatch, columns_by_task
 from jobs.table.storage import Storage
 
 # Tells `datasets.load_dataset(folder)` which files are data: it takes the log's for that as well. Its
@@ -67,7 +70,7 @@ class Table:
         self.log.refresh()
 
     def settings(self) -> dict[str, Any]:
-        """The settings that the labels were made with, see `plan.settings`."""
+        """The settings that the labels were made with, see `fingerprints.table_settings`."""
         return self.log.settings()
 
     def schema(self) -> pa.Schema:
@@ -75,8 +78,19 @@ class Table:
         return self.log.schema()
 
     def dataset(self) -> pa.dataset.Dataset:
-        """The committed rows, to be read by columns and filters."""
-        return self.log.delta.to_pyarrow_dataset()
+        """The committed rows, to be read by columns and filters.
+
+        Without what delta-rs says of the values in each file: of a column that was added since, it
+        says that none is null, and Arrow believes it, so that `is_null` is false of every row.
+        """
+        found = self.log.delta.to_pyarrow_dataset()
+        fragments = [
+            found.format.make_fragment(fragment.path, fragment.filesystem)
+            for fragment in found.get_fragments()
+        ]
+        return pyarrow.dataset.FileSystemDataset(
+            fragments, found.schema, found.format, found.filesystem
+        )
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
         """Some columns of the committed rows, in memory; null if the table does not have them yet."""
@@ -174,36 +188,38 @@ def hold(
 ) -> HeldTable:
     """Take the table for one run, or create it.
 
-    `seen` are the settings that the run found in it before, {} if there was no table; `dead` is the
-    holder that it has `watched`; `retain_h` is kept in the log. Missing columns are added, so that a
-    run that relabels may have other tasks than the table.
+    `settings` are the run's, and become the table's (see `table_settings`); `seen` are those that the
+    run found in it before, {} if there was no table; `dead` is the holder that it has `watched`;
+    `retain_h` is kept in the log. Missing columns are added, so that a run may have other tasks than
+    the table.
 
     Raises TableInUse, and TableMismatch if a column's type would change.
     """
     if holder_of(storage) != dead:
         dead = watched(storage)
     table = Table.open(storage)
+    document = table_settings(seen, settings)
     if table is None:
         _refuse_other_files(storage)
-        create_log(storage, schema, settings)
+        create_log(storage, schema, document)
         table = Table(storage, Log(storage))
     transactions = Transactions(table.log, run_id)
     newest = _newest_holder(table)
     if newest and newest != dead:  # a run that came between the first check and this version
         raise TableInUse(in_use(newest))
-    if table.settings() not in (seen, settings):
+    if table.settings() not in (seen, document):
         raise TableInUse(f"another run has just made {storage.path} with other settings")
     me = Holder.me(run_id)
     note = {name: value for name, value in asdict(me).items() if name != "heartbeat"}
-    note |= {"fingerprint": fingerprint(settings), "retain_h": retain_h}
+    note |= {"fingerprints": fingerprints(settings), "retain_h": retain_h}
     transactions.append([], "hold", note)
     lease = Lease(storage, me, lambda: Log(storage).newest_run() == run_id)
     held = HeldTable(table, transactions, lease)
     try:
         held.lease.write()
         transactions.check()  # another run may have looked for a holder just before the note
-        if table.settings() != settings or table.columns_that_differ(schema):
-            held.adapt(schema, settings)
+        if table.settings() != document or table.columns_that_differ(schema):
+            held.adapt(schema, document)
     except BaseException:
         held.release()
         raise
@@ -281,6 +297,7 @@ class HeldTable(Table):
             if old:
                 note["replaced"] = replaced
             self.transactions.append(actions, "relabel" if old else "label", note)
+            self.rewriter.labelled([file["path"] for file in files])
         if shards:
             self.add_shards(
                 {
@@ -290,6 +307,30 @@ class HeldTable(Table):
                     for shard in shards
                 }
             )
+
+    def drop(self, tasks: Collection[str], kept: Collection[str]) -> None:
+        """Remove the columns of tasks, which are no longer in the config, from all data files, in one
+        transaction, and with them their failures from the rows' outcomes. `kept` are columns of the
+        source."""
+        schema, settings = self.log.schema(), self.settings()
+        left = {name: r for name, r in settings.get("left", {}).items() if name not in tasks}
+        stay = [*settings["tasks"], *left]
+        columns, _ = columns_by_task(schema.names, [*stay, *tasks], kept)
+        gone = {column for task in tasks for column in columns[task]}
+        if gone:
+            rest = pa.schema([field for field in schema if field.name not in gone])
+            labels = {task: columns[task] for task in stay}
+            change = partial(without_failures, tasks=tasks, labels=labels)
+            files: list[AddAction] = []
+            for name in self.log.names():
+                actions, _ = self.rewriter.rewritten(name, schema=rest, change=change)
+                files += [action for action in actions if isinstance(action, AddAction)]
+            self.transactions.replace(files, rest, "drop", {"rows": 0})
+        document = {key: value for key, value in settings.items() if key != "left"}
+        self.transactions.adapt(
+            pa.schema([f for f in schema if f.name not in gone]),
+            document | ({"left": left} if left else {}),
+        )
 
     def _check_sizes(self, files: Sequence[Mapping[str, Any]]) -> None:
         """Raise OSError unless every data file is in the table's folder, with the size written."""

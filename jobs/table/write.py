@@ -12,9 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from audio_ops.schemas import ERROR, failure_column
+from audio_ops.label import DUE, is_due, put
 from jobs.shared_storage import expect_probe
-from jobs.table.schema import OUTCOME, RUN, WRITTEN, in_schema
+from jobs.table.outcome import with_outcome
+from jobs.table.schema import (
+    ERROR_OF_READING,
+    RUN,
+    WRITTEN,
+    fingerprint_column,
+    in_schema,
+    run_column,
+)
 from jobs.table.storage import Storage
 
 
@@ -27,8 +35,9 @@ class WriteSettings:
     path: str  # of the table
     storage_options: Mapping[str, Any] = field(repr=False)
     run_id: str
-    fingerprint: str
+    fingerprints: Mapping[str, str]  # of the tasks that this run runs
     probe: str | None = None  # see `jobs.shared_storage`
+    bits: Mapping[str, int] = field(default_factory=dict)  # each task's place in `_due`
 
 
 def write_rows(table: pa.Table, settings: WriteSettings) -> pa.Table:
@@ -36,7 +45,10 @@ def write_rows(table: pa.Table, settings: WriteSettings) -> pa.Table:
 
     Plain readers of the folder never see half a file: it gets its name when it is whole. Without
     rows there is no file, and `path` is null. A clip that could not be read gets no row if the row
-    that it would replace has labels: those stay, and the next run tries again.
+    that it would replace has labels, nor does one that could not be decoded if some of these are to
+    stay: then the row stays, and the next run tries again.
+
+    The statuses that it returns are those of this run's work, whatever failed before.
 
     Raises OSError with the path.
     """
@@ -47,13 +59,16 @@ def write_rows(table: pa.Table, settings: WriteSettings) -> pa.Table:
     table = table.filter(pc.invert(is_end))
     if not len(table):
         return pa.Table.from_pylist([{"shards": shards}], schema=WRITTEN)
-    table = _with_outcome(table, settings.tasks)
-    failed = table.filter(table["error_kind"].is_valid())
+    due = {task: is_due(table, settings.bits.get(task)) for task in settings.fingerprints}
+    is_partial = DUE in table.column_names
+    whole = with_outcome(table, settings.tasks)
+    work = with_outcome(table, settings.tasks, due) if is_partial else whole
+    failed, table = work.filter(work["error_kind"].is_valid()), whole
     about = {
         "audio_s": pc.sum(table["duration_s"]).as_py() or 0.0,
         "source": table["source"][0].as_py(),
         "clip_ids": table["clip_id"].to_pylist(),
-        "statuses": table["status"].to_pylist(),
+        "statuses": work["status"].to_pylist(),
         "errors": [
             {"kind": kind, "source": source, "message": message}
             for kind, source, message in zip(
@@ -66,48 +81,21 @@ def write_rows(table: pa.Table, settings: WriteSettings) -> pa.Table:
     if "_recording" in table.column_names:
         about["recordings"] = table["_recording"].to_pylist()
     is_unread = pc.equal(table["error_kind"], "unreadable")
-    spared = pc.fill_null(pc.and_(is_unread, table["replaces_labels"]), False)
-    table = table.filter(pc.invert(spared))
+    has_labels = pc.fill_null(pc.and_(is_unread, table["replaces_labels"]), False)
+    is_failed = pc.is_in(table["error_stage"], value_set=pa.array(ERROR_OF_READING))
+    is_written = pc.invert(pc.or_(has_labels, pc.and_(is_failed, table["_keeps"].is_valid())))
+    table, due = table.filter(is_written), {task: due[task].filter(is_written) for task in due}
     if not len(table):
         return pa.Table.from_pylist([about], schema=WRITTEN)
     about["supersedes"] = [id for ids in table["supersedes"].to_pylist() for id in ids or ()]
-    run = settings.run_id, settings.fingerprint, datetime.now(timezone.utc)
-    for column, value in zip(RUN, run, strict=True):
+    for column, value in zip(RUN, (settings.run_id, datetime.now(timezone.utc)), strict=True):
         table = table.append_column(column, pa.array([value] * len(table), column.type))
+    for task, print_ in settings.fingerprints.items():
+        table = put(table, fingerprint_column(task), pa.repeat(print_, len(table)), due[task])
+        table = put(table, run_column(task), pa.repeat(settings.run_id, len(table)), due[task])
     name = f"part-{settings.run_id}-{uuid.uuid4().hex}.parquet"
     sink = pa.BufferOutputStream()
     pq.write_table(in_schema(table, settings.schema), sink, compression="zstd")
     Storage(settings.path, settings.storage_options).write(name, sink.getvalue())
     about |= {"path": name, "size_bytes": sink.getvalue().size, "rows": len(table)}
     return pa.Table.from_pylist([about], schema=WRITTEN)
-
-
-def _with_outcome(table: pa.Table, tasks: Mapping[str, Sequence[str]]) -> pa.Table:
-    """Set each row's `status` and its first failure. `tasks` has each task's label columns.
-
-    A task whose `when` is not true of a clip has neither labels nor an error there.
-    """
-    errors = table.select(ERROR.names).to_pylist()
-    failures = table.select([failure_column(task) for task in tasks]).to_pylist()
-    labels = {
-        task: [table[name] for name in names if name in table.column_names]
-        for task, names in tasks.items()
-    }
-    outcome: dict[str, list[str | None]] = {name: [] for name in OUTCOME.names}
-    for row, (error, failed) in enumerate(zip(errors, failures, strict=True)):
-        first = next((task for task in tasks if failed[failure_column(task)]), None)
-        if error["error_kind"]:
-            status, (stage, kind, message) = "error", error.values()
-        elif first:
-            good = [task for task in tasks if not failed[failure_column(task)]]
-            has_label = any(column[row].is_valid for task in good for column in labels[task])
-            kind, message = failed[failure_column(first)].values()
-            status, stage = "partial" if has_label else "error", first
-        else:
-            status, stage, kind, message = "ok", None, None, None
-        for name, value in zip(OUTCOME.names, (status, stage, kind, message), strict=True):
-            outcome[name].append(value)
-    table = table.drop_columns(ERROR.names)
-    for name, values in outcome.items():
-        table = table.append_column(name, pa.array(values, pa.string()))
-    return table

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from audio_ops.inference import gpu
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.runner import available_device
-from audio_ops.label import Label
+from audio_ops.label import Label, is_due
 from audio_ops.tasks import TaskOptions
 from jobs.models import on_this_node
 from jobs.table.write import WriteSettings, write_rows
@@ -40,6 +41,7 @@ class ModelSettings:
     batch_s: float | None
     threads: int
     drop: tuple[str, ...]
+    bit: int | None = None  # of the task in `_due`
 
 
 class ModelActor:
@@ -87,10 +89,12 @@ class ModelActor:
         input_s, padded_s = (now - then for now, then in zip(self.counted_s, before, strict=True))
         metrics.count_model(self.name, input_s, padded_s)
         is_clip = labelled["shard_end"].is_null()
-        errors = labelled[f"{self.name}_error"].filter(is_clip)
+        mine = labelled.select([f"{self.name}_error", "duration_s"])
+        mine = mine.filter(pc.and_(is_clip, is_due(labelled, self.label.bit)))
+        errors = mine[f"{self.name}_error"]
         failed = len(errors) - errors.null_count
         metrics.count_clips(self.name, {"ok": errors.null_count, "error": failed})
-        metrics.count_audio(self.name, labelled["duration_s"])
+        metrics.count_audio(self.name, mine["duration_s"])
         metrics.observe_time(self.name, started)
         return labelled
 
@@ -111,6 +115,7 @@ def _load(model: ModelSettings, ledger: TaskLedger) -> Label:
         threads=model.threads,
         drop=model.drop,
         ledger=ledger,
+        bit=model.bit,
     )
     gc.freeze()
     gc.enable()

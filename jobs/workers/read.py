@@ -22,15 +22,16 @@ import pyarrow.compute as pc
 from audio_ops.decode.headerless import Headerless
 from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare
-from audio_ops.tasks import WantsSpeech
+from audio_ops.tasks import WantsSpeech, most_speech
+from jobs.clips import clip_id, digest
 from jobs.config import Audio
 from jobs.input import Input
-from jobs.plan import clip_id, digest
 from jobs.shared_storage import SeenInput, expect_input
 from jobs.sources import NO_COLUMNS, PLACE, Source, load_source
 from jobs.sources._paths import open_file
 from jobs.table.schema import CHANGE, IDENTITY, SHARD_END
 from jobs.workers.crash_ledger import ReadLedger
+from jobs.workers.kept import KeptRows, KeptSettings, due_of, without_kept
 from jobs.workers.lanes import LONG_BYTES, Lanes
 from jobs.workers.sandbox import Died, SharedMemory, sandbox
 
@@ -53,6 +54,16 @@ class ReadSettings:
     kept: pa.Schema = NO_COLUMNS  # columns of the source that rows carry
     table_bytes: int = 8 << 20  # of a table that is handed on, or a little more
     clips_per_shard: int | None = None  # the first ones of each, for a sample; None: all
+    # Of the run's tasks, by their bits in `_due`: rate and speech; none: all clips need all.
+    needs: Mapping[int, tuple[int, WantsSpeech]] = field(default_factory=dict)
+
+    def needed(self, clip: Mapping[str, Any]) -> tuple[Sequence[int], WantsSpeech]:
+        """The rates in Hz, and whether speech, that the tasks need that are due on a clip."""
+        due = clip.get("_due")
+        needs = [need for bit, need in self.needs.items() if due is None or due >> bit & 1]
+        if not needs:
+            return self.rates, self.want_speech
+        return sorted({rate for rate, _ in needs}), most_speech(wish for _, wish in needs)
 
     @property
     def bytes_per_s(self) -> int:
@@ -91,7 +102,11 @@ class SandboxWork:
 
 
 def read_block(
-    plan: pa.Table, settings: ReadSettings, seen: SeenInput, ledger: Any
+    plan: pa.Table,
+    settings: ReadSettings,
+    seen: SeenInput,
+    ledger: Any,
+    kept: KeptSettings | None = None,
 ) -> Iterator[pa.Table]:
     """`read`, counted as stage `read`.
 
@@ -105,6 +120,8 @@ def read_block(
     from jobs.workers import metrics  # Ray is needed here, and not where `read` runs alone
 
     expect_input(seen)
+    rows = KeptRows(plan, kept) if kept else None
+    plan = without_kept(plan)
     reader = ReadLedger(ledger)
     cuts, deaths = reader.begin()
     if deaths >= STARTS_IN_A_ROW:
@@ -121,7 +138,7 @@ def read_block(
         metrics.observe_time("read", started)
         if number >= len(cuts):
             reader.cut(len(clips))
-        yield clips
+        yield rows.beside(clips) if rows else clips
         started = time.monotonic()
     reader.end()
 
@@ -269,6 +286,7 @@ def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
         channels=channels,
         identified=identified,
         want_speech=settings.want_speech,
+        needs=settings.needed if settings.needs else None,
         failed=work.failed,
         decoded=decoded,
     )
@@ -277,8 +295,10 @@ def prepared(memory: SharedMemory, work: SandboxWork) -> Iterator[pa.Table]:
 def _of_channel(clip: dict[str, Any], channel: int, rows: int) -> dict[str, Any]:
     """The identity of one channel of a recording. The first one replaces all its rows so far."""
     place = {name: clip[name] for name in PLACE.names}
+    id = clip_id(**place, channel=channel)
     return clip | {
-        "clip_id": clip_id(**place, channel=channel),
+        "clip_id": id,
+        "_keeps": id if clip.get("_keeps") else None,
         "channel": channel,
         "supersedes": clip["supersedes"] if channel == 1 else None,
         "_recording": {"id": clip["clip_id"], "rows": rows},
@@ -331,7 +351,7 @@ class ShardReading:
     def __init__(self, shard: Mapping[str, Any]) -> None:
         known = shard["known"]
         self.version = shard["source_version"]
-        self.done = {row["clip_id"] for row in known if row["done"]}
+        self.done = {row["clip_id"] for row in known if not row["due"]}
         self.rows: dict[tuple[str, float], list[dict[str, Any]]] = {}  # by place
         for row in known:
             self.rows.setdefault((row["member"], row["offset_s"]), []).append(row)
@@ -359,12 +379,15 @@ class ShardReading:
         done = self.done.intersection(ids(clip["channel"]))
         if not done and clip["channel"] is None:  # each channel may have its row
             own = [row for row in known if row["channel"] and row["clip_id"] in ids(row["channel"])]
-            own = [row for row in own if row["done"]]
+            own = [row for row in own if not row["due"]]
             done = {row["clip_id"] for row in own if len(own) == row["channels"]}
         self.unmet -= done or {row["clip_id"] for row in known}
         self.met |= done
         self.skipped |= done
         clip["supersedes"] = None if done else [row["clip_id"] for row in known] or None
+        if not done:
+            own = [row for row in known if row["clip_id"] in ids(row["channel"])]
+            clip["_due"], clip["_keeps"] = due_of(clip["channel"], own)
         if member is None:  # an error in place of the rest of the shard
             self.is_whole = False
         return bool(done)

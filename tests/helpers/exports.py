@@ -19,8 +19,10 @@ from test_sources import write_lines, write_parquet, write_tar
 
 from audio_ops.tasks import load_task
 from jobs.config import Audio
+from jobs.due import NOTHING_COMMITTED
+from jobs.fingerprints import fingerprints
 from jobs.input import Input
-from jobs.plan import COMMITTED, fingerprint, plan, plan_shards
+from jobs.plan import plan, plan_shards
 from jobs.sources import NO_COLUMNS, load_source
 from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
 from jobs.table.table import Table
@@ -93,11 +95,9 @@ def found_clips(
     kept = source.columns(input, list(keep)) if keep else NO_COLUMNS
     listing = source.find(input, print, kept)
     if source.SHARDED:
-        todo = plan_shards(listing, COMMITTED.empty_table(), {}, "f", retry_errors=False).todo
+        todo = plan_shards(listing, NOTHING_COMMITTED, {}).todo
     else:
-        todo = plan(
-            listing, COMMITTED.empty_table(), "f", retry_errors=False, channels=channels
-        ).todo
+        todo = plan(listing, NOTHING_COMMITTED, channels=channels).todo
     if "_unit" in todo.column_names:
         todo = todo.drop_columns(["_unit"])
     settings = ReadSettings(input, Audio(channels=channels), (RATE,), "never", kept)
@@ -188,7 +188,7 @@ def write_table(
             path=table.path,
             storage_options=storage or {},
             run_id="run",
-            fingerprint=fingerprint(SETTINGS),
+            fingerprints=fingerprints(SETTINGS),
         ),
     )
     table.commit(written.to_pylist())

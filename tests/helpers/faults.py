@@ -12,7 +12,7 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -22,23 +22,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.table import TableAlterer, TableOptimizer
-from tables import existing, with_failures
+from tables import existing
 
 import jobs.table.table
 import jobs.table.write
+from audio_ops.label import is_due, put
+from audio_ops.schemas import ERROR, SOUND
 from audio_ops.tasks.audio_classification import Options
-from jobs.plan import COMMITTED, Plan, fingerprint, plan
+from jobs.due import Wanted, committed
+from jobs.plan import Plan, plan
 from jobs.reports.verify import verify
 from jobs.sources import NO_COLUMNS, PLACE, Listing
 from jobs.table.lease import Lease, TableInUse
 from jobs.table.log import Transactions
 from jobs.table.rewrite import Rewriter
-from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
+from jobs.table.schema import (
+    CHANGE,
+    IDENTITY,
+    SHARD_END,
+    label_columns,
+    labels_left,
+    table_schema,
+)
 from jobs.table.storage import Storage, delta_options
 from jobs.table.table import Table, hold
+from jobs.workers.kept import KeptRows, kept_settings, without_kept
 
-TASKS = {"kind": Options(task="audio-classification", model="x")}
-SCHEMA = table_schema(TASKS, NO_COLUMNS)
+TASK = "audio-classification"
 PATIENCE_S = 300
 HERE = str(Path(__file__).parent)
 IN_USE = 75
@@ -59,19 +69,38 @@ class Signal(NamedTuple):
 
 @dataclass(frozen=True)
 class Work:
-    """The input of a run: `clips` clips, of which the first `changed` have been written anew."""
+    """The input of a run: `clips` clips, of which the first `changed` have been written anew; and the
+    settings of its tasks: of `mood`, which reads the label of `kind`, 0 if there is none."""
 
     path: str
     storage_options: dict[str, Any] = field(default_factory=dict)
     clips: int = 90
     changed: int = 0
     setting: int = 1
+    mood: int = 0
+    drop: tuple[str, ...] = ()
     per_file: int = 10
     files_per_commit: int = 2
 
     @property
+    def tasks(self) -> dict[str, Options]:
+        names = ("kind", "mood") if self.mood else ("kind",)
+        return {name: Options(task=TASK, model="x") for name in names}
+
+    @property
+    def schema(self) -> pa.Schema:
+        return table_schema(self.tasks, NO_COLUMNS)
+
+    @property
     def settings(self) -> dict[str, Any]:
-        return {"label_version": 1, "tasks": {"kind": {"setting": self.setting}}}
+        tasks: dict[str, Any] = {"kind": {"task": TASK, "setting": self.setting}}
+        if self.mood:
+            tasks["mood"] = {"task": TASK, "setting": self.mood, "when": "kind_label <> ''"}
+        return {"label_version": 1, "tasks": tasks}
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted.of(self.settings)
 
     def found(self) -> Listing:
         numbers = range(self.clips)
@@ -83,14 +112,19 @@ class Work:
         }
         return Listing(pa.table(columns, schema=PLACE))
 
-    def label(self, source: str, version: str) -> str:
-        return f"{source} of {version} by {self.setting}"
+    def labels(self, task: str, sources: Iterable[str], versions: Iterable[str]) -> list[str]:
+        """What a task says of clips: all that its labels depend on."""
+        by = f"{self.setting}" if task == "kind" else f"{self.mood} on {self.setting}"
+        return [f"{s} of {v} by {by}" for s, v in zip(sources, versions, strict=True)]
 
-    def expected(self) -> list[tuple[str, str, str]]:
-        """(source, label, fingerprint) of every row that there has to be."""
-        columns = self.found().clips.select(["source", "source_version"]).to_pydict().values()
-        made_with = fingerprint(self.settings)
-        return [(s, self.label(s, v), made_with) for s, v in zip(*columns, strict=True)]
+    def expected(self) -> dict[str, list[str]]:
+        """The columns that there have to be, by source."""
+        columns = self.found().clips.select(["source", "source_version"]).to_pydict()
+        expected: dict[str, list[str]] = {"source": columns["source"]}
+        for task, made_with in self.wanted.fingerprints.items():
+            expected[f"{task}_label"] = self.labels(task, *columns.values())
+            expected[f"{task}_fingerprint"] = [made_with] * self.clips
+        return expected
 
     def rows(self) -> pa.Table:
         """The rows that a reader of the table sees, by source."""
@@ -126,18 +160,21 @@ def run(work: Work, send: Signal | None = None, gate: Any = None) -> int:
         rig(send)
     if gate:
         gate.wait(PATIENCE_S)
-    if _left(before, work).is_empty and (before is None or before.is_tidy()):
+    is_tidy = before is None or before.is_tidy()
+    if _left(before, work).is_empty and is_tidy and not work.drop:
         return 0
     run_id = f"{time.time_ns()}-{uuid.uuid4().hex[:6]}"
     storage, seen = Storage(work.path, work.storage_options), before.settings() if before else {}
     try:
-        table = hold(storage, run_id, SCHEMA, work.settings, seen)
+        table = hold(storage, run_id, work.schema, work.settings, seen)
         try:
+            if work.drop:
+                table.drop(work.drop, ())
             todo = _left(table, work)
             files: list[dict[str, Any]] = []
             for start in range(0, len(todo.todo), work.per_file):
-                labelled = _label(todo.todo.slice(start, work.per_file), work)
-                files += _write(labelled, table, work, run_id).to_pylist()
+                labelled = _label(todo, todo.todo.slice(start, work.per_file), work, table)
+                files += _write(labelled, table, work, run_id, todo).to_pylist()
                 if len(files) == work.files_per_commit:
                     table.commit(files)
                     files = []
@@ -152,37 +189,42 @@ def run(work: Work, send: Signal | None = None, gate: Any = None) -> int:
 
 
 def _left(table: Table | None, work: Work) -> Plan:
-    made_with = fingerprint(work.settings)
-    committed = table.rows(COMMITTED.names) if table else COMMITTED.empty_table()
-    return plan(work.found(), committed, made_with, retry_errors=False)
+    return plan(work.found(), committed(table, work.wanted))
 
 
-def _label(todo: pa.Table, work: Work) -> pa.Table:
+def _label(todo: Plan, clips: pa.Table, work: Work, table: Table) -> pa.Table:
     """Clips as the last model returns them."""
-    columns = todo.select(["source", "source_version"]).to_pydict().values()
-    labels = [work.label(source, version) for source, version in zip(*columns, strict=True)]
-    names = ("clip_id", *PLACE.names, "supersedes", "replaces_labels")
-    given = {name: todo[name] for name in names}
-    given |= {
-        "kind_label": pa.array(labels),
-        "duration_s": pa.array([0.5] * len(todo)),
-    }
-    fields = [f for f in SCHEMA if f.name not in ("status", *RUN.names)]
-    fields += [*CHANGE, pa.field("shard_end", SHARD_END)]
-    empty = {f.name: pa.nulls(len(todo), f.type) for f in fields}
-    return pa.table({**empty, **given}, schema=pa.schema(fields))
+    places = [clips[name].to_pylist() for name in ("source", "source_version")]
+    kept, clips = clips, without_kept(clips)
+    names = ("clip_id", *PLACE.names, "supersedes", "replaces_labels", "_keeps")
+    given = {name: clips[name] for name in names}
+    given["duration_s"] = pa.array([0.5] * len(clips))
+    fields = [*IDENTITY, *SOUND, *ERROR, *CHANGE, pa.field("shard_end", SHARD_END)]
+    empty = {f.name: pa.nulls(len(clips), f.type) for f in fields}
+    clips = pa.table({**empty, **given}, schema=pa.schema(fields))
+    if todo.keeps:
+        settings = kept_settings(table, todo.files, work.tasks, ())
+        clips = KeptRows(kept, settings).beside(clips)
+    for bit, task in enumerate(work.tasks):
+        if todo.due >> bit & 1:
+            labels = pa.array(work.labels(task, *places))
+            clips = put(clips, f"{task}_label", labels, is_due(clips, bit))
+    return clips
 
 
-def _write(labelled: pa.Table, table: Table, work: Work, run_id: str) -> pa.Table:
+def _write(labelled: pa.Table, table: Table, work: Work, run_id: str, todo: Plan) -> pa.Table:
+    prints = work.wanted.fingerprints
+    left = labels_left(table.schema().names, table.settings(), work.tasks, ())
     return jobs.table.write.write_rows(
-        with_failures(labelled, TASKS),
+        labelled,
         jobs.table.write.WriteSettings(
-            schema=SCHEMA,
-            tasks=label_columns(SCHEMA, TASKS),
+            schema=table.schema(),
+            tasks={**label_columns(work.schema, work.tasks), **left},
             path=work.path,
             storage_options=work.storage_options,
             run_id=run_id,
-            fingerprint=fingerprint(work.settings),
+            fingerprints={name: prints[name] for name in work.wanted.names(todo.due)},
+            bits={name: bit for bit, name in enumerate(prints)},
         ),
     )
 
@@ -197,6 +239,7 @@ POINTS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "naming": (os, "replace", lambda _, path: "part-" in path),  # on a local disk alone
     "commit": (DeltaTable, "create_write_transaction", lambda _, actions, *__: actions),
     "rewriting": (Rewriter, "rewritten", lambda *_: True),
+    "dropping": (Transactions, "replace", lambda *_: True),
     "compaction": (TableOptimizer, "compact", lambda *_: True),
     "listing": (Storage, "names", lambda *_: True),
     "removal": (Storage, "remove", lambda _, name: "part-" in name),
@@ -250,26 +293,34 @@ def end(process: ForkServerProcess) -> int:
 
 
 def assert_unchanged(before: pa.Table, after: pa.Table) -> None:
-    """Rows that a reader has seen stay as they were, to the last value.
+    """Labels that a reader has seen stay as they were, to the last value, with their fingerprint and
+    run.
 
-    Of rows that another has taken the place of since there is nothing to say but that it has.
+    Of rows that another has taken the place of since there is nothing to say but that it has; nor of
+    a task's labels that it has made anew.
     """
     assert len(set(after["source"].to_pylist())) == len(after)
     assert not set(before["source"].to_pylist()) - set(after["source"].to_pylist())
-    still = before.filter(pc.is_in(_row_ids(before), _row_ids(after)))
-    kept = after.filter(pc.is_in(_row_ids(after), _row_ids(before)))
-    assert still.equals(kept)
+    for task in ("kind", "mood"):
+        made = f"{task}_fingerprint"
+        if made not in before.column_names or made not in after.column_names:
+            continue
+        columns = [name for name in before.column_names if name.startswith(f"{task}_")]
+        old, new = (rows.filter(rows[made].is_valid()) for rows in (before, after))
+        still = old.filter(pc.is_in(_label_ids(old, made), _label_ids(new, made)))
+        kept = new.filter(pc.is_in(_label_ids(new, made), _label_ids(old, made)))
+        names = ["clip_id", "source", *columns]
+        assert still.select(names).equals(kept.select(names))
 
 
-def _row_ids(rows: pa.Table) -> pa.Array:
-    joined = pc.binary_join_element_wise(rows["clip_id"], rows["fingerprint"], "-")
-    return joined.combine_chunks()
+def _label_ids(rows: pa.Table, made: str) -> pa.Array:
+    return pc.binary_join_element_wise(rows["clip_id"], rows[made], "-").combine_chunks()
 
 
 def assert_exact(work: Work) -> None:
     """Every row that should be there once and no other, by both readers; and the table is whole."""
-    rows = work.rows().select(["source", "kind_label", "fingerprint"]).to_pydict().values()
-    assert list(zip(*rows, strict=True)) == work.expected()
+    expected = work.expected()
+    assert work.rows().select(list(expected)).to_pydict() == expected
     assert work.plain_rows() == work.clips
     report = verify(existing(work.path, work.storage_options))
     assert report.is_intact, (report.faults, report.leftovers)

@@ -109,11 +109,14 @@ class Job:
 
 
 def labels(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The models' columns of each clip."""
-    return {
-        name: {key: value for key, value in row.items() if key.startswith("kind_")}
-        for name, row in rows.items()
-    }
+    """The columns of the model of task `kind` for each clip."""
+    return {name: labels_of("kind", row) for name, row in rows.items()}
+
+
+def labels_of(task: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A task's labels and its error in a row, without what made them."""
+    marks = (f"{task}_fingerprint", f"{task}_run_id")
+    return {k: v for k, v in row.items() if k.startswith(f"{task}_") and k not in marks}
 
 
 def earmark(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:

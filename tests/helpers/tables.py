@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
 
 from audio_ops.schemas import TASK_FAILURE, failure_column
+from jobs.fingerprints import fingerprint, fingerprints
 from jobs.table.storage import Storage
 from jobs.table.table import HeldTable, Table, hold
 
@@ -43,3 +46,23 @@ def with_failures(rows: pa.Table, tasks: Iterable[str]) -> pa.Table:
         ]
         rows = rows.append_column(failure_column(task), pa.array(failures, TASK_FAILURE))
     return rows
+
+
+def as_before(path: str | Path, settings: Mapping[str, Any]) -> None:
+    """Make a table of the layout before: one fingerprint in each row, and in the log of each run."""
+    rows = DeltaTable(str(path)).to_pyarrow_table()
+    made_with = fingerprint(settings)
+    names = [name for name in rows.column_names if not name.endswith(("_fingerprint", "_run_id"))]
+    old = rows.select([name for name in names if name != "labelled_at"])
+    old = old.append_column("fingerprint", pa.array([made_with] * len(rows)))
+    old = old.append_column("labelled_at", rows["labelled_at"])
+    write_deltalake(str(path), old, mode="overwrite", schema_mode="overwrite")
+    table = DeltaTable(str(path))
+    table.alter.set_table_description(json.dumps(settings))
+    for file in Path(path).glob("part-*.parquet"):
+        if file.name not in {Path(uri).name for uri in table.file_uris()}:
+            file.unlink()
+    for file in Path(path, "_delta_log").glob("*.json"):
+        text = file.read_text()
+        note = json.dumps({"fingerprints": fingerprints(settings)})[1:-1].replace('"', '\\"')
+        file.write_text(text.replace(note, f'\\"fingerprint\\": \\"{made_with}\\"'))

@@ -16,7 +16,7 @@ from sounds import encode, tone
 from tables import existing
 from test_sources import write_tar
 
-from jobs.plan import clip_id
+from jobs.clips import clip_id
 from jobs.reports.verify import verify
 
 

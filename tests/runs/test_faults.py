@@ -79,19 +79,36 @@ def killed(work: Work, kill: Signal) -> None:
 
 @pytest.mark.parametrize("kill", LABEL_KILLS, ids=str)
 def test_a_run_that_was_killed_goes_on(place: dict[str, Any], kill: Signal) -> None:
-    """New clips, and some that have changed since they were labelled."""
+    """New clips, some that have changed since they were labelled, and a task that is new to all."""
     work = Work(**place)
     if kill.point != "creating":
         assert run(replace(work, clips=40)) == 0
-    killed(replace(work, changed=35), kill)
+    killed(replace(work, changed=35, mood=1), kill)
 
 
 @pytest.mark.parametrize("kill", RELABEL_KILLS, ids=str)
 def test_a_relabelling_that_was_killed_goes_on(place: dict[str, Any], kill: Signal) -> None:
-    """Of all clips, and a first labelling of some."""
-    work = Work(**place)
+    """Of all clips by a task and one that reads its labels, and a first labelling of some."""
+    work = Work(**place, mood=1)
     assert run(replace(work, clips=40)) == 0
     killed(replace(work, setting=2), kill)
+
+
+DROP_KILLS = [
+    Signal(p, after) for p in ("dropping", "changing settings") for after in (False, True)
+]
+
+
+@pytest.mark.parametrize("kill", [*DROP_KILLS, Signal("rewriting")], ids=str)
+def test_a_drop_that_was_killed_goes_on(place: dict[str, Any], kill: Signal) -> None:
+    work = Work(**place, mood=1)
+    assert run(work) == 0
+    work = replace(work, mood=0, clips=120)
+    assert run(replace(work, clips=110)) == 0
+    assert work.rows()["mood_label"].null_count == 20
+    killed(replace(work, drop=("mood",)), kill)
+    assert "mood_label" not in work.rows().column_names
+    assert "left" not in existing(work.path, work.storage_options).settings()
 
 
 def looked_at(work: Work, seen: Any) -> Any:

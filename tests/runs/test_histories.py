@@ -1,7 +1,8 @@
 """Random histories of an input, with runs and kills between; the table is what docs/table.md promises.
 
 A run has the real sources, plan, reader, data files and commits, without Ray and a model: what a
-clip sounds like, its level, stands for its label. What has to be in the table is kept track of by
+clip sounds like, its level, stands for its label. Tasks come, change and go: `kind`, and `mood`, which
+reads the label of `kind`. What has to be in the table is kept track of by
 place (`source`, `member`): the sound that is there now, or the last one that a run can have seen.
 """
 
@@ -16,38 +17,45 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
-from tables import existing, held, with_failures
+from tables import existing, held
 
+from audio_ops.label import is_due, put
+from audio_ops.schemas import TASK_FAILURE, failure_column
 from audio_ops.tasks.audio_classification import Options
 from jobs.config import Audio
+from jobs.due import Wanted, committed
 from jobs.input import Input
-from jobs.plan import COMMITTED, Plan, fingerprint, plan, plan_shards
+from jobs.plan import Plan, plan, plan_shards
 from jobs.reports.verify import verify
 from jobs.sources import NO_COLUMNS, load_source
 from jobs.table.log import Transactions
-from jobs.table.schema import RUN, label_columns, table_schema
+from jobs.table.schema import label_columns, labels_left, table_schema
 from jobs.table.storage import Storage
 from jobs.table.table import Table
 from jobs.table.write import WriteSettings, write_rows
+from jobs.workers.kept import KeptRows, kept_settings, without_kept
 from jobs.workers.read import ReadSettings, SandboxWork, prepared
 from jobs.workers.sandbox import SharedMemory
 
-TASKS = {"kind": Options(task="audio-classification", model="x")}
-SCHEMA = table_schema(TASKS, NO_COLUMNS)
-SETTINGS: dict[str, Any] = {"tasks": {"kind": {}}}
+TASK = "audio-classification"
 CLIPS_PER_FILE = 2
+FAILS = (
+    5  # the second task fails on sounds whose level is a multiple of it, until it is tried again
+)
 ERROR = "error"
 CHANGES = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 4)), min_size=2, max_size=6)
 
@@ -294,6 +302,33 @@ class Manifests(World):
         return place[0].endswith(".jsonl")
 
 
+@dataclass(frozen=True)
+class Tasks:
+    """The settings of the tasks of a run; `mood` is 0 if it has no such task."""
+
+    kind: int = 1
+    mood: int = 0
+
+    @property
+    def options(self) -> dict[str, Options]:
+        names = ("kind", "mood") if self.mood else ("kind",)
+        return {name: Options(task=TASK, model="x") for name in names}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        mood = {"task": TASK, "setting": self.mood, "when": "kind_label <> ''"}
+        tasks = {"kind": {"task": TASK, "setting": self.kind}, "mood": mood}
+        return {"tasks": {name: tasks[name] for name in self.options}}
+
+    @property
+    def schema(self) -> pa.Schema:
+        return table_schema(self.options, NO_COLUMNS)
+
+    def labels(self, level: int) -> tuple[str, str | None]:
+        kind = f"{level} by {self.kind}"
+        return kind, f"{kind}, {self.mood}" if self.mood else None
+
+
 class Histories(RuleBasedStateMachine):
     """`world` is set by a subclass."""
 
@@ -304,6 +339,8 @@ class Histories(RuleBasedStateMachine):
         self.home = Path(tempfile.mkdtemp(dir=os.environ["XDG_CACHE_HOME"]))
         self.input = self.world(self.home)
         self.path = self.home / "table"
+        self.tasks = Tasks()
+        self.drops = False
         self.runs = 0
         self.is_new = True
 
@@ -316,9 +353,15 @@ class Histories(RuleBasedStateMachine):
             self.input.change(box, clip)
         self.is_new = False
 
+    @precondition(lambda self: self.runs)
+    @rule(kind=st.integers(1, 2), mood=st.integers(0, 2), drops=st.booleans())
+    def the_tasks_change(self, kind: int, mood: int, drops: bool) -> None:
+        self.tasks, self.drops = Tasks(kind, mood), drops
+
     @precondition(lambda self: not self.is_new)
     @rule(retry_errors=st.booleans())
     def a_run_comes_to_its_end(self, retry_errors: bool) -> None:
+        before = self.labels()
         self.run(retry_errors)
         assert self.rows() == self.input.labelled()
         if not self.path.exists():
@@ -327,10 +370,12 @@ class Histories(RuleBasedStateMachine):
         assert report.is_intact, (report.faults, report.leftovers)
         left = self.left(existing(self.path), retry_errors=False)
         assert left.is_empty, "a run finds nothing to do after one that has come to its end"
+        self.assert_labelled(before, retry_errors)
 
     @precondition(lambda self: not self.is_new)
     @rule(nth=st.integers(1, 4), after=st.booleans(), retry_errors=st.booleans())
     def a_run_is_killed(self, nth: int, after: bool, retry_errors: bool) -> None:
+        before = self.labels()
         self.run(retry_errors, kill=(nth, after))
         rows, now = self.rows(), self.input.now()
         if self.path.exists():
@@ -338,85 +383,160 @@ class Histories(RuleBasedStateMachine):
         for place, found in rows.items():  # it has come to some of what is there now
             assert found in (now.get(place), self.input.seen.get(place))
         self.input.seen = rows
+        self.assert_kept(before, self.labels())
+
+    def assert_labelled(self, before: dict[str, Any], retry_errors: bool) -> None:
+        """All clips that are there have the labels of the current tasks, and others those that they had;
+        nothing was labelled again that had its labels."""
+        after, now = self.labels(), self.input.now()
+        self.assert_kept(before, after)
+        for id, row in after.items():
+            level = now.get(row["place"])
+            if level is None or self.is_away(row):
+                was = before.get(id, row)
+                assert {name: row[name] for name in row.keys() & was.keys()} == {
+                    name: was[name] for name in row.keys() & was.keys()
+                }
+            elif level != ERROR:
+                kind, mood = self.tasks.labels(level)
+                assert row["kind_label"] == kind
+                if self.tasks.mood and level % FAILS == 0 and not retry_errors:
+                    assert row["mood_label"] == mood or row["mood_error"]
+                elif self.tasks.mood:
+                    assert row["mood_label"] == mood and not row["mood_error"]
+                assert self.tasks.mood or not self.drops or "mood_label" not in row
+
+    def is_away(self, row: dict[str, Any]) -> bool:
+        """Whether the file of a row is missing for now."""
+        return not (self.input.folder / row["place"][0]).exists()
+
+    def assert_kept(self, before: dict[str, Any], after: dict[str, Any]) -> None:
+        """Labels by the same settings are the same, of the same run; unless they had failed."""
+        for id in before.keys() & after.keys():
+            for task in ("kind", "mood"):
+                old, new = (
+                    {key: value for key, value in row.items() if key.startswith(f"{task}_")}
+                    for row in (before[id], after[id])
+                )
+                made = f"{task}_fingerprint"
+                if old.get(made) and new.get(made) == old[made] and not old[f"{task}_error"]:
+                    assert new == old or before[id]["status"] == "error"
+
+    def labels(self) -> dict[str, dict[str, Any]]:
+        """The rows by clip_id, with their `place`."""
+        if not list(self.path.glob("*.parquet")):
+            return {}
+        table = existing(self.path)
+        names = [name for name in table.schema().names if name.startswith(("kind_", "mood_"))]
+        rows = table.rows(["clip_id", "source", "member", "run_id", "status", *names]).to_pylist()
+        for row in rows:
+            row["place"] = row["source"].removeprefix(f"{self.input.folder}/"), row["member"]
+        return {row["clip_id"]: row for row in rows}
 
     def rows(self) -> dict[tuple[str, str | None], Any]:
         """The rows of the table, each place once."""
         rows: dict[tuple[str, str | None], Any] = {}
         if not list(self.path.glob("*.parquet")):
             return rows
-        committed = existing(self.path).rows(["source", "member", "peak_dbfs", "status", "clip_id"])
+        names = ["source", "member", "peak_dbfs", "error_stage", "clip_id"]
+        committed = existing(self.path).rows(names)
         for row in committed.to_pylist():
             place = row["source"].removeprefix(f"{self.input.folder}/"), row["member"]
             assert place not in rows, f"{place} has two rows"
-            rows[place] = -round(row["peak_dbfs"]) if row["status"] == "ok" else ERROR
+            is_error = row["error_stage"] in ("read", "decode")
+            rows[place] = ERROR if is_error else -round(row["peak_dbfs"])
         assert len(set(committed["clip_id"].to_pylist())) == len(committed)
         return rows
 
     def left(self, table: Table | None, retry_errors: bool) -> Plan:
         source = load_source(self.input.format)
         listing = source.find(self.input.input, lambda _: None)
-        committed = table.rows(COMMITTED.names) if table else COMMITTED.empty_table()
-        made_with = fingerprint(SETTINGS)
+        rows = committed(table, Wanted.of(self.tasks.settings, retry_errors=retry_errors))
         if source.SHARDED:
-            shards = table.shards() if table else {}
-            return plan_shards(listing, committed, shards, made_with, retry_errors=retry_errors)
-        return plan(listing, committed, made_with, retry_errors=retry_errors)
+            return plan_shards(listing, rows, table.shards() if table else {})
+        return plan(listing, rows)
 
     def run(self, retry_errors: bool, kill: tuple[int, bool] | None = None) -> None:
         """Like `jobs.label`, up to the `kill`: before or after the nth change of the log."""
         self.runs += 1
-        append, count = Transactions.append, itertools.count(1)
+        write, count = Transactions._write, itertools.count(1)
 
-        def counted(*arguments: Any) -> None:
+        def counted(*arguments: Any, **options: Any) -> None:
             is_now = kill is not None and kill[0] == next(count)
             if is_now and not kill[1]:
                 raise Killed
-            append(*arguments)
+            write(*arguments, **options)
             if is_now:
                 raise Killed
 
-        with patch.object(Transactions, "append", counted), suppress(Killed):
+        with patch.object(Transactions, "_write", counted), suppress(Killed):
             self.label(retry_errors)
         # Of one that was killed nobody hears for a minute.
         (self.path / "_earmark" / "holder.json").unlink(missing_ok=True)
 
     def label(self, retry_errors: bool) -> None:
-        before = Table.open(Storage(str(self.path)))
-        if self.left(before, retry_errors).is_empty and (before is None or before.is_tidy()):
+        before, tasks = Table.open(Storage(str(self.path))), self.tasks
+        goes = before is not None and self.drops and not tasks.mood
+        drop = [task for task in ("mood",) if goes and "mood_error" in before.schema().names]
+        left = self.left(before, retry_errors)
+        if left.is_empty and (before is None or before.is_tidy()) and not drop:
             return
         run_id = f"run{self.runs}"
-        table = held(self.path, run_id, SCHEMA, SETTINGS)
+        table = held(self.path, run_id, tasks.schema, tasks.settings)
+        if drop:
+            table.drop(drop, ())
         left = self.left(table, retry_errors)
         if left.obsolete:
             table.commit([], left.obsolete)
-        for clips in self.prepared(left.todo):
+        prints = Wanted.of(tasks.settings).fingerprints
+        names = Wanted.of(tasks.settings).names(left.due)
+        gone = labels_left(table.schema().names, table.settings(), tasks.options, ())
+        write = WriteSettings(
+            schema=table.schema(),
+            tasks={**label_columns(tasks.schema, tasks.options), **gone},
+            path=table.path,
+            storage_options={},
+            run_id=run_id,
+            fingerprints={name: prints[name] for name in names},
+            bits={name: bit for bit, name in enumerate(prints)},
+        )
+        for clips in self.prepared(left, table):
             for start in range(0, len(clips), CLIPS_PER_FILE):
-                written = write_rows(
-                    with_labels(clips.slice(start, CLIPS_PER_FILE)),
-                    WriteSettings(
-                        schema=table.schema(),
-                        tasks=label_columns(SCHEMA, TASKS),
-                        path=table.path,
-                        storage_options={},
-                        run_id=run_id,
-                        fingerprint=fingerprint(SETTINGS),
-                    ),
-                )
-                table.commit(written.to_pylist())
+                some = with_labels(clips.slice(start, CLIPS_PER_FILE), names, tasks, retry_errors)
+                table.commit(write_rows(some, write).to_pylist())
         table.tidy()
         table.release()
 
-    def prepared(self, todo: pa.Table) -> Iterator[pa.Table]:
+    def prepared(self, left: Plan, table: Table) -> Iterator[pa.Table]:
+        todo = left.todo
         todo = todo.drop_columns([name for name in todo.column_names if name == "_unit"])
         settings = ReadSettings(self.input.input, Audio(max_clip_s=60.0), (16_000,), "never")
-        return prepared(SharedMemory(), SandboxWork(todo, settings))
+        of_tasks = kept_settings(table, left.files, self.tasks.options, ())
+        rows = KeptRows(todo, of_tasks) if left.keeps else None
+        for clips in prepared(SharedMemory(), SandboxWork(without_kept(todo), settings)):
+            yield rows.beside(clips) if rows else clips
 
 
-def with_labels(clips: pa.Table) -> pa.Table:
-    for field in SCHEMA:
-        if field.name not in (*clips.column_names, "status", *RUN.names):
-            clips = clips.append_column(field, pa.nulls(len(clips), field.type))
-    return with_failures(clips, TASKS)
+def with_labels(clips: pa.Table, names: list[str], tasks: Tasks, retry_errors: bool) -> pa.Table:
+    """Prepared clips as the last actor returns them; a task takes what it reads from their columns."""
+    is_sound = [peak is not None for peak in clips["peak_dbfs"].to_pylist()]
+    levels = [-round(peak) if peak is not None else None for peak in clips["peak_dbfs"].to_pylist()]
+    for bit, task in enumerate(tasks.options):
+        if task not in names:
+            continue
+        due = pc.and_(is_due(clips, bit), pa.array(is_sound))
+        labels, failures = [], []
+        for row, level in enumerate(levels):
+            read = clips["kind_label"][row].as_py() if task == "mood" else level
+            fails = task == "mood" and level and level % FAILS == 0 and not retry_errors
+            made = f"{read} by {tasks.kind}" if task == "kind" else f"{read}, {tasks.mood}"
+            labels.append(None if fails or level is None else made)
+            failures.append({"kind": "model", "message": "it broke"} if fails else None)
+        texts = ["model: it broke" if failure else None for failure in failures]
+        clips = put(clips, f"{task}_label", pa.array(labels, pa.string()), due)
+        clips = put(clips, f"{task}_error", pa.array(texts, pa.string()), due)
+        clips = put(clips, failure_column(task), pa.array(failures, TASK_FAILURE), due)
+    return clips
 
 
 @pytest.mark.parametrize("count", [10, pytest.param(150, marks=pytest.mark.chaos)])

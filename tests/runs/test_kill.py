@@ -213,7 +213,7 @@ def test_a_relabelling_that_was_killed_goes_on(
     after = job.by_name()
     assert set(after) == set(before)
     assert all(len(row["kind_labels"]) == 2 for row in after.values())
-    assert len({row["fingerprint"] for row in after.values()}) == 1
+    assert len({row["kind_fingerprint"] for row in after.values()}) == 1
 
 
 @pytest.mark.parametrize(

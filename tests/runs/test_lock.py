@@ -19,6 +19,7 @@ from runs import PATHS, ROOT, Job
 from tables import existing, held
 from test_table import KEPT, SETTINGS, TASKS, by_id, labelled, opened, written
 
+from jobs.fingerprints import LAYOUT
 from jobs.table.lease import TableInUse, start_of, this_machine
 from jobs.table.log import Transactions
 from jobs.table.schema import table_schema
@@ -178,7 +179,9 @@ def test_a_sleepers_settings_and_columns_do_not_land_after_it_was_taken_over(
     slow.log.delta = delta
     quick.release()
     after = existing(tmp_path / "table")
-    assert after.settings() == SETTINGS and NEW.name not in after.schema().names
+    assert (
+        after.settings() == SETTINGS | {"layout": LAYOUT} and NEW.name not in after.schema().names
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"{half", b"[]", b"{}"])
@@ -282,4 +285,4 @@ def test_a_table_made_meanwhile_with_other_settings_is_not_relabelled(tmp_path: 
     opened(tmp_path).release()
     with pytest.raises(TableInUse, match="with other settings"):
         hold(storage, "late", table_schema(TASKS, KEPT), {"label_version": 99}, seen={})
-    assert existing(tmp_path / "table").settings() == SETTINGS
+    assert existing(tmp_path / "table").settings() == SETTINGS | {"layout": LAYOUT}

@@ -24,8 +24,7 @@ from sounds import encode, silent_video, tone
 from tables import existing
 
 from audio_ops.errors import KINDS, ClipError
-from jobs.plan import COMMITTED
-from jobs.sources import files
+from jobs.sources import PLACE, files
 from jobs.sources._paths import local_path, open_file
 
 SECRET = "wJalrXUtnFEMI-in-the-zoo"
@@ -185,7 +184,7 @@ def test_columns_are_exactly_those_of_the_design(zoo: Zoo) -> None:
     schema = pq.read_table(zoo.job.table).schema
     per_task = [("label", pa.string()), ("score", pa.float32())]
     per_task += [("labels", pa.list_(pa.string())), ("scores", pa.list_(pa.float32()))]
-    per_task += [("error", pa.string())]
+    per_task += [(name, pa.string()) for name in ("error", "fingerprint", "run_id")]
     wanted = {
         "clip_id": pa.string(),
         "source": pa.string(),
@@ -209,7 +208,6 @@ def test_columns_are_exactly_those_of_the_design(zoo: Zoo) -> None:
         "folder": pa.string(),
         "size_bytes": pa.int64(),
         "run_id": pa.string(),
-        "fingerprint": pa.string(),
         "labelled_at": pa.timestamp("us", "UTC"),
     }
     assert schema.names == list(wanted)
@@ -378,7 +376,7 @@ def test_other_settings_are_refused_until_relabel(
     after = job.by_name()
     assert set(after) == set(before)
     assert all(len(row["kind_labels"]) == 2 for row in after.values())
-    old, new = ({row["fingerprint"] for row in rows.values()} for rows in (before, after))
+    old, new = ({row["kind_fingerprint"] for row in rows.values()} for rows in (before, after))
     assert len(new) == 1 and not new & old
 
     job.write(  # another task, and a column of the source that was not kept so far
@@ -387,12 +385,12 @@ def test_other_settings_are_refused_until_relabel(
     )
     refused = job.run()
     assert refused.code == 2
-    assert "tasks.type.model: absent in the table" in refused.text
+    assert "column file_name: expected" in refused.text and "no such column" in refused.text
     assert job.run(relabel=True).code == 0
     for name, row in job.by_name().items():
         assert row["type_label"] and row["file_name"] == name
         assert row["type_segments"][0]["start_s"] == 0
-        assert row["kind_label"] is row["kind_labels"] is None
+        assert row["kind_labels"] == after[name]["kind_labels"]  # of the task that is no more
     # The columns of the task that is no more are no reason to refuse the run from now on.
     assert "nothing to do" in job.run().text
     job.sound("late.wav", 3000)
@@ -511,12 +509,14 @@ def test_what_a_driver_that_died_left_behind_is_no_reason_to_start_ray_twice(
     (table / ".part-x.parquet").write_bytes(b"half")
     shutil.copy(next(table.glob("*.parquet")), table / "part-orphan.parquet")
     (table / "notes.txt").write_text("mine")
-    before = existing(table).rows(COMMITTED.names)
+    before = existing(table).rows(["clip_id", *PLACE.names, "status", "kind_fingerprint"])
     result = zoo.job.run(f"output.path={table}")
     assert result.code == 0
     assert "labelled" not in result.text.partition("found =")[0]
     assert existing(table).is_tidy()
-    assert existing(table).rows(COMMITTED.names).equals(before)
+    assert (
+        existing(table).rows(["clip_id", *PLACE.names, "status", "kind_fingerprint"]).equals(before)
+    )
     names = {path.name for path in table.iterdir()}
     assert {"notes.txt"} <= names and not names & {".part-x.parquet", "part-orphan.parquet"}
     assert "nothing to do" in zoo.job.run(f"output.path={table}").text

@@ -51,7 +51,7 @@ def test_a_summary_tells_what_the_run_came_to(job: Job, local_ray: None) -> None
     [error] = summary["errors"]
     assert (error["kind"], error["count"]) == ("not_audio", 1) and "bad.wav" in error["example"]
     rows = list(job.rows().values())
-    assert {row["fingerprint"] for row in rows} == {summary["fingerprint"]}
+    assert {row["kind_fingerprint"] for row in rows} == {summary["fingerprints"]["kind"]}
     assert {row["run_id"] for row in rows} == {summary["run_id"]}
     now = summary["tasks"]["kind"]["now"]
     good = [row for row in rows if row["kind_label"]]

@@ -22,7 +22,7 @@ from audio_ops.label import Label
 from audio_ops.signal.waveforms import waveform_column
 from audio_ops.when import When
 from jobs.config_file import load_config
-from jobs.plan import fingerprint, settings
+from jobs.fingerprints import fingerprints, settings
 from jobs.preflight import columns_before
 
 SCHEMA = pa.schema(
@@ -325,5 +325,5 @@ def test_another_condition_is_another_fingerprint(tmp_path: Path, classifier: Pa
     prints = set()
     for when in ("sound_score > 0.5", "sound_score > 0.6", None):
         config = load_config(two_tasks(tmp_path, classifier, when).config)
-        prints.add(fingerprint(settings(config, found)))
+        prints.add(fingerprints(settings(config, found))["words"])
     assert len(prints) == 3

@@ -12,8 +12,9 @@ import pytest
 from sounds import encode, tone
 
 from audio_ops.errors import ClipError
+from jobs.due import NOTHING_COMMITTED
 from jobs.input import Input
-from jobs.plan import COMMITTED, plan
+from jobs.plan import plan
 from jobs.sources import parquet
 
 SOUND = encode(tone(0.1), 16_000, "wav")
@@ -27,7 +28,7 @@ def carried(folder: Path, *columns: pa.Array) -> list[tuple[Any, Any]]:
     source = Input(path=str(folder), format="parquet", columns={"audio": "audio"})
     kept = parquet.columns(source, ["x"])
     listing = parquet.find(source, lambda _: None, kept)
-    todo = plan(listing, COMMITTED.empty_table(), "", retry_errors=False).todo
+    todo = plan(listing, NOTHING_COMMITTED).todo
     return [(row["x"], sound) for row, sound in parquet.clips(todo, source, kept)]
 
 

@@ -15,11 +15,14 @@ from sounds import encode, noise, tone
 from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare_clip, prepare_recording
 from audio_ops.schemas import Channels
+from jobs.clips import ALL, clip_id
 from jobs.config import Audio
+from jobs.due import COMMITTED, Committed
 from jobs.input import Input
-from jobs.plan import COMMITTED, Plan, clip_id, plan, plan_shards
+from jobs.plan import Plan, plan, plan_shards
 from jobs.recordings import WholeRecordings
 from jobs.sources import load_source
+from jobs.workers.kept import without_kept
 from jobs.workers.read import ReadSettings, SandboxWork, prepared
 
 RATE = 16_000
@@ -140,14 +143,18 @@ class Labels:
 
     def plan(self, *, retry_errors: bool = False, fingerprint: str = "f") -> Plan:
         source = load_source(self.input.format)
-        rows = list(self.rows.values())
-        committed = pa.Table.from_pylist(rows, schema=COMMITTED)
+        rows = [
+            row | {"file": 0, "row": number, "due": ALL if is_due else 0}
+            for number, row in enumerate(self.rows.values())
+            for is_due in [
+                row["fingerprint"] != fingerprint or (retry_errors and row["status"] != "ok")
+            ]
+        ]
+        committed = Committed(pa.Table.from_pylist(rows, schema=COMMITTED))
         found = source.find(self.input, print)
         if source.SHARDED:
-            return plan_shards(found, committed, {}, fingerprint, retry_errors=retry_errors)
-        return plan(
-            found, committed, fingerprint, retry_errors=retry_errors, channels=self.channels
-        )
+            return plan_shards(found, committed, {})
+        return plan(found, committed, channels=self.channels)
 
     def run(
         self, *, but: tuple[str, ...] = (), fingerprint: str = "f", **options: Any
@@ -155,7 +162,7 @@ class Labels:
         """The ids of the rows that were written; those of `but` (file:channel) are lost."""
         todo = self.plan(fingerprint=fingerprint, **options).todo
         audio = Audio(channels=self.channels)
-        work = SandboxWork(todo, ReadSettings(self.input, audio, (RATE,), "never"))
+        work = SandboxWork(without_kept(todo), ReadSettings(self.input, audio, (RATE,), "never"))
         tables = list(prepared(Memory(), work))  # type: ignore[arg-type]
         found = pa.concat_tables(tables).to_pylist() if tables else []
         self.ends = [row["shard_end"] for row in found if row["shard_end"]]
@@ -170,7 +177,8 @@ class Labels:
             status = "error" if row["error_kind"] else "ok"
             row |= {"status": status, "fingerprint": fingerprint}
             assert row["clip_id"] not in self.rows
-            self.rows[row["clip_id"]] = {n: row[n] for n in COMMITTED.names}
+            names = [name for name in COMMITTED.names if name not in ("due", "file", "row")]
+            self.rows[row["clip_id"]] = {n: row[n] for n in (*names, "fingerprint")}
         return [row["clip_id"] for row in found]
 
     def places(self) -> list[tuple[str, int | None, str]]:

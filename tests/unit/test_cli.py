@@ -30,7 +30,10 @@ def test_version_is_that_of_the_package() -> None:
 def test_an_unknown_command_is_answered_with_the_nearest_one(name: str, answer: str) -> None:
     done = earmark(name, "table")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "expected a command (run, evaluate, verify, export, exit-code), found" in done.stderr
+    assert (
+        "expected a command (run, plan, evaluate, verify, report, export, exit-code), found"
+        in done.stderr
+    )
     assert done.stderr.endswith(f"{answer}\n")
 
 

@@ -20,7 +20,7 @@ from tables import existing, held, with_failures
 from audio_ops.speech.wer import WordErrors
 from audio_ops.tasks import load_task
 from jobs.cli import run
-from jobs.plan import fingerprint
+from jobs.fingerprints import fingerprints
 from jobs.reports.columns import task_columns
 from jobs.reports.evaluate import CHARACTERS_SHOWN, evaluate, lines, macro_f1
 from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
@@ -88,7 +88,9 @@ def make(
                     path=table.path,
                     storage_options=options or {},
                     run_id="run",
-                    fingerprint=used or fingerprint(settings),
+                    fingerprints={
+                        task: used or print_ for task, print_ in fingerprints(SETTINGS).items()
+                    },
                 ),
             )
             table.commit(written.to_pylist())

@@ -12,7 +12,7 @@ from prompted import tiny_qwen3
 from runs import Job
 
 from jobs.config_file import load_config
-from jobs.plan import LATER_OPTIONS, difference, settings
+from jobs.fingerprints import LATER_OPTIONS, changes, difference, settings
 from jobs.preflight import find_models
 
 
@@ -88,6 +88,7 @@ def test_a_recognisers_new_labels_change_its_own_tables_alone(tmp_path: Path) ->
     assert line == (
         'task_version.words: absent in the table, "suspects are found by segment, 3" in this run'
     )
+    assert changes(before, both) == {"words": [line]}  # and `kind` is done
     job.write(tasks={"kind": tasks["kind"]})
     config = load_config(job.config)
     assert "task_version" not in settings(config, find_models(config, job.config))

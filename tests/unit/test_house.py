@@ -71,11 +71,12 @@ import pyarrow as pa
 from jobs.config import Audio
 from jobs.input import Input
 from jobs.pipeline import blocks
-from jobs.plan import plan, COMMITTED
+from jobs.due import NOTHING_COMMITTED
+from jobs.plan import plan
 from jobs.sources import files
 from jobs.workers.read import ReadSettings, read
 input = Input(path=sys.argv[1], format="files")
-todo = plan(files.find(input, print), COMMITTED.empty_table(), "f", retry_errors=False).todo
+todo = plan(files.find(input, print), NOTHING_COMMITTED).todo
 audio = Audio(max_clip_s=100.0)
 tables = list(read(todo, ReadSettings(input, audio, (16_000, 48_000), "always")))
 assert sum(len(table) for table in tables) == 2

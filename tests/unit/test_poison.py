@@ -26,8 +26,9 @@ from sounds import encode, tone
 
 from audio_ops.prepare import prepare_clip
 from jobs.config import Audio
+from jobs.due import NOTHING_COMMITTED
 from jobs.input import Input
-from jobs.plan import COMMITTED, plan, plan_shards
+from jobs.plan import plan, plan_shards
 from jobs.sources import load_source
 from jobs.workers import sandbox
 from jobs.workers.lanes import LONG_BYTES, Lanes
@@ -55,11 +56,10 @@ def end_idle_sandboxes() -> None:
 def planned(input: Input) -> pa.Table:
     """All that there is, as a plan."""
     source = load_source(input.format)
-    nobody = COMMITTED.empty_table()
     found = source.find(input, print)
     if source.SHARDED:
-        return plan_shards(found, nobody, {}, "f", retry_errors=False).todo
-    return plan(found, nobody, "f", retry_errors=False).todo
+        return plan_shards(found, NOTHING_COMMITTED, {}).todo
+    return plan(found, NOTHING_COMMITTED).todo
 
 
 def folder(path: Path, sounds: list[bytes]) -> Input:

@@ -21,8 +21,9 @@ from audio_ops.errors import ClipError
 from audio_ops.schemas import Channels
 from audio_ops.signal.waveforms import waveforms_of
 from jobs.config import Audio
+from jobs.due import NOTHING_COMMITTED
 from jobs.input import Input
-from jobs.plan import COMMITTED, plan, plan_shards
+from jobs.plan import plan, plan_shards
 from jobs.reports.page.clips import RATE, read_clips
 from jobs.reports.page.media import WIDTH, spectrogram_picture, wave_picture, write_media
 from jobs.reports.summary import packaging
@@ -41,11 +42,10 @@ def labelled(
     """A table of an input's clips, and the sound of each that a model got, or None, by clip_id."""
     source = load_source(input.format)
     found = source.find(input, print, kept)
-    none = COMMITTED.empty_table()
     todo = (
-        plan_shards(found, none, {}, "f", retry_errors=False)
+        plan_shards(found, NOTHING_COMMITTED, {})
         if source.SHARDED
-        else plan(found, none, "f", retry_errors=False, channels=channels)
+        else plan(found, NOTHING_COMMITTED, channels=channels)
     ).todo
     audio = Audio(channels=channels, max_clip_s=5.0, **audio_keys)
     tables = list(read(todo, ReadSettings(input, audio, (RATE,), "never", kept)))

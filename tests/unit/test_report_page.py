@@ -53,7 +53,8 @@ def task_of(table: Table, name: str) -> Any:
 def test_the_sums_are_those_of_the_rows(words: tuple[Table, Database]) -> None:
     table, database = words
     whole = sums.overall(database)
-    assert (whole["clips"], whole["hours"], whole["runs"]) == (7, pytest.approx(14 / 3600), 1)
+    assert (whole["clips"], whole["hours"]) == (7, pytest.approx(14 / 3600))
+    assert sums.summed_up(database, reported_tasks(table))["overall"]["runs"] == 1
     assert whole["ok"] + whole["partial"] + whole["failed"] == 7
     [error] = sums.errors(database)
     assert (error["kind"], error["clips"]) == ("model", 1)
@@ -113,13 +114,8 @@ def test_runs_are_compared_with_the_run_before(words: tuple[Table, Database]) ->
     table, _ = words
     rows = DeltaTable(table.path).to_pyarrow_table().sort_by("clip_id")
     later = rows["labelled_at"].to_pylist()[0].replace(year=2099)
-    other = rows.set_column(
-        rows.schema.get_field_index("run_id"), "run_id", pa.array(["later"] * len(rows))
-    ).set_column(
-        rows.schema.get_field_index("labelled_at"),
-        rows.schema.field("labelled_at"),
-        pa.array([later] * len(rows), rows.schema.field("labelled_at").type),
-    )
+    values = {"labelled_at": later, **dict.fromkeys(("run_id", "words_run_id"), "later")}
+    other = pa.Table.from_pylist([row | values for row in rows.to_pylist()], schema=rows.schema)
     write_deltalake(table.path, other.slice(0, 2), mode="append")
     table.refresh()
     with opened(table) as database:

@@ -21,11 +21,13 @@ from sounds import encode, tone
 from audio_ops.decode.open import decode
 from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare_clip
+from jobs.clips import clip_id, clip_ids
 from jobs.config import Audio, Config, ConfigError
 from jobs.config_file import load_config
+from jobs.due import NOTHING_COMMITTED
 from jobs.input import Input
 from jobs.pipeline import blocks
-from jobs.plan import COMMITTED, clip_id, clip_ids, plan
+from jobs.plan import plan
 from jobs.preflight import find_source
 from jobs.sources import PLACE, Listing, NoSuchColumn, load_source, source_names
 from jobs.sources._paths import resolve
@@ -534,12 +536,7 @@ def test_a_spoilt_row_group_costs_its_own_rows(tmp_path: Path) -> None:
 def test_blocks_do_not_cut_row_groups(tmp_path: Path, classifier: Path) -> None:
     write_parquet(tmp_path / "a.parquet", pa.table({"audio": SOUNDS * 8}), rows=7)
     write_parquet(tmp_path / "b.parquet", pa.table({"audio": SOUNDS}), rows=2)
-    todo = plan(
-        Listing(found(parquet(tmp_path))),
-        COMMITTED.empty_table(),
-        "x",
-        retry_errors=False,
-    ).todo
+    todo = plan(Listing(found(parquet(tmp_path))), NOTHING_COMMITTED).todo
     job = Job(tmp_path / "job", classifier, input={"path": str(tmp_path), "format": "parquet"})
     job.write(resources={"clips_per_block": 10})
     sizes = [len(block) for block in blocks(todo, load_config(job.config))]

@@ -14,7 +14,9 @@ from tables import existing, held, with_failures
 
 from audio_ops.errors import KINDS
 from audio_ops.tasks.audio_classification import Options
-from jobs.plan import COMMITTED, Shard
+from jobs.clips import Shard
+from jobs.due import Wanted, committed
+from jobs.fingerprints import LAYOUT
 from jobs.table.schema import (
     ADDED_LATER,
     CHANGE,
@@ -80,7 +82,7 @@ def written(table: Table, rows: pa.Table, fingerprint: str = "f") -> list[dict[s
             path=table.path,
             storage_options={},
             run_id="run",
-            fingerprint=fingerprint,
+            fingerprints=dict.fromkeys(TASKS, fingerprint),
         ),
     ).to_pylist()
 
@@ -110,7 +112,7 @@ def test_a_new_row_takes_the_place_of_an_old_one_with_all_its_columns(tmp_path: 
     rows = by_id(table)
     assert set(rows) == {"a2", "b", "new"}
     row = rows["a2"]
-    assert (row["fingerprint"], row["status"]) == ("other", "ok")
+    assert (row["kind_fingerprint"], row["status"]) == ("other", "ok")
     assert row["kind_segments"] == [{"start_s": 0.0, "end_s": 1.5, "label": "dog", "score": 0.5}]
     assert row["kind_labels"] == ["dog", "cat"]
     assert row["Speaker Name"] == 'O\'Hara "the voice"'
@@ -127,7 +129,7 @@ def test_a_row_may_take_the_place_of_its_own_id(tmp_path: Path) -> None:
     table = opened(tmp_path)
     table.commit(written(table, labelled({"a": None})))
     table.commit(written(table, labelled({"a": "a"}), "other"))
-    assert by_id(table)["a"]["fingerprint"] == "other"
+    assert by_id(table)["a"]["kind_fingerprint"] == "other"
     table.release()
 
 
@@ -142,7 +144,7 @@ def test_several_files_are_committed_at_once_replacing_or_not(tmp_path: Path) ->
     ]
     table.commit(files)
     table.tidy()
-    assert {name: row["fingerprint"] for name, row in by_id(table).items()} == {
+    assert {name: row["kind_fingerprint"] for name, row in by_id(table).items()} == {
         "a": "new",
         "b": "new",
         "c": "f",
@@ -241,7 +243,7 @@ def test_new_columns_are_added_and_null_in_old_rows(tmp_path: Path) -> None:
     schema = table_schema(TASKS, pa.schema([*KEPT, ("age", pa.int64())]))
     table = opened(tmp_path, schema, {"label_version": 2})
     assert by_id(table)["a"]["age"] is None
-    assert table.settings() == {"label_version": 2}
+    assert table.settings() == {"label_version": 2, "layout": LAYOUT}
     table.commit(written(table, labelled({"a": "a", "b": None})))
     assert set(by_id(table)) == {"a", "b"}
     table.release()
@@ -256,7 +258,8 @@ def test_a_table_without_columns_of_later_versions_is_continued(tmp_path: Path) 
     table = opened(tmp_path, old)
     table.commit(written(table, labelled({"a": None}).drop_columns(list(ADDED_LATER))))
     before = by_id(table)["a"]
-    assert table.rows(COMMITTED.names)["channel"].to_pylist() == [None]  # for the plan
+    rows = committed(table, Wanted({"kind": "f"}, {"kind": ()})).rows  # for the plan
+    assert rows.select(["channel", "due"]).to_pylist() == [{"channel": None, "due": 0}]
     table.release()
     assert table.columns_that_differ(schema, but=ADDED_LATER) == []
     assert len(table.columns_that_differ(schema)) == len(ADDED_LATER)
@@ -343,7 +346,7 @@ def test_rows_whose_clips_are_gone_are_taken_out_in_the_same_transaction(tmp_pat
 def test_settings_outlive_the_run(tmp_path: Path) -> None:
     settings = {"tasks": {"kind": {"top_k": 5, "label": "ünï"}}}
     opened(tmp_path, settings=settings).release()
-    assert existing(tmp_path / "table").settings() == settings
+    assert existing(tmp_path / "table").settings() == settings | {"layout": LAYOUT}
 
 
 def test_one_failed_task_is_partial_all_are_an_error_and_the_first_is_named(tmp_path: Path) -> None:

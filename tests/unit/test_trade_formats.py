@@ -17,9 +17,9 @@ from audio_ops.decode.headerless import ENCODINGS, Headerless
 from audio_ops.decode.open import decode, open_sound
 from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare_clip
+from jobs.clips import clip_ids
 from jobs.config import Audio, Raw
 from jobs.input import Input
-from jobs.plan import clip_ids
 from jobs.sources import load_source
 from jobs.workers.read import ReadSettings, SandboxWork, prepared
 

@@ -130,12 +130,12 @@ def fewer_rows(work: Work) -> str:
 
 
 def lacking_a_column(work: Work) -> str:
-    rows = DeltaTable(work.path).to_pyarrow_table().drop_columns(["fingerprint"])
+    rows = DeltaTable(work.path).to_pyarrow_table().drop_columns(["kind_fingerprint"])
     write_deltalake(work.path, rows, mode="overwrite", schema_mode="overwrite")
     for path in Path(work.path).glob("part-*.parquet"):
         if path.name not in {Path(u).name for u in DeltaTable(work.path).file_uris()}:
             path.unlink()
-    return "expected a column fingerprint"
+    return "expected a column kind_fingerprint"
 
 
 def leftover(work: Work) -> str:
@@ -247,7 +247,8 @@ def test_every_kind_of_damage_is_found_and_named(
         ("kind_error", "model: it broke", "expected ok rows without an error"),
         ("status", "error", "partial and error rows with one"),
         ("status", "fine", "partial and error rows with one"),
-        ("fingerprint", "0" * 16, "expected one fingerprint for each run"),
+        ("kind_fingerprint", "0" * 16, "expected one fingerprint for each task and run"),
+        ("kind_fingerprint", None, "expected a fingerprint beside each label, found 1"),
     ],
 )
 def test_every_wrong_value_is_found_and_named(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jobs.reports.columns import task_columns
-from jobs.table.schema import ADDED_LATER
+from jobs.table.schema import ADDED_LATER, fingerprint_column, run_column
 from jobs.table.table import Table
 
 MEMORY = "1GB"
@@ -31,6 +31,7 @@ class ReportedTask:
     of: Mapping[str, str]
     reference: str | None
     options: Mapping[str, Any]
+    marks: Mapping[str, str]  # the columns with the fingerprint and the run of its labels, if any
 
     def sql(self, name: str) -> str:
         """A declared column for a query, NULL where the table has none."""
@@ -40,6 +41,19 @@ class ReportedTask:
     def score(self) -> str:
         """The score for a query, as a number in any case."""
         return f"CAST({self.sql('score')} AS DOUBLE)"
+
+    @property
+    def run(self) -> str:
+        """The id of the run that made the labels, for a query. Earlier versions wrote one for the row."""
+        own = [quoted(self.marks["run_id"])] if "run_id" in self.marks else []
+        return f"coalesce({', '.join([*own, 'run_id'])})"
+
+    @property
+    def has_run(self) -> str:
+        """The condition that the task has labelled the clip, or failed on it."""
+        marks = (self.marks.get(name) for name in ("fingerprint", "fingerprint_of_row"))
+        prints = [quoted(mark) for mark in marks if mark]
+        return f"coalesce({', '.join(prints)}) IS NOT NULL" if prints else "true"
 
     @property
     def failed(self) -> str:
@@ -99,10 +113,16 @@ def reported_tasks(table: Table) -> Sequence[ReportedTask]:
     tasks = []
     for name, options in table.settings()["tasks"].items():
         columns = task_columns(name, options, names)
+        marks = {
+            "run_id": run_column(name),
+            "fingerprint": fingerprint_column(name),
+            "fingerprint_of_row": "fingerprint",  # of earlier versions
+        }
+        marks = {key: column for key, column in marks.items() if column in names}
         reference = options.get("reference")
         reference = reference if reference in names else None
         tasks.append(
-            ReportedTask(name, options["task"], columns.kind, columns.of, reference, options)
+            ReportedTask(name, options["task"], columns.kind, columns.of, reference, options, marks)
         )
     return tasks
 

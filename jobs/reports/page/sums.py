@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from audio_ops.errors import KINDS
@@ -28,7 +27,6 @@ def overall(database: Database) -> Row:
             count(*) FILTER (status = 'ok') AS ok,
             count(*) FILTER (status = 'partial') AS partial,
             count(*) FILTER (status = 'error') AS failed,
-            count(DISTINCT run_id) AS runs,
             max(labelled_at) AS last, min(labelled_at) AS first,
             approx_quantile(duration_s, 0.5) AS median_s, max(duration_s) AS longest_s
         FROM labels
@@ -145,10 +143,10 @@ def of_task(database: Database, task: ReportedTask) -> Row:
 
 
 def count_words(database: Database, task: ReportedTask) -> str:
-    """The name of a table with the `run_id`, `duration_s` and number of `words` of each text."""
+    """The name of a table with the `run`, `duration_s` and number of `words` of each text."""
     name, text = quoted(f"words of {task.name}"), task.sql("text")
     database.connection.execute(
-        f"CREATE TEMP TABLE IF NOT EXISTS {name} AS SELECT run_id, nullif(duration_s, 0) AS "
+        f"CREATE TEMP TABLE IF NOT EXISTS {name} AS SELECT {task.run} AS run, nullif(duration_s, 0) AS "
         f"duration_s, {WORDS.format(text)} AS words FROM labels WHERE {text} IS NOT NULL"
     )
     return name
@@ -227,56 +225,69 @@ def matrix(database: Database, task: ReportedTask) -> Row | None:
 
 
 def runs(database: Database, tasks: Sequence[ReportedTask]) -> list[Row]:
-    """The runs whose rows the table holds, the first one first: for each task its `clips`, `failed`,
-    `error_rate`, `mean_score`, `labels`, `words_per_s`, and their `drift` from the run before."""
-    found = database.rows(
-        "SELECT run_id, count(*) AS clips, min(labelled_at) AS begun, sum(duration_s) / 3600 AS hours, "
-        "count(DISTINCT fingerprint) AS settings, any_value(fingerprint) AS fingerprint "
-        f"FROM labels GROUP BY run_id ORDER BY begun DESC, run_id DESC LIMIT {RUNS_SHOWN}"
-    )[::-1]
-    figures = {task.name: _by_run(database, task) for task in tasks}
-    for run in found:
-        run["tasks"] = {name: by_run[run["run_id"]] for name, by_run in figures.items()}
-    for before, run in pairwise(found):
-        for name, task in run["tasks"].items():
-            task["drift"] = drift(task, before["tasks"][name])
-    return found
+    """The runs whose labels the table holds, the first one first: for each task that it labelled with
+    `clips`, `failed`, `error_rate`, `mean_score`, `labels`, `words_per_s`, and their `drift` from the
+    last run before it that had the task."""
+    by_task = {task.name: _by_run(database, task) for task in tasks}
+    found: dict[str, Row] = {}
+    for name, by_run in by_task.items():
+        for run_id, figures in by_run.items():
+            begun = figures.pop("begun")
+            run = found.setdefault(
+                run_id, {"run_id": run_id, "begun": begun, "clips": 0, "tasks": {}}
+            )
+            run["begun"] = min(run["begun"], begun)
+            run["clips"] = max(run["clips"], figures["clips"])
+            run["tasks"][name] = figures
+    ordered = sorted(found.values(), key=lambda run: (run["begun"], run["run_id"]))
+    last: dict[str, Row] = {}
+    for run in ordered:
+        for name, figures in run["tasks"].items():
+            if name in last:
+                figures["drift"] = drift(figures, last[name])
+            last[name] = figures
+    return ordered
 
 
 def _by_run(database: Database, task: ReportedTask) -> Mapping[str, Row]:
     score = task.score
+    # A row is written again for another task, and has the time of that: a run's id begins with its own.
+    begun = "strptime(left(run, 15), '%Y%m%dT%H%M%S')"
     columns = [
         "count(*) AS clips",
         f"count(*) FILTER ({task.failed}) AS failed",
         f"avg({score}) FILTER (isfinite({score})) AS mean_score",
+        f"coalesce(try({begun}), min(labelled_at)::TIMESTAMP) AS begun",
     ]
+    labels = f"(SELECT *, {task.run} AS run FROM labels WHERE {task.has_run})"
     found = {
-        row.pop("run_id"): row | {"error_rate": row["failed"] / row["clips"]}
-        for row in database.rows(f"SELECT run_id, {', '.join(columns)} FROM labels GROUP BY run_id")
+        row.pop("run"): row | {"error_rate": row["failed"] / row["clips"]}
+        for row in database.rows(f"SELECT run, {', '.join(columns)} FROM {labels} GROUP BY run")
     }
     if "text" in task.of:
         for row in database.rows(
-            "SELECT run_id, sum(words) / sum(duration_s) AS words_per_s "
-            f"FROM {count_words(database, task)} GROUP BY run_id"
+            "SELECT run, sum(words) / sum(duration_s) AS words_per_s "
+            f"FROM {count_words(database, task)} GROUP BY run"
         ):
-            found[row["run_id"]]["words_per_s"] = row["words_per_s"]
+            found[row["run"]]["words_per_s"] = row["words_per_s"]
     if "label" in task.of:
         label = task.sql("label")
         for row in database.rows(
-            f"SELECT run_id, {label} AS label, count(*) AS clips FROM labels "
-            f"WHERE {label} IS NOT NULL GROUP BY run_id, label"
+            f"SELECT run, {label} AS label, count(*) AS clips FROM {labels} "
+            f"WHERE {label} IS NOT NULL GROUP BY run, label"
         ):
-            found[row["run_id"]].setdefault("labels", {})[row["label"]] = row["clips"]
+            found[row["run"]].setdefault("labels", {})[row["label"]] = row["clips"]
     return found
 
 
 def summed_up(database: Database, tasks: Sequence[ReportedTask]) -> dict[str, Any]:
     """Everything that the page says of the whole table, but comparisons with references."""
+    found = runs(database, tasks)
     return {
-        "overall": overall(database),
+        "overall": overall(database) | {"runs": len(found)},
         "errors": errors(database),
         "flags": flags(database),
         "durations": histogram(database, "duration_s"),
         "tasks": {task.name: of_task(database, task) for task in tasks},
-        "runs": runs(database, tasks),
+        "runs": found[-RUNS_SHOWN:],
     }

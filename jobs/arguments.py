@@ -1,0 +1,47 @@
+"""The arguments that `earmark run` and `earmark plan` share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the config, and what decides which labels are due."""
+    # Not required here, as `--relabel mine.yaml` takes it: see `plan_arguments`.
+    parser.add_argument("config", nargs="?", help="a YAML file, see configs/")
+    parser.set_defaults(refuse=parser.error)
+    parser.add_argument(
+        "--set",
+        metavar="a.b.c=value",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="replace one value of the config, as it is typed; may be given several times",
+    )
+    parser.add_argument(
+        "--relabel",
+        metavar="TASK",
+        nargs="*",
+        help="replace the labels that the table has by these tasks with other settings; without "
+        "names, by all tasks",
+    )
+    parser.add_argument(
+        "--retry-errors", action="store_true", help="run tasks again on clips where they failed"
+    )
+
+
+def plan_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The values of the arguments of `add_plan_arguments`, by the names that `jobs.label.run` has for
+    them. Raises SystemExit if there is no config."""
+    tasks, config = args.relabel, args.config
+    if config is None and tasks:
+        *tasks, config = tasks
+    if config is None:
+        args.refuse("the following arguments are required: config")
+    return {
+        "config_path": config,
+        "overrides": args.overrides,
+        "relabel": False if tasks is None else tasks or True,
+        "retry_errors": args.retry_errors,
+    }

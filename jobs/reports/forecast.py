@@ -1,0 +1,264 @@
+"""What a run would do, from its config, its input and its table alone: neither Ray nor a model starts.
+
+earmark plan CONFIG
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from jobs.arguments import add_plan_arguments, plan_arguments
+from jobs.clips import clip_ids
+from jobs.config import Config, ConfigError
+from jobs.config_file import load_config
+from jobs.console import printable
+from jobs.due import NOTHING_COMMITTED, REASONS, committed, reasons
+from jobs.exit_codes import BAD_CONFIG, OK
+from jobs.plan import Plan
+from jobs.planning import find_clips, plan_of, refuse_nothing
+from jobs.preflight import Run, preflight
+from jobs.progress import clock
+from jobs.ray_address import ray_address
+from jobs.ray_compat import cpu_quota
+from jobs.refusal import refuse_other_labels
+from jobs.resources import CannotRun, share_out
+from jobs.shared_storage import refuse_uploads
+from jobs.table.schema import TableMismatch
+from jobs.table.storage import Storage
+from jobs.table.table import Table
+
+# Why a task is due on a clip: the clip is new or has changed, or one of `REASONS`.
+WHY = {
+    "new_clips": "new clips",
+    "changed_clips": "clips that have changed",
+    "new": "clips that it has not labelled",
+    "changed": "clips that it has labelled with other settings",
+    "failed": "clips on which it failed",
+    "follows": "clips on which a task runs whose labels it reads",
+}
+SUMMARIES = 20  # of the newest runs, for their speeds
+
+
+def forecast(config_path: str, overrides: list[str], **options: Any) -> dict[str, Any]:
+    """The run's work, as JSON values: the clips `found`, `done`, `due` and `vanished`; by task its clips,
+    by `why`, and the hours of sound that are known to be in them; `shards_to_read`, in which there may
+    be more clips; what would be `refused`, and the `exit_code` that a run would begin with, 2 or 0.
+
+    `seconds`, of each task and of the whole, are those that its models took in earlier runs of this
+    table for so much sound; None if there was none. Clips of unknown length count like the table's
+    mean.
+    """
+    document: dict[str, Any] = {"config": config_path, "refused": [], "notes": [], "exit_code": OK}
+    try:
+        config = load_config(config_path, overrides)
+        refuse_uploads(config, config_path, None)
+        run = preflight("plan", config_path, config, document["notes"].append, **options)
+        storage = Storage(config.output.path, config.output_options)
+        table = Table.open(storage)
+        document["table"] = storage.path if table else None
+        if table:
+            try:
+                refuse_other_labels(table, run)
+            except TableMismatch as error:  # and what would be due if it were not refused
+                document["refused"] += str(error).split("\n")
+        document |= _work(run, table, document["notes"])
+    except (ConfigError, CannotRun, TableMismatch) as error:
+        document["refused"] += str(error).split("\n")
+    document["exit_code"] = BAD_CONFIG if document["refused"] else OK
+    return document
+
+
+def _work(run: Run, table: Table | None, notes: list[str]) -> dict[str, Any]:
+    found = find_clips(run, notes.append)
+    rows = committed(table, run.wanted) if table else NOTHING_COMMITTED
+    todo = plan_of(run, found, rows, table)
+    refuse_nothing(run, found, todo)
+    due = run.wanted.names(todo.due) if len(todo.todo) else []
+    if due:
+        _refuse_machine(run.config, due, notes)
+    tasks = {name: _Task() for name in due}
+    own, mean_s = _own_rows(todo, rows.rows, run.source.SHARDED), None
+    if table is not None and len(rows.rows):
+        why = reasons(table, run.wanted)
+        mean_s = float(why.audio_s.mean())
+        _count_rows(tasks, run, own, why.of(own))
+    unknown = 0
+    if not run.source.SHARDED:
+        unknown = _count_clips(tasks, todo.todo, own, run.config.audio.channels == "each")
+    speeds = _speeds(table, due) if table else {}
+    shown = {name: tasks[name].shown(speeds.get(name), mean_s) for name in due}
+    seconds = [task["seconds"] for task in shown.values()]
+    return {
+        "found": todo.found,
+        "done": todo.done,
+        "due": len(own) + unknown,
+        "failed_before": todo.failed_before,
+        "vanished": todo.vanished,
+        "rows_to_remove": len(todo.obsolete),
+        "shards_to_read": len(todo.todo) if run.source.SHARDED else None,
+        "clips_of_unknown_length": unknown,
+        "tasks": shown,
+        "seconds": max(seconds) if seconds and None not in seconds else None,
+    }
+
+
+class _Task:
+    """The clips on which a task is due."""
+
+    def __init__(self) -> None:
+        self.why = dict.fromkeys(WHY, 0)
+        self.audio_s = 0.0
+
+    def shown(self, speed: float | None, mean_s: float | None) -> dict[str, Any]:
+        unknown = self.why["new_clips"] + self.why["changed_clips"]
+        seconds = None
+        if speed and (mean_s is not None or not unknown):
+            seconds = (self.audio_s + unknown * (mean_s or 0.0)) / speed
+        return {
+            "clips": sum(self.why.values()),
+            "why": {reason: count for reason, count in self.why.items() if count},
+            "audio_hours": self.audio_s / 3600,
+            "seconds": seconds,
+        }
+
+
+def _own_rows(todo: Plan, rows: pa.Table, is_sharded: bool) -> pa.Table:
+    """The table's rows of clips that are due, in their present version as far as that is known."""
+    rows = rows.filter(pc.not_equal(rows["due"], 0))
+    if is_sharded:
+        return rows.filter(pc.is_in(rows["source"], todo.todo["source"].combine_chunks()))
+    ids = todo.todo["clip_id"].combine_chunks()
+    is_recording = pc.is_in(clip_ids(rows.drop_columns(["channel"])), ids)
+    return rows.filter(pc.or_(pc.is_in(rows["clip_id"], ids), is_recording))
+
+
+def _count_rows(
+    tasks: Mapping[str, _Task], run: Run, rows: pa.Table, why: tuple[dict[str, np.ndarray], Any]
+) -> None:
+    masks, audio_s = why
+    due = rows["due"].to_numpy()
+    for bit, name in enumerate(run.wanted.fingerprints):
+        if name not in tasks:
+            continue
+        left = (due >> bit & 1).astype(bool)
+        tasks[name].audio_s += float(audio_s[left].sum())
+        for reason in REASONS[:-1]:
+            is_why = left & (masks[reason] >> bit & 1).astype(bool)
+            tasks[name].why[reason] += int(is_why.sum())
+            left &= ~is_why
+        tasks[name].why["follows"] += int(left.sum())
+
+
+def _count_clips(tasks: Mapping[str, _Task], todo: pa.Table, own: pa.Table, is_each: bool) -> int:
+    """Count the clips without a row of their version, for each task; returns their number."""
+    known = own["clip_id"]
+    if is_each:
+        known = clip_ids(own.drop_columns(["channel"]))
+    known = known.combine_chunks() if isinstance(known, pa.ChunkedArray) else known
+    others = todo.filter(pc.invert(pc.is_in(todo["clip_id"], known)))
+    changed = len(others) - others["supersedes"].null_count
+    for task in tasks.values():
+        task.why["new_clips"] += len(others) - changed
+        task.why["changed_clips"] += changed
+    return len(others)
+
+
+def _speeds(table: Table, tasks: list[str]) -> dict[str, float]:
+    """How many times faster than real time each task's models were together in its newest run."""
+    speeds: dict[str, float] = {}
+    names = sorted(table.storage.sizes("_runs"), reverse=True)
+    for name in names[:SUMMARIES]:
+        if speeds.keys() >= set(tasks):
+            break
+        try:
+            models = json.loads(table.storage.read(f"_runs/{name}")).get("models") or {}
+            found = {task: float(model["times_real_time"]) for task, model in models.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+        speeds = {**{task: speed for task, speed in found.items() if speed > 0}, **speeds}
+    return speeds
+
+
+def _refuse_machine(config: Config, tasks: list[str], notes: list[str]) -> None:
+    """Raise CannotRun if the resources that the config asks for are not this machine's."""
+    if address := ray_address():
+        notes.append(f"what the cluster at {address} has is not known without asking Ray")
+        return
+    of_tasks = {name: options for name, options in config.tasks.items() if name in tasks}
+    share_out(config.model_copy(update={"tasks": of_tasks}), [machine()])
+
+
+def machine() -> dict[str, float]:
+    """The CPUs and GPUs of this machine that its processes may use, as Ray counts them."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if quota := cpu_quota():
+        cpus = min(cpus, max(1, int(quota)))
+    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        gpus = min(gpus, len([one for one in visible.split(",") if one.strip()]))
+    return {"CPU": float(cpus), "GPU": float(gpus)}
+
+
+def lines(document: Mapping[str, Any]) -> Iterator[str]:
+    """The forecast as text."""
+    yield from document["notes"]
+    if "found" in document:
+        yield (
+            f"{document['found']:,} clips found, {document['done']:,} already labelled, "
+            f"{document['due']:,} due"
+        )
+        if document["shards_to_read"]:
+            yield f"{document['shards_to_read']:,} shards to read, which may hold more clips"
+        if document["rows_to_remove"]:
+            yield f"{document['rows_to_remove']:,} rows to remove, whose files hold them no more"
+        if document["vanished"]:
+            yield f"{document['vanished']:,} clips have vanished: their rows stay"
+        if document["failed_before"]:
+            yield f"{document['failed_before']:,} clips failed before (--retry-errors)"
+        for name, task in document["tasks"].items():
+            why = ", ".join(f"{count:,} {WHY[reason]}" for reason, count in task["why"].items())
+            yield f"  {name}: {task['clips']:,} clips{f' ({why})' if why else ''}"
+            yield f"    {_length(task, document)}"
+        if document["seconds"] is not None:
+            yield f"about {clock(document['seconds'])}, at the speed of earlier runs"
+    if document["refused"]:
+        yield "the run would be refused:"
+        yield from (f"  {line}" for line in document["refused"])
+
+
+def _length(task: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    unknown = document["clips_of_unknown_length"]
+    parts = [f"{task['audio_hours']:,.2f} h of audio"]
+    if unknown:
+        parts.append(f"and {unknown:,} clips whose length is not known")
+    if task["seconds"] is not None:
+        parts.append(f"· about {clock(task['seconds'])}")
+    return " ".join(parts)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `earmark plan`."""
+    add_plan_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def run_from(args: argparse.Namespace) -> int:
+    """Print the forecast; returns 0, or 2 if the run would be refused."""
+    document = forecast(**plan_arguments(args))
+    if args.json:
+        json.dump(document, sys.stdout, indent=1, ensure_ascii=False)
+        print()
+    else:
+        for line in lines(document):
+            print(printable(line))
+    return int(document["exit_code"])
