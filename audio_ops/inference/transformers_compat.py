@@ -81,6 +81,15 @@ def rows_of_cache(cache: Any, rows: Sequence[int], device: torch.device) -> Any:
     return cache
 
 
+def can_drop_rows(model: Any) -> bool:
+    """Whether `generate` of this model can go on with some of a batch's rows: a state space model's cannot.
+
+    `_is_stateful` in modeling_utils.py; `LinearAttentionLayer` in cache_utils.py has no
+    `batch_select_indices`.
+    """
+    return not getattr(model, "_is_stateful", False)
+
+
 def predict_next(
     model: Any, tokens: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from audio_ops.inference.transformers_compat import rows_of_cache
+from audio_ops.inference.transformers_compat import can_drop_rows, rows_of_cache
 from audio_ops.speech.tokens import TokenLogProbabilities
 
 if TYPE_CHECKING:
@@ -54,12 +54,6 @@ def drops_finished(config: Any) -> bool:
     return is_greedy(config) and not any(getattr(config, name, None) for name in NEED_ALL_STEPS)
 
 
-def can_drop(model: Any) -> bool:
-    """Whether the model's cache can go on with some of its rows: not that of a state space model
-    (`LinearAttentionLayer` in transformers' cache_utils.py has no `batch_select_indices`)."""
-    return not getattr(model, "_is_stateful", False)
-
-
 def generate_dropping_finished(
     model: Any, inputs: dict[str, Any], limits: Sequence[int]
 ) -> list[Generated]:
@@ -81,7 +75,7 @@ def generate_dropping_finished(
     generated = [Generated() for _ in range(len(inputs[key]))]
     rows = list(range(len(generated)))
     left = list(limits)  # of each row, here and below
-    drops = drops_finished(config) and len(rows) >= MIN_ROWS and can_drop(model)
+    drops = drops_finished(config) and len(rows) >= MIN_ROWS and can_drop_rows(model)
     while rows:
         probabilities = TokenLogProbabilities(config)
         device = inputs[key].device

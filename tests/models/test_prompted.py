@@ -15,6 +15,7 @@ from checkpoints import each_made_once
 from hearing import label, labeller, sound
 from prompted import PROMPTED, page
 
+from audio_ops.inference.transformers_compat import can_drop_rows
 from audio_ops.speech import generation
 from audio_ops.speech.prompted.answers import is_chat
 from audio_ops.speech.prompted.kinds import CANARY, COHERE, FUN_ASR, QWEN3
@@ -166,10 +167,10 @@ def test_rows_of_a_state_space_model_stay_in_the_batch(made: Made) -> None:
     """Its cache cannot go on without some of them."""
     from transformers.cache_utils import LinearAttentionLayer
 
-    assert not hasattr(LinearAttentionLayer, "batch_select_indices"), "it can: see `can_drop`"
+    assert not hasattr(LinearAttentionLayer, "batch_select_indices"), "it can: see `can_drop_rows`"
     model = labeller(made("nemo_speechlm"), max_new_tokens=40)
-    assert not generation.can_drop(model.model.family.model)  # type: ignore[attr-defined]
-    assert generation.can_drop(labeller(made("qwen3_asr")).model.family.model)  # type: ignore[attr-defined]
+    assert not can_drop_rows(model.model.family.model)  # type: ignore[attr-defined]
+    assert can_drop_rows(labeller(made("qwen3_asr")).model.family.model)  # type: ignore[attr-defined]
     clips = clips_of(model, [sound(1.0, hz) for hz in (200, 300, 700, 900, 3000)])
     expected = [model.label([clip])[0]["text"] for clip in clips]  # type: ignore[index]
     assert len({len(text) for text in expected}) > 1
