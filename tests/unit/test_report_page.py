@@ -89,6 +89,7 @@ def test_labels_and_confusions_of_a_classification(tmp_path: Path) -> None:
     with opened(table) as database:
         found = sums.of_task(database, task_of(table, "kind"))
     assert [(row["label"], row["clips"]) for row in found["labels"]] == [("dog", 5), ("cat", 1)]
+    assert [row["hours"] for row in found["labels"]] == pytest.approx([5 / 3600, 1 / 3600])
     assert found["label_count"] == 2 and found["scores"] is None
     assert found["matrix"]["names"] == ["dog", "cat", "bird"]
     assert found["matrix"]["rows"] == [[2, 0, 0], [1, 1, 0], [1, 0, 0]]
