@@ -163,7 +163,7 @@ def labels(database: Database, task: ReportedTask) -> Row:
     """The most frequent labels, and how many there are."""
     label = task.sql("label")
     counted = (
-        f"SELECT {label} AS label, count(*) AS clips, avg({task.score}) AS score, "
+        f"SELECT {label} AS label, count(*) AS clips, "
         "coalesce(sum(duration_s), 0) / 3600 AS hours FROM labels"
     )
     found = database.rows(
