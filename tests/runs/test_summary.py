@@ -46,6 +46,7 @@ def test_a_summary_tells_what_the_run_came_to(job: Job, local_ray: None) -> None
     assert kept(job) == [summary]
     assert summary["clips"] == dict(zip(COUNTS, (7, 0, 7, 6, 0, 1, 0, 0), strict=True))
     assert (summary["exit_code"], summary["stopped"], summary["error"]) == (0, None, None)
+    assert summary["input"] == {"format": "files"}
     assert summary["audio_hours"] == pytest.approx(6 * 0.3 / 3600)
     assert summary["seconds"] > 0 and summary["times_real_time"] > 0
     [error] = summary["errors"]

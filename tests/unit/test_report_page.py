@@ -90,6 +90,7 @@ def test_labels_and_confusions_of_a_classification(tmp_path: Path) -> None:
     with opened(table) as database:
         found = sums.of_task(database, task_of(table, "kind"))
     assert [(row["label"], row["clips"]) for row in found["labels"]] == [("dog", 5), ("cat", 1)]
+    assert [row["hours"] for row in found["labels"]] == pytest.approx([5 / 3600, 1 / 3600])
     assert found["label_count"] == 2 and found["scores"] is None
     assert found["matrix"]["names"] == ["dog", "cat", "bird"]
     assert found["matrix"]["rows"] == [[2, 0, 0], [1, 1, 0], [1, 0, 0]]
@@ -114,7 +115,8 @@ def test_runs_are_compared_with_the_run_before(words: tuple[Table, Database]) ->
     table, _ = words
     rows = DeltaTable(table.path).to_pyarrow_table().sort_by("clip_id")
     later = rows["labelled_at"].to_pylist()[0].replace(year=2099)
-    values = {"labelled_at": later, **dict.fromkeys(("run_id", "words_run_id"), "later")}
+    runs = [name for name in rows.column_names if name.endswith("run_id")]
+    values = {"labelled_at": later, **dict.fromkeys(runs, "later")}
     other = pa.Table.from_pylist([row | values for row in rows.to_pylist()], schema=rows.schema)
     write_deltalake(table.path, other.slice(0, 2), mode="append")
     table.refresh()

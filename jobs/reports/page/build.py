@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -74,7 +75,6 @@ def build(table: Table, folder: Path, choice: Choice, progress: Callable[[str], 
         "other_settings": compared["rows_of_other_settings"],
         "lists": [_list(one, ids) for one in lists],
         "clips": clips,
-        "seconds": choice.seconds,
         "charts": _charts(tasks, found),
     }
     (folder / "index.html").write_text(rendered(page), encoding="utf-8")
@@ -109,15 +109,19 @@ def _media(
     (folder / CLIPS).mkdir()
     own = {row["clip_id"]: (f"{number:04}", row) for number, row in enumerate(rows)}
     files: dict[str, Future[Media] | ClipError] = {}
+    waiting: deque[Future[Media]] = deque()
     with ThreadPoolExecutor(ENCODERS) as threads:
         for clip_id, samples in read_clips(table, rows, choice.seconds):
             if isinstance(samples, ClipError):
                 files[clip_id] = samples
             else:
                 name, row = own[clip_id]
-                files[clip_id] = threads.submit(
+                files[clip_id] = encoding = threads.submit(
                     write_media, folder / CLIPS, name, samples, row["sample_rate"]
                 )
+                waiting.append(encoding)
+                if len(waiting) > 2 * ENCODERS:  # each holds its sound
+                    waiting.popleft().result()
             progress(f"reading clips: {len(files):,}/{len(rows):,}")
     return {
         clip_id: file if isinstance(file, ClipError) else file.result()

@@ -160,7 +160,10 @@ def _what(task: ReportedTask) -> str:
 def labels(database: Database, task: ReportedTask) -> Row:
     """The most frequent labels, and how many there are."""
     label = task.sql("label")
-    counted = f"SELECT {label} AS label, count(*) AS clips, avg({task.score}) AS score FROM labels"
+    counted = (
+        f"SELECT {label} AS label, count(*) AS clips, "
+        "coalesce(sum(duration_s), 0) / 3600 AS hours FROM labels"
+    )
     found = database.rows(
         f"{counted} WHERE {label} IS NOT NULL GROUP BY {label} ORDER BY clips DESC, label "
         f"LIMIT {LABELS_SHOWN}"
