@@ -24,6 +24,7 @@ from jobs.config_file import load_config
 from jobs.console import printable
 from jobs.due import NOTHING_COMMITTED, REASONS, committed, reasons
 from jobs.exit_codes import BAD_CONFIG, OK
+from jobs.fingerprints import changes
 from jobs.plan import Plan
 from jobs.planning import find_clips, plan_of, refuse_nothing
 from jobs.preflight import Run, preflight
@@ -92,6 +93,10 @@ def _work(run: Run, table: Table | None, notes: list[str]) -> dict[str, Any]:
         why = reasons(table, run.wanted)
         mean_s = float(why.audio_s.mean())
         _count_rows(tasks, run, own, why.of(own))
+        for name, lines in changes(table.settings(), run.settings).items():
+            if name in tasks and not lines:  # of what its labels depend on others' alone
+                tasks[name].why["follows"] += tasks[name].why["changed"]
+                tasks[name].why["changed"] = 0
     unknown = 0
     if not run.source.SHARDED:
         unknown = _count_clips(tasks, todo.todo, own, run.config.audio.channels == "each")
@@ -214,7 +219,8 @@ def lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield from document["notes"]
     if "found" in document:
         yield (
-            f"{document['found']:,} clips found, {document['done']:,} already labelled, "
+            f"{document['found']:,} clips {'found' if document['shards_to_read'] is None else 'known'}, "
+            f"{document['done']:,} already labelled, "
             f"{document['due']:,} due"
         )
         if document["shards_to_read"]:
