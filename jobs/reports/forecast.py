@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake.exceptions import DeltaError
 
 from jobs.arguments import add_plan_arguments, plan_arguments
 from jobs.clips import clip_ids
@@ -23,14 +24,14 @@ from jobs.config import Config, ConfigError
 from jobs.config_file import load_config
 from jobs.console import printable
 from jobs.due import NOTHING_COMMITTED, REASONS, committed, reasons
-from jobs.exit_codes import BAD_CONFIG, OK
+from jobs.exit_codes import BAD_CONFIG, FAILED, OK
 from jobs.fingerprints import changes
 from jobs.plan import Plan
 from jobs.planning import find_clips, plan_of, refuse_nothing
 from jobs.preflight import Run, preflight
 from jobs.progress import clock
 from jobs.ray_address import ray_address
-from jobs.ray_compat import cpu_quota
+from jobs.ray_compat import cpu_quota, first_line
 from jobs.refusal import refuse_other_labels
 from jobs.resources import CannotRun, share_out
 from jobs.shared_storage import refuse_uploads
@@ -259,8 +260,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_from(args: argparse.Namespace) -> int:
-    """Print the forecast; returns 0, or 2 if the run would be refused."""
-    document = forecast(**plan_arguments(args))
+    """Print the forecast; returns 0, 2 if the run would be refused, or 1 if a storage does not answer."""
+    try:
+        document = forecast(**plan_arguments(args))
+    except (OSError, DeltaError) as error:
+        print(f"error: {first_line(error)}", file=sys.stderr)
+        return FAILED
     if args.json:
         json.dump(document, sys.stdout, indent=1, ensure_ascii=False)
         print()
