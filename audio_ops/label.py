@@ -41,6 +41,8 @@ class Label:
     `CrashGuard`. It may be called from several threads.
     """
 
+    bit: int | None = None  # the task's place in `_due`
+
     def __init__(
         self,
         name: str,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake.exceptions import DeltaError
 
 from jobs.arguments import add_plan_arguments, plan_arguments
 from jobs.clips import clip_ids
@@ -23,13 +24,14 @@ from jobs.config import Config, ConfigError
 from jobs.config_file import load_config
 from jobs.console import printable
 from jobs.due import NOTHING_COMMITTED, REASONS, committed, reasons
-from jobs.exit_codes import BAD_CONFIG, OK
+from jobs.exit_codes import BAD_CONFIG, FAILED, OK
+from jobs.fingerprints import changes
 from jobs.plan import Plan
 from jobs.planning import find_clips, plan_of, refuse_nothing
 from jobs.preflight import Run, preflight
 from jobs.progress import clock
 from jobs.ray_address import ray_address
-from jobs.ray_compat import cpu_quota
+from jobs.ray_compat import cpu_quota, first_line
 from jobs.refusal import refuse_other_labels
 from jobs.resources import CannotRun, share_out
 from jobs.shared_storage import refuse_uploads
@@ -92,6 +94,10 @@ def _work(run: Run, table: Table | None, notes: list[str]) -> dict[str, Any]:
         why = reasons(table, run.wanted)
         mean_s = float(why.audio_s.mean())
         _count_rows(tasks, run, own, why.of(own))
+        for name, lines in changes(table.settings(), run.settings).items():
+            if name in tasks and not lines:  # of what its labels depend on others' alone
+                tasks[name].why["follows"] += tasks[name].why["changed"]
+                tasks[name].why["changed"] = 0
     unknown = 0
     if not run.source.SHARDED:
         unknown = _count_clips(tasks, todo.todo, own, run.config.audio.channels == "each")
@@ -214,7 +220,8 @@ def lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield from document["notes"]
     if "found" in document:
         yield (
-            f"{document['found']:,} clips found, {document['done']:,} already labelled, "
+            f"{document['found']:,} clips {'found' if document['shards_to_read'] is None else 'known'}, "
+            f"{document['done']:,} already labelled, "
             f"{document['due']:,} due"
         )
         if document["shards_to_read"]:
@@ -253,8 +260,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_from(args: argparse.Namespace) -> int:
-    """Print the forecast; returns 0, or 2 if the run would be refused."""
-    document = forecast(**plan_arguments(args))
+    """Print the forecast; returns 0, 2 if the run would be refused, or 1 if a storage does not answer."""
+    try:
+        document = forecast(**plan_arguments(args))
+    except (OSError, DeltaError) as error:
+        print(f"error: {first_line(error)}", file=sys.stderr)
+        return FAILED
     if args.json:
         json.dump(document, sys.stdout, indent=1, ensure_ascii=False)
         print()

@@ -188,10 +188,11 @@ class RowIndex:
         self.hashes, self.owners = hashes[order], owners[order]
 
     def files_of(self, hashes: np.ndarray) -> tuple[list[str], np.ndarray]:
-        """The files that hold rows with these hashes, and the hashes that no file has."""
-        owners = self.owners[self._at(hashes)]
-        names = [self.names[owner] for owner in np.unique(owners[owners >= 0])]
-        return names, hashes[~np.isin(hashes, self.hashes)]
+        """The files that hold rows with these hashes, and the hashes of which none does."""
+        at = self._at(hashes)
+        at = at[self.owners[at] >= 0]
+        names = [self.names[owner] for owner in np.unique(self.owners[at])]
+        return names, hashes[~np.isin(hashes, self.hashes[at])]
 
     def move(self, name: str, files: Mapping[str, np.ndarray]) -> None:
         """The rows of a file are in these files now; those in none of them are gone."""

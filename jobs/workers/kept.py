@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from jobs.table.table import Table
 
 
+ROWS_AT_ONCE = 2048  # of the table, in the memory of a reader
+
+
 @dataclass(frozen=True)
 class KeptSettings:
     """Where the rows are from which labels are taken over, and which columns these are.
@@ -197,18 +200,27 @@ def _kept(plan: pa.Table) -> Iterator[Mapping[str, Any]]:
 def _rows(
     storage: Storage, name: str, numbers: Sequence[int], schema: pa.Schema
 ) -> Iterator[pa.Table]:
-    """Rows of a data file by their numbers, which ascend; of its row groups only those needed."""
+    """Rows of a data file by their numbers, which ascend; of its row groups only those needed, a few
+    rows at a time."""
     wanted = np.asarray(numbers, np.int64)
     with storage.open(name) as file, pq.ParquetFile(file) as parquet:
         start = 0
         for group in range(parquet.num_row_groups):
             end = start + parquet.metadata.row_group(group).num_rows
             inside = wanted[(wanted >= start) & (wanted < end)] - start
-            if len(inside):
-                # First the types, for delta-rs's string_view lacks kernels.
-                found = in_schema(parquet.read_row_group(group, schema.names), schema)
-                yield found.take(pa.array(inside))
+            first = 0
+            for batch in _batches(parquet, group, schema.names) if len(inside) else ():
+                here = inside[(inside >= first) & (inside < first + len(batch))] - first
+                if len(here):  # first the types, for delta-rs's string_view lacks kernels
+                    yield in_schema(pa.Table.from_batches([batch]), schema).take(pa.array(here))
+                first += len(batch)
             start = end
+
+
+def _batches(parquet: pq.ParquetFile, group: int, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    have = set(parquet.schema_arrow.names)
+    columns = [name for name in names if name in have]
+    return parquet.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns)
 
 
 def _unless(is_due: pa.Array, column: pa.ChunkedArray) -> pa.Array:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import faults
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,12 +17,13 @@ from deltalake import DeltaTable, write_deltalake
 from faults import TASK, Work, assert_exact, assert_unchanged, run
 from tables import as_before, existing, held
 
+from audio_ops.label import put
 from audio_ops.prepare import prepare
 from audio_ops.signal.waveforms import waveforms_of
 from jobs.clips import ALL, Shard
 from jobs.due import Wanted, committed, costs
 from jobs.fingerprints import changes, fingerprints, reads, table_settings
-from jobs.plan import plan_shards
+from jobs.plan import plan, plan_shards
 from jobs.reports.drift import statistics
 from jobs.reports.evaluate import evaluate
 from jobs.reports.verify import verify
@@ -189,6 +191,30 @@ def test_only_the_tasks_that_failed_are_tried_again(work: Work) -> None:
     }
 
 
+def test_a_clip_that_cannot_be_decoded_any_more_keeps_its_row(work: Work) -> None:
+    """A new task would find it worse than it was: the next run tries again."""
+    before = work.rows()
+    work = replace(work, mood=1)
+    table = held(work.path, "fails", work.schema, work.settings)
+    todo = plan(work.found(), committed(table, work.wanted))
+    clips = faults._label(todo, todo.todo, work, table)
+    sources = clips["source"].to_pylist()
+    fails = pa.array([source.endswith("000003.wav") for source in sources])
+    error = {"error_stage": "decode", "error_kind": "timeout", "error_message": "slow"}
+    for name, value in error.items():
+        clips = put(clips, name, pa.repeat(value, len(clips)), fails)
+    written = faults._write(clips, table, work, "fails", todo).to_pylist()
+    assert (written[0]["statuses"].count("error"), written[0]["rows"]) == (1, 39)
+    table.commit(written)
+    table.tidy()
+    table.release()
+    rows = work.rows()
+    assert rows.select(before.column_names).slice(3, 1).equals(before.slice(3, 1))
+    assert rows["mood_label"].null_count == 1 and due(work) == {0: 39, 0b10: 1}
+    assert run(work) == 0
+    assert_exact(work)
+
+
 def test_a_clip_that_can_be_decoded_now_is_due_for_the_tasks_that_could_not_run(work: Work) -> None:
     """A new task is run on it; the others have no labels to keep, and follow in the next run."""
     rows = work.rows()
@@ -290,8 +316,6 @@ def _ids(work: Work) -> list[list[str]]:
 
 def test_clips_come_in_the_order_of_their_rows(work: Work) -> None:
     """Whatever the order of the input, which compaction does not keep; new ones at the end."""
-    from jobs.plan import plan
-
     work = replace(work, clips=45, mood=1)
     found = committed(work.table(), work.wanted)
     clips = work.found().clips

@@ -154,7 +154,7 @@ def test_a_changed_task_is_refused_with_what_it_costs(job: Job) -> None:
     assert "--relabel kind" in text
     assert {name: task["why"] for name, task in found["tasks"].items()} == {
         "kind": {"changed": 4},
-        "mood": {"changed": 4},
+        "mood": {"follows": 4},
     }
     for relabel in (True, ["kind"], ["kind", "mood"]):
         assert of(job, changed, relabel=relabel)["refused"] == []

@@ -395,7 +395,7 @@ def test_a_tar_is_not_held_in_memory(tmp_path: Path) -> None:
 def test_what_is_done_in_a_shard_is_not_handed_on(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", [(f"{n}.wav", SOUNDS[n]) for n in range(4)])
     done = ids(walk(tars(path)))[:3]
-    known = [[{"clip_id": c, "member": "x", "offset_s": 0.0, "done": True} for c in done]]
+    known = [[{"clip_id": c, "member": "x", "offset_s": 0.0, "due": 0} for c in done]]
     todo = found(tars(path)).append_column("known", pa.array(known))
     settings = ReadSettings(tars(path), Audio(), (16_000,), "never")
     clip, end = shards(SandboxWork(todo, settings))

@@ -128,8 +128,9 @@ def test_a_new_row_takes_the_place_of_an_old_one_with_all_its_columns(tmp_path: 
 def test_a_row_may_take_the_place_of_its_own_id(tmp_path: Path) -> None:
     table = opened(tmp_path)
     table.commit(written(table, labelled({"a": None})))
-    table.commit(written(table, labelled({"a": "a"}), "other"))
-    assert by_id(table)["a"]["kind_fingerprint"] == "other"
+    for other in ("other", "third"):
+        table.commit(written(table, labelled({"a": "a"}), other))
+        assert by_id(table)["a"]["kind_fingerprint"] == other
     table.release()
 
 
