@@ -160,8 +160,8 @@ def run(work: Work, send: Signal | None = None, gate: Any = None) -> int:
         rig(send)
     if gate:
         gate.wait(PATIENCE_S)
-    is_tidy = before is None or before.is_tidy()
-    if _left(before, work).is_empty and is_tidy and not work.drop:
+    is_done = _left(before, work).is_empty and not work.drop
+    if is_done and (before is None or before.is_tidy()):
         return 0
     run_id = f"{time.time_ns()}-{uuid.uuid4().hex[:6]}"
     storage, seen = Storage(work.path, work.storage_options), before.settings() if before else {}

@@ -22,6 +22,7 @@ from audio_ops.speech.evidence import compression_ratio
 from audio_ops.speech.options import GENERATE
 from audio_ops.speech.transcript import WindowTranscript
 from audio_ops.speech.whisper.log_mel import LogMel
+from audio_ops.speech.whisper.model import Group
 from audio_ops.speech.whisper.segments import Generation, WindowState
 from audio_ops.tasks import Clip
 from audio_ops.tasks.automatic_speech_recognition import Model, Options, check, columns
@@ -271,7 +272,8 @@ def test_a_text_too_long_for_its_sound_is_transcribed_again_whatever_its_neighbo
     wordy, long = recorded["clone-test"], np.zeros(10 * RATE, np.float32)
     contexts = {model.padded_s(len(sound)) for sound in (wordy, long)}
     (context_s,) = contexts
-    (alone,), (beside, other) = model([wordy], context_s), model([wordy, long], context_s)
+    group = Group(context_s, previous=())
+    (alone,), (beside, other) = model([wordy], group), model([wordy, long], group)
     assert alone.redone and beside.redone and not other.redone
     assert alone.text == beside.text
 

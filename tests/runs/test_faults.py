@@ -54,7 +54,10 @@ ONCE = ("taking", "saying who", "compaction", "letting go")
 OFTEN = ("writing", "commit", "rewriting", "removal")
 KILLS = [Signal(point, after) for point in ONCE for after in (False, True)]
 KILLS += [Signal(point, after, nth) for point in OFTEN for after in (False, True) for nth in (1, 2)]
-LABEL_KILLS = [Signal("creating", after) for after in (False, True)] + KILLS
+LABEL_KILLS = [
+    *(Signal("creating", after) for after in (False, True)),
+    *(k if k.nth == 1 else pytest.param(k, marks=pytest.mark.chaos) for k in KILLS),
+]
 RELABEL_KILLS = [
     *(Signal("changing settings", after) for after in (False, True)),
     *(pytest.param(kill, marks=pytest.mark.chaos) for kill in KILLS),
@@ -149,7 +152,7 @@ def test_runs_killed_at_random_lose_and_double_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exists", [False, True])
-@pytest.mark.parametrize("count", [2, 8])
+@pytest.mark.parametrize("count", [2, pytest.param(8, marks=pytest.mark.chaos)])
 def test_of_runs_with_different_settings_at_once_one_labels(
     place: dict[str, Any], count: int, exists: bool
 ) -> None:
@@ -221,6 +224,7 @@ def test_runs_over_a_flaky_server_end_and_go_on(s3: S3, tmp_path: Path) -> None:
         goes_on_over(proxy, s3, "flaky", 200)
 
 
+@pytest.mark.chaos
 def test_a_commit_whose_answer_is_lost_is_found_in_the_log(s3: S3, tmp_path: Path) -> None:
     """Of every commit of three runs: new clips, changed ones, other settings. Nor is any version
     read at the first try."""

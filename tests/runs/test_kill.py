@@ -152,6 +152,7 @@ def test_a_driver_killed_while_it_tidies_loses_nothing(tmp_path: Path, compacted
     assert len(pq.read_table(table)) == len(by_id(again))
 
 
+@pytest.mark.chaos
 def test_a_run_outlives_a_killed_model_actor(job: Job, start: Callable[..., Running]) -> None:
     run = start(job)
     run.wait_for(commits(job, 3), "the first labels")
@@ -198,6 +199,7 @@ def test_a_run_outlives_readers_that_die_again_and_again(
     assert {row["status"] for row in job.rows().values()} == {"ok"}
 
 
+@pytest.mark.chaos
 def test_a_relabelling_that_was_killed_goes_on(
     job: Job, start: Callable[..., Running], local_ray: None
 ) -> None:
@@ -218,8 +220,10 @@ def test_a_relabelling_that_was_killed_goes_on(
 
 @pytest.mark.parametrize(
     ("number", "code", "to_group"),
-    [(signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)],
-    ids=["ctrl-c", "sigterm"],
+    [
+        pytest.param(signal.SIGINT, 130, True, marks=pytest.mark.chaos, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, 143, False, id="sigterm"),
+    ],
 )
 def test_a_signal_commits_what_is_finished_and_ends_the_run(
     job: Job,

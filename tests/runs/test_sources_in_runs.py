@@ -14,7 +14,16 @@ from test_sources import GARBAGE, PACK, SOUNDS, SPEAKERS, rewrite, write_lines, 
 from jobs.sources import load_source
 
 
-@pytest.mark.parametrize("name", ["audiofolder", "files", "manifest", "parquet", "webdataset"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("files", "webdataset"),
+        *(
+            pytest.param(name, marks=pytest.mark.chaos)
+            for name in ("audiofolder", "manifest", "parquet")
+        ),
+    ],
+)
 def test_a_run_takes_up_in_the_middle_and_decodes_nothing_twice(
     tmp_path: Path, local_ray: None, classifier: Path, name: str
 ) -> None:
