@@ -14,7 +14,12 @@ from jobs.models import cache, made_once
 END, START, SOUND = "<|end|>", "<|start|>", "<|sound|>"
 # The prompts of Canary and Qwen3-ASR, as long as theirs.
 CANARY = "{{ '<|start|>' + 'a' * 8 }}"
-QWEN3 = "{{ 'system user' + '<|sound|>' + 'assistant language English' }}"
+QWEN3 = (
+    "{% for message in messages %}{{ '<|start|>' + message['role'] }}"
+    "{% for part in message['content'] %}"
+    "{{ '<|sound|>' if part['type'] == 'audio' else part['text'] or '' }}"
+    "{% endfor %}{% endfor %}{{ 'assistant' if add_generation_prompt else '' }}"
+)
 
 
 def checkpoint(name: str) -> Path:
