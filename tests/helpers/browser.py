@@ -14,8 +14,12 @@ from playwright.sync_api import Browser, sync_playwright
 from jobs.bench.testbed import _apt
 from jobs.models import cache, made_once
 
-PACKAGES = ("chromium", "fonts-dejavu-core", "fontconfig-config")
-LIBRARIES = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu")
+FONTS = ("fonts-dejavu-core", "fontconfig-config")  # its own, whatever fonts the machine has
+LIBRARIES = (
+    "lib/*-linux-gnu",
+    "usr/lib/*-linux-gnu",
+    "usr/lib/*-linux-gnu/*",
+)  # pulseaudio/ has some
 
 
 @contextmanager
@@ -27,7 +31,7 @@ def chromium() -> Iterator[Browser]:
         root = made_once(cache() / "chromium", fetch)
         binary = str(root / "usr/lib/chromium/chromium")
         env |= {
-            "LD_LIBRARY_PATH": ":".join(str(root / folder) for folder in LIBRARIES),
+            "LD_LIBRARY_PATH": ":".join(str(one) for glob in LIBRARIES for one in root.glob(glob)),
             "FONTCONFIG_SYSROOT": str(root),
             "FONTCONFIG_FILE": "/etc/fonts/fonts.conf",
         }
@@ -45,10 +49,11 @@ def fetch(folder: Path) -> None:
     (archives / "partial").mkdir(parents=True)
     only = ["--yes", "--download-only", "--no-install-recommends", "-o", "Debug::NoLocking=1"]
     subprocess.run(
-        [*_apt(), "install", *only, "-o", f"Dir::Cache::archives={archives}", *PACKAGES],
+        [*_apt(), "install", *only, "-o", f"Dir::Cache::archives={archives}", "chromium"],
         check=True,
         capture_output=True,
     )
+    subprocess.run([*_apt(), "download", *FONTS], check=True, capture_output=True, cwd=archives)
     for archive in archives.glob("*.deb"):
         subprocess.run(["dpkg", "-x", archive, folder], check=True)
     shutil.rmtree(archives)

@@ -104,7 +104,9 @@ def until(page: Page, condition: str) -> None:
 
 def start(report: Opened) -> Page:
     """The page with nothing found, chosen or played."""
-    report.page.reload()
+    report.page.evaluate("window.isOld = true")
+    report.page.reload()  # which may return before the new page is there
+    until(report.page, "!window.isOld && document.querySelector('#status').textContent !== ''")
     return report.page
 
 
