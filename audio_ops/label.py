@@ -95,8 +95,8 @@ class Label:
         speech = table.column("speech").combine_chunks() if "speech" in table.column_names else None
         clips: list[Clip | ClipError | None] = [None] * len(table)
         due = is_due(table, self.bit).to_pylist()
-        heard = [row for row, sound in enumerate(sounds) if sound is not None and due[row]]
-        rows = pa.array(heard, pa.int64())
+        there = [row for row, sound in enumerate(sounds) if sound is not None and due[row]]
+        rows = pa.array(there, pa.int64())
         if self.when is not None:
             verdicts = self.when(scalars.take(rows))
             for row, verdict in zip(rows.to_pylist(), verdicts, strict=True):

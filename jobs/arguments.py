@@ -1,4 +1,4 @@
-"""The arguments that `earmark run` and `earmark plan` share."""
+"""Arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -45,3 +45,10 @@ def plan_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "relabel": False if tasks is None else tasks or True,
         "retry_errors": args.retry_errors,
     }
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
+    return int(text)

@@ -6,7 +6,9 @@ import io
 import os
 import sys
 import time
+import uuid
 from contextlib import suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -49,6 +51,11 @@ class Lasting(io.TextIOBase):
 
     def isatty(self) -> bool:
         return self.stream.isatty()
+
+
+def new_run_id() -> str:
+    """An id that no other run has, and that begins with its time: `20260101T000000-1a2b3c`."""
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
 
 
 class Console:

@@ -131,12 +131,23 @@ def costs(table: Table, wanted: Wanted) -> tuple[Cost, dict[str, dict[str, Cost]
         seconds = np.nan_to_num(rows["duration_s"].to_numpy())
         whole += _cost(due != 0, seconds)
         for bit, name in enumerate(wanted.fingerprints):
-            left = (due >> bit & 1).astype(bool)
-            for reason in REASONS[:-1]:
-                found[name][reason] += _cost(left & why[name, reason], seconds)
-                left &= ~why[name, reason]
-            found[name]["follows"] += _cost(left, seconds)
+            is_due = (due >> bit & 1).astype(bool)
+            masks = {reason: why[name, reason] for reason in REASONS[:-1]}
+            for reason, is_why in by_first_reason(is_due, masks):
+                found[name][reason] += _cost(is_why, seconds)
     return whole, found
+
+
+def by_first_reason(
+    is_due: np.ndarray, masks: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """For each of `REASONS` the due rows of which it is the first; the last is that of all that have no
+    other."""
+    left = is_due.copy()
+    for reason, mask in masks.items():
+        yield reason, left & mask
+        left &= ~mask
+    yield REASONS[-1], left
 
 
 class Why(NamedTuple):

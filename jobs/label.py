@@ -10,16 +10,14 @@ import re
 import signal
 import time
 import traceback
-import uuid
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from typing import Any
 
 from jobs import ray_compat
-from jobs.arguments import add_plan_arguments, plan_arguments
+from jobs.arguments import add_plan_arguments, plan_arguments, positive
 from jobs.config import Config, ConfigError
 from jobs.config_file import load_config
-from jobs.console import Console
+from jobs.console import Console, new_run_id
 from jobs.exit_codes import BAD_CONFIG, FAILED, IN_USE, OK, exit_with
 from jobs.pipeline import pipeline
 from jobs.plan import Plan
@@ -59,7 +57,7 @@ def run(
     With `sample` only so many clips, into `<output.path>-sample`, with these settings whatever the
     rows there were made with.
     """
-    run_id = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    run_id = new_run_id()
     with Console(run_id) as console, Stop(max_runtime_s) as stop:
         summary = Summary(run_id, config_path, console.log)
         stop.give_up = lambda error: exit_with(tell_lost(error, summary, console, summary_file))
@@ -147,8 +145,8 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
         summary.passed_over(found.passed_over)
         summary.plan = left_to_do(run, found, table)
         refuse_nothing(run, found, summary.plan)
-    is_tidy = table is None or table.is_tidy(retain_h)
-    if summary.plan.is_empty and is_tidy and not drop:
+    is_done = summary.plan.is_empty and not drop
+    if is_done and (table is None or table.is_tidy(retain_h)):  # which lists the folder
         console.say(nothing_to_do(summary.plan, run.config, time.monotonic() - started))
         return OK
     seen = table.settings() if table else {}
@@ -285,13 +283,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_arguments(parser)
     return run_from(parser.parse_args(argv))
-
-
-def positive(text: str) -> int:
-    """A whole number of 1 or more."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
-    return int(text)
 
 
 def seconds(text: str) -> float:

@@ -280,6 +280,16 @@ def with_adapter(found: Checkpoint, find: Callable[[str, str | None], Checkpoint
     return AdaptedCheckpoint.of(base, found)
 
 
+def expect_architecture(checkpoint: Checkpoint, expected: str) -> None:
+    """Raise ValueError for a checkpoint of another architecture: it would load too, with random weights
+    where it has none."""
+    found = checkpoint.json("config.json").get("architectures") or []
+    if expected not in found:
+        raise ValueError(
+            f"model: expected architecture {expected}, found {found} in {checkpoint.name}"
+        )
+
+
 def load(auto: Any, checkpoint: Checkpoint, options: LoadOptions, **settings: Any) -> Any:
     """Load a part of the checkpoint (tokenizer, processor, ...) with the transformers class `auto`.
 

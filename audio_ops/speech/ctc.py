@@ -42,7 +42,7 @@ from audio_ops.speech.frames import LOG_MEL, frames_of, samples_per_frame
 from audio_ops.speech.frames import shortest as shortest_of_log_mel
 from audio_ops.speech.languages import no_languages
 from audio_ops.speech.options import Options
-from audio_ops.speech.transcript import Segment, TimedText, Transcript, geometric_mean
+from audio_ops.speech.transcript import Segment, TimedText, Transcript, geometric_mean, score_of
 from audio_ops.speech.vocabulary import check_ctc
 from audio_ops.tasks import Clip, Window
 
@@ -424,4 +424,4 @@ def token_spans(
 
 
 def _score(tokens: Sequence[TokenSpan]) -> float:
-    return geometric_mean(sum(t.log_probability for t in tokens), len(tokens)) or 0.0
+    return score_of([token.log_probability for token in tokens])

@@ -21,21 +21,14 @@ from typing import Any
 import numpy as np
 
 from audio_ops.errors import ClipError
-from audio_ops.inference.checkpoint import Checkpoint, load
+from audio_ops.inference.checkpoint import Checkpoint, expect_architecture, load
 from audio_ops.inference.finite import are_finite, not_finite
 from audio_ops.speech import seq2seq
 from audio_ops.speech.languages import no_languages
 from audio_ops.speech.options import Options
 from audio_ops.speech.seq2seq import sample_rate as sample_rate
 from audio_ops.speech.tokens import TokenLogProbabilities, of_text
-from audio_ops.speech.transcript import (
-    Segment,
-    TimedText,
-    WindowTranscript,
-    geometric_mean,
-    sentences,
-)
-from audio_ops.speech.vocabulary import CONFIG
+from audio_ops.speech.transcript import TimedText, TimedWord, WindowTranscript, score_of, sentences
 
 MODEL_TYPES = ("kyutai_speech_to_text",)
 TIMESTAMPS = ("none", "segment", "word")
@@ -49,11 +42,7 @@ ARCHITECTURE = "KyutaiSpeechToTextForConditionalGeneration"
 
 def check(options: Options, checkpoint: Checkpoint) -> None:
     """ValueError if the checkpoint is no recogniser."""
-    found = checkpoint.json(CONFIG).get("architectures") or []
-    if ARCHITECTURE not in found:
-        raise ValueError(
-            f"model: expected architecture {ARCHITECTURE}, found {found} in {checkpoint.name}"
-        )
+    expect_architecture(checkpoint, ARCHITECTURE)
     checkpoint.extractor_settings()
 
 
@@ -122,7 +111,7 @@ class Model(seq2seq.Model):
         if self.timestamps == "word":
             segments = [replace(whole.segments[0], words=[word.timed for word in words])]
         else:
-            segments = [sentence(part) for part in sentences(words)]
+            segments = sentences(words)
         return replace(whole, segments=segments)
 
     def _words(self, tokens: Sequence[int], log_probabilities: Sequence[float]) -> list[Spelled]:
@@ -149,15 +138,16 @@ class Model(seq2seq.Model):
             words[-1].stop = min(len(tokens), words[-1].start + second)
         return words
 
-    def _timed(self, word: Spelled, length_s: float) -> Word:
+    def _timed(self, word: Spelled, length_s: float) -> TimedWord:
         frames = (word.start, word.stop or word.start)
         start_s, end_s = (
             round(min(max(frame * self.frame_s - self.delay_s, 0.0), length_s), 3)
             for frame in frames
         )
         text = self.tokenizer.decode(word.tokens, skip_special_tokens=True).strip()
-        score = mean(word.log_probabilities)
-        return Word(TimedText(start_s=start_s, end_s=end_s, text=text, score=score), word)
+        score = score_of(word.log_probabilities)
+        timed = TimedText(start_s=start_s, end_s=end_s, text=text, score=score)
+        return TimedWord(timed, word.log_probabilities)
 
 
 @dataclass
@@ -168,25 +158,3 @@ class Spelled:
     tokens: list[int]
     log_probabilities: list[float]
     stop: int | None = None
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word with its times in the window."""
-
-    timed: TimedText
-    spelled: Spelled
-
-
-def sentence(words: Sequence[Word]) -> Segment:
-    """The segment of a sentence."""
-    return Segment(
-        start_s=words[0].timed["start_s"],
-        end_s=words[-1].timed["end_s"],
-        text=" ".join(word.timed["text"] for word in words),
-        score=mean([one for word in words for one in word.spelled.log_probabilities]),
-    )
-
-
-def mean(log_probabilities: Sequence[float]) -> float:
-    return geometric_mean(sum(log_probabilities), len(log_probabilities)) or 0.0

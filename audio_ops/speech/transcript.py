@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypedDict, TypeVar
+from typing import NamedTuple, TypedDict
 
 from audio_ops.tasks import Window
 
@@ -87,24 +87,35 @@ class Transcript:
         return [word for segment in self.segments for word in segment.words]
 
 
-class HasTimes(Protocol):
-    """Whatever stands for a word with its times."""
+class TimedWord(NamedTuple):
+    """A word with its times in the window, and the log probabilities of its tokens."""
 
-    @property
-    def timed(self) -> TimedText: ...
-
-
-AnyWord = TypeVar("AnyWord", bound=HasTimes)
+    timed: TimedText
+    log_probabilities: Sequence[float]
 
 
-def sentences(words: Sequence[AnyWord]) -> list[list[AnyWord]]:
-    """Words up to and with one that ends a sentence."""
-    parts: list[list[AnyWord]] = [[]]
+def sentences(words: Sequence[TimedWord]) -> list[Segment]:
+    """A segment for each sentence: words up to and with one that ends it."""
+    parts: list[list[TimedWord]] = [[]]
     for word in words:
         parts[-1].append(word)
         if word.timed["text"].endswith(SENTENCE_ENDS):
             parts.append([])
-    return [part for part in parts if part]
+    return [
+        Segment(
+            start_s=part[0].timed["start_s"],
+            end_s=part[-1].timed["end_s"],
+            text=" ".join(word.timed["text"] for word in part),
+            score=score_of([one for word in part for one in word.log_probabilities]),
+        )
+        for part in parts
+        if part
+    ]
+
+
+def score_of(log_probabilities: Sequence[float]) -> float:
+    """The score of tokens with these log probabilities; 0 without any."""
+    return geometric_mean(sum(log_probabilities), len(log_probabilities)) or 0.0
 
 
 def geometric_mean(log_probability: float, tokens: int) -> float | None:

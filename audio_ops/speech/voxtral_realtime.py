@@ -19,14 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from audio_ops.inference.checkpoint import Checkpoint, load
+from audio_ops.inference.checkpoint import Checkpoint, expect_architecture, load
 from audio_ops.speech import seq2seq
 from audio_ops.speech.languages import no_languages
 from audio_ops.speech.options import Options
 from audio_ops.speech.prompted.check import check_mistral_common
 from audio_ops.speech.seq2seq import sample_rate as sample_rate
 from audio_ops.speech.tokens import TokenLogProbabilities, of_text
-from audio_ops.speech.vocabulary import CONFIG
 
 MODEL_TYPES = ("voxtral_realtime",)
 TIMESTAMPS = ("none",)
@@ -38,11 +37,7 @@ ARCHITECTURE = "VoxtralRealtimeForConditionalGeneration"
 
 def check(options: Options, checkpoint: Checkpoint) -> None:
     """ValueError if the checkpoint is no recogniser, or without the package for its tokenizer."""
-    found = checkpoint.json(CONFIG).get("architectures") or []
-    if ARCHITECTURE not in found:
-        raise ValueError(
-            f"model: expected architecture {ARCHITECTURE}, found {found} in {checkpoint.name}"
-        )
+    expect_architecture(checkpoint, ARCHITECTURE)
     check_mistral_common(checkpoint)
     checkpoint.extractor_settings()
 

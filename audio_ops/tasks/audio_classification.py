@@ -23,7 +23,7 @@ from audio_ops.classification import (
     Windowing,
     classification_columns,
 )
-from audio_ops.inference.checkpoint import Checkpoint, load, load_model
+from audio_ops.inference.checkpoint import Checkpoint, expect_architecture, load, load_model
 from audio_ops.inference.checkpoint_files import check_files
 from audio_ops.inference.features import compute_on
 from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP, accepts_padding, shortest
@@ -72,13 +72,7 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
                 f"model: expected an audio classifier ({', '.join(ARCHITECTURES)}), found "
                 f"model_type {model_type!r} in {checkpoint.name}"
             )
-        # Another head's checkpoint would load too, with random weights for the classifier.
-        found = config.get("architectures") or []
-        if ARCHITECTURES[model_type] not in found:
-            raise ValueError(
-                f"model: expected architecture {ARCHITECTURES[model_type]}, found {found} in "
-                f"{checkpoint.name}"
-            )
+        expect_architecture(checkpoint, ARCHITECTURES[model_type])
     _check_labels(checkpoint, config)
     if _function(options, config.get("problem_type")) == "softmax" and _outputs(config) == 1:
         raise ValueError(

@@ -98,8 +98,8 @@ def _clap() -> tuple[Any, ...]:
     return ClapModel(ClapConfig()), tokenizer, extractor
 
 
-def _tokenizer() -> Any:
-    """A tokenizer of bytes: nobody reads the texts of random weights."""
+def byte_tokenizer(**settings: Any) -> Any:
+    """A tokenizer of bytes, without merges, with transformers' `settings`."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
@@ -108,9 +108,13 @@ def _tokenizer() -> Any:
     tokenizer = Tokenizer(BPE({letter: n for n, letter in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
+
+
+def _tokenizer() -> Any:
+    """A tokenizer for texts that nobody reads, as the weights are random."""
     marks = {"audio_token": SOUND, "audio_bos_token": START, "audio_eos_token": END}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    return byte_tokenizer(
         eos_token=END,
         pad_token=END,
         bos_token=START,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
+from jobs.arguments import positive
 from jobs.export.formats import format_names
 from jobs.reports.arguments import add_table_arguments
 
@@ -44,14 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard-clips",
         metavar="N",
-        type=_positive,
+        type=positive,
         default=2_000,
         help="clips in a shard at most; 2000 by default",
     )
     parser.add_argument(
         "--shard-mb",
         metavar="MB",
-        type=_positive,
+        type=positive,
         default=512,
         help="size of a shard at most, as 16-bit sound without compression; 512 by default",
     )
@@ -73,7 +74,7 @@ def _add_sound_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sample-rate",
         metavar="HZ",
-        type=_positive,
+        type=positive,
         help="the rate of sound that is encoded anew, by default as stored",
     )
     parser.add_argument(
@@ -99,12 +100,6 @@ def _add_split_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COLUMN",
         help="keep all clips with the same value in one part, such as those of a speaker",
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
-    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -12,11 +12,9 @@ import os
 import signal
 import tempfile
 import traceback
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ import pyarrow as pa
 
 from jobs import ray_compat
 from jobs.config import ConfigError
-from jobs.console import Console
+from jobs.console import Console, new_run_id
 from jobs.exit_codes import BAD_CONFIG, FAILED, IN_USE, OK, TOO_MANY_ERRORS, exit_with
 from jobs.export.arguments import add_arguments
 from jobs.export.folder import ABOUT, PROBE, Folder, complete, folders, is_empty
@@ -245,8 +243,7 @@ def told(request: Request, out: Folder, tally: Tally, selection: Selection) -> i
 
 def run_from(args: argparse.Namespace) -> int:
     """Export what the arguments of `add_arguments` ask for; returns the exit code."""
-    run_id = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-    with Console(run_id) as console, Stop() as stop:
+    with Console(new_run_id()) as console, Stop() as stop:
         stop.give_up = lambda error: exit_with(lost(error, console))
         try:
             with stop.interrupting():

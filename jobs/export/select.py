@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from jobs.export.options import BadExport, Options, part_names
 from jobs.reports.columns import task_columns
+from jobs.reports.labels import connected, quoted
 from jobs.table.table import Table
 
-MEMORY = "1GB"  # of DuckDB, beyond which it uses the disk
 ROWS_AT_ONCE = 8192
 MAX_PARTS = 1000
 EXTRA = "column:"  # begins the names of columns that are carried along
@@ -112,7 +112,7 @@ def shape_of(table: Table, task: str | None) -> Shape:
 
 def select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selection:
     """Select what is exported, into a file in `scratch`. Raises BadExport."""
-    with _database(table, scratch) as database:
+    with connected(table) as database:
         names = [row[0] for row in database.execute("DESCRIBE labels").fetchall()]
         _check_columns(options, names)
         _check_where(database, options, shape, names)
@@ -127,32 +127,6 @@ def select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selec
     extra = {f.name[len(EXTRA) :]: f.type for f in columns if f.name.startswith(EXTRA)}
     cuts, shards = _cuts(path, options, parts)
     return Selection(path, digest, shards, cuts, left_out, extra, has_speaker)
-
-
-@contextmanager
-def _database(table: Table, scratch: Path) -> Iterator[Any]:
-    """DuckDB with the view `labels`, the table's rows as its log names them."""
-    import duckdb
-
-    with duckdb.connect(":memory:") as database:
-        database.execute(f"SET TimeZone = 'UTC'; SET memory_limit = '{MEMORY}'")
-        database.execute("SET temp_directory = ?", [str(scratch)])
-        stored = table.dataset()
-        database.register("stored", stored)
-        missing = [
-            f"NULL::{kind} AS {name}"
-            for name, kind in (("channel", "INTEGER"), ("channels", "INTEGER"))
-            if name not in stored.schema.names  # as in older tables
-        ]
-        database.execute(
-            f"CREATE TEMP VIEW labels AS SELECT {', '.join(['*', *missing])} FROM stored"
-        )
-        yield database
-
-
-def quoted(name: str) -> str:
-    """A column's name in SQL."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _check_columns(options: Options, names: Sequence[str]) -> None:

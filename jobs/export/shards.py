@@ -18,9 +18,9 @@ from audio_ops.errors import ClipError
 from jobs.export.folder import RECORDS, Folder
 from jobs.export.formats import Export, Item, Shard, load_format
 from jobs.export.formats._fields import id_of
-from jobs.export.places import clips_of
 from jobs.export.sound import Encoded, Segment, SoundSettings, SoundWork, encoded_items
 from jobs.shared_storage import SeenInput, expect_input, expect_probe
+from jobs.workers.reopen import clips_of
 
 RECORD = pa.schema(
     [

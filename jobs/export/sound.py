@@ -18,9 +18,9 @@ from audio_ops.decode.formats import CONTAINERS, EXTENSIONS
 from audio_ops.errors import ClipError
 from jobs.config import Audio as AudioSettings
 from jobs.export.options import Audio
-from jobs.export.places import Clip, opened
 from jobs.input import Input
 from jobs.workers.lanes import LONG_BYTES, Lanes
+from jobs.workers.reopen import Clip, opened
 from jobs.workers.sandbox import Died, SharedMemory, sandbox
 
 BYTES_PER_SAMPLE = 8  # float32 while it is decoded, then int16 and FLAC

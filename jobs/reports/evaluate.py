@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from jobs.fingerprints import fingerprint_of, fingerprints
 from jobs.reports.arguments import add_table_arguments, open_table
 from jobs.reports.columns import TaskColumns, task_columns
+from jobs.reports.labels import connected, quoted
 from jobs.table.table import Table
 
 WORST, CONFUSIONS = 20, 10
@@ -54,8 +55,6 @@ def evaluate(table: Table, by: Sequence[str] = ()) -> dict[str, Any]:
 
     Raises ValueError for a column that the table does not have.
     """
-    import duckdb
-
     report: dict[str, Any] = {"table": table.path, "tasks": {}}
     labels = table.dataset()  # of which only the columns named are read
     names = labels.schema.names
@@ -65,11 +64,7 @@ def evaluate(table: Table, by: Sequence[str] = ()) -> dict[str, Any]:
                 f"--by: expected a column of the table ({', '.join(names)}), found {column!r}"
             )
     settings = table.settings()
-    with duckdb.connect(":memory:") as database:
-        database.execute("SET TimeZone = 'UTC'")
-        database.register("stored", labels)
-        channel = "" if "channel" in names else ", NULL AS channel"  # as in older tables
-        database.execute(f"CREATE TEMP VIEW labels AS SELECT *{channel} FROM stored")
+    with connected(table) as database:
         compared = {
             task: options
             for task, options in settings.get("tasks", {}).items()
@@ -114,12 +109,12 @@ def macro_f1(pairs: Mapping[tuple[str, str], int]) -> float | None:
 def _view(database: Any, of_task: TaskColumns, reference: str, by: Sequence[str]) -> None:
     """Create a view `task` of the table, with the task's columns, null where a table made by an
     earlier version has none."""
-    columns = {name: _quoted(column) for name, column in of_task.of.items()}
+    columns = {name: quoted(column) for name, column in of_task.of.items()}
     places = ("clip_id", "source", "member", "offset_s", "channel", "error_stage")
-    columns |= {name: name for name in places} | {"reference": _quoted(reference)}
-    columns |= {f"by_{n}": _quoted(column) for n, column in enumerate(by)}
+    columns |= {name: name for name in places} | {"reference": quoted(reference)}
+    columns |= {f"by_{n}": quoted(column) for n, column in enumerate(by)}
     columns = {"compared_by": "NULL", "reference_error": "NULL", **columns}
-    view = ", ".join(f"{column} AS {_quoted(name)}" for name, column in columns.items())
+    view = ", ".join(f"{column} AS {quoted(name)}" for name, column in columns.items())
     database.execute(f"CREATE OR REPLACE TEMP VIEW task AS SELECT {view} FROM labels")
 
 
@@ -214,10 +209,6 @@ def _rows(database: Any, query: str, *values: Any) -> list[Row]:
     # Through Arrow, because DuckDB's own rows need pytz if they contain a time.
     found: list[Row] = database.sql(query, params=list(values)).to_arrow_table().to_pylist()
     return found
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def lines(report: Mapping[str, Any]) -> Iterator[str]:

@@ -23,7 +23,7 @@ from jobs.clips import clip_ids
 from jobs.config import Config, ConfigError
 from jobs.config_file import load_config
 from jobs.console import printable
-from jobs.due import NOTHING_COMMITTED, REASONS, committed, reasons
+from jobs.due import NOTHING_COMMITTED, by_first_reason, committed, reasons
 from jobs.exit_codes import BAD_CONFIG, FAILED, OK
 from jobs.fingerprints import changes
 from jobs.plan import Plan
@@ -105,7 +105,7 @@ def _work(run: Run, table: Table | None, notes: list[str]) -> dict[str, Any]:
     shown = {name: tasks[name].shown(speeds.get(name), mean_s) for name in due}
     seconds = [task["seconds"] for task in shown.values()]
     return {
-        "found": todo.found,
+        "found": todo.found + (len(own) if run.source.SHARDED else 0),
         "done": todo.done,
         "due": len(own) + unknown,
         "failed_before": todo.failed_before,
@@ -156,13 +156,11 @@ def _count_rows(
     for bit, name in enumerate(run.wanted.fingerprints):
         if name not in tasks:
             continue
-        left = (due >> bit & 1).astype(bool)
-        tasks[name].audio_s += float(audio_s[left].sum())
-        for reason in REASONS[:-1]:
-            is_why = left & (masks[reason] >> bit & 1).astype(bool)
+        is_due = (due >> bit & 1).astype(bool)
+        tasks[name].audio_s += float(audio_s[is_due].sum())
+        own = {reason: (mask >> bit & 1).astype(bool) for reason, mask in masks.items()}
+        for reason, is_why in by_first_reason(is_due, own):
             tasks[name].why[reason] += int(is_why.sum())
-            left &= ~is_why
-        tasks[name].why["follows"] += int(left.sum())
 
 
 def _count_clips(tasks: Mapping[str, _Task], todo: pa.Table, own: pa.Table, is_each: bool) -> int:

@@ -14,19 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 from sounds import encode, tone
-from tables import held, with_failures
+from tables import TableOf
 from test_sources import write_lines, write_parquet, write_tar
 
 from audio_ops.tasks import load_task
 from jobs.config import Audio
 from jobs.due import NOTHING_COMMITTED
-from jobs.fingerprints import fingerprints
 from jobs.input import Input
 from jobs.plan import plan, plan_shards
 from jobs.sources import NO_COLUMNS, load_source
-from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
 from jobs.table.table import Table
-from jobs.table.write import WriteSettings, write_rows
 from jobs.workers.read import ReadSettings, read
 
 ASR, AC = "automatic-speech-recognition", "audio-classification"
@@ -175,23 +172,4 @@ def write_table(
     without: Sequence[str] = (),
 ) -> Table:
     """A table with these rows."""
-    whole = table_schema(TASKS, KEPT)
-    schema = pa.schema([field for field in whole if field.name not in without])
-    fields = [field for field in schema if field.name not in ("status", *RUN.names)]
-    given = pa.schema([*fields, *CHANGE, ("shard_end", SHARD_END)])
-    table = held(f"{folder}/table", "run", schema, SETTINGS, storage)
-    written = write_rows(
-        with_failures(pa.Table.from_pylist(rows, schema=given), TASKS),
-        WriteSettings(
-            schema=schema,
-            tasks=label_columns(schema, TASKS),
-            path=table.path,
-            storage_options=storage or {},
-            run_id="run",
-            fingerprints=fingerprints(SETTINGS),
-        ),
-    )
-    table.commit(written.to_pylist())
-    table.tidy()
-    table.release()
-    return table
+    return TableOf(TASKS, SETTINGS, KEPT, without).write(folder, rows, options=storage)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from checkpoints import byte_vocabulary, enlarge
+from checkpoints import enlarge
 from mistral import tiny_voxtral
 
 from audio_ops.inference.checkpoint import find_checkpoint
 from audio_ops.speech.options import Options
 from audio_ops.speech.prompted.kinds import KINDS
 from audio_ops.speech.prompted.processors import processor_of
+from jobs.bench import checkpoints
 
 TEMPLATE = """
 {%- for message in messages -%}
@@ -62,16 +63,7 @@ WHISPER_ENCODER: dict[str, Any] = {
 
 def byte_tokenizer(special: tuple[str, ...], **settings: Any) -> Any:
     """A byte-level tokenizer without merges, with these special tokens behind the bytes."""
-    from tokenizers import Tokenizer, decoders, pre_tokenizers
-    from tokenizers.models import BPE
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(BPE(byte_vocabulary(), []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    whole = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, pad_token="<|endoftext|>", **settings
-    )
+    whole = checkpoints.byte_tokenizer(eos_token=END, pad_token="<|endoftext|>", **settings)
     whole.add_special_tokens({"additional_special_tokens": list(dict.fromkeys((*CHAT, *special)))})
     whole.add_tokens(["<asr_text>"])
     return whole

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 
 from audio_ops.schemas import TASK_FAILURE, failure_column
+from audio_ops.tasks import TaskOptions
 from jobs.fingerprints import fingerprint, fingerprints
+from jobs.sources import NO_COLUMNS
+from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
 from jobs.table.storage import Storage
 from jobs.table.table import HeldTable, Table, hold
+from jobs.table.write import WriteSettings, write_rows
 
 
 def existing(path: str | Path, options: Mapping[str, Any] | None = None) -> Table:
@@ -46,6 +51,45 @@ def with_failures(rows: pa.Table, tasks: Iterable[str]) -> pa.Table:
         ]
         rows = rows.append_column(failure_column(task), pa.array(failures, TASK_FAILURE))
     return rows
+
+
+@dataclass(frozen=True)
+class TableOf:
+    """What tables of made-up rows have in common."""
+
+    tasks: Mapping[str, TaskOptions]
+    settings: Mapping[str, Any]
+    kept: pa.Schema = NO_COLUMNS  # columns of the source
+    without: Sequence[str] = ()  # columns that the table lacks
+    fingerprint: str | None = None  # of all tasks; None: those of `settings`
+
+    def write(
+        self,
+        folder: Path | str,
+        *parts: Sequence[dict[str, Any]],
+        options: Mapping[str, Any] | None = None,
+    ) -> Table:
+        """A table in a folder with these rows, by one run: each part is a data file until the end."""
+        whole = table_schema(self.tasks, self.kept)
+        schema = pa.schema([field for field in whole if field.name not in self.without])
+        fields = [field for field in schema if field.name not in ("status", *RUN.names)]
+        given = pa.schema([*fields, *CHANGE, ("shard_end", SHARD_END)])
+        table = held(f"{folder}/table", "run", schema, self.settings, options)
+        prints = fingerprints(self.settings)
+        settings = WriteSettings(
+            schema=schema,
+            tasks=label_columns(schema, self.tasks),
+            path=table.path,
+            storage_options=options or {},
+            run_id="run",
+            fingerprints={task: self.fingerprint or prints[task] for task in self.tasks},
+        )
+        for part in filter(None, parts):
+            rows = pa.Table.from_pylist(list(part), schema=given)
+            table.commit(write_rows(with_failures(rows, self.tasks), settings).to_pylist())
+        table.tidy()
+        table.release()
+        return table
 
 
 def as_before(path: str | Path, settings: Mapping[str, Any]) -> None:

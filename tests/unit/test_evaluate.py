@@ -15,17 +15,14 @@ import pytest
 from deltalake import DeltaTable
 from runs import earmark
 from s3 import KEY, S3, SECRET, s3  # noqa: F401  # the fixture
-from tables import existing, held, with_failures
+from tables import TableOf, existing
 
 from audio_ops.speech.wer import WordErrors
 from audio_ops.tasks import load_task
 from jobs.cli import run
-from jobs.fingerprints import fingerprints
 from jobs.reports.columns import task_columns
 from jobs.reports.evaluate import CHARACTERS_SHOWN, evaluate, lines, macro_f1
-from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
 from jobs.table.table import Table
-from jobs.table.write import WriteSettings, write_rows
 
 ASR, AC = "automatic-speech-recognition", "audio-classification"
 TASKS = {
@@ -73,30 +70,9 @@ def make(
     settings: Mapping[str, Any] = SETTINGS,
 ) -> Table:
     """A table with these rows, in two data files before they are compacted."""
-    whole = table_schema(TASKS, kept)
-    schema = pa.schema([field for field in whole if field.name not in without])
-    fields = [field for field in schema if field.name not in ("status", *RUN.names)]
-    given = pa.schema([*fields, *CHANGE, ("shard_end", SHARD_END)])
-    table = held(f"{folder}/table", "run", schema, settings, options)
-    for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):
-        if part:
-            written = write_rows(
-                with_failures(pa.Table.from_pylist(list(part), schema=given), TASKS),
-                WriteSettings(
-                    schema=schema,
-                    tasks=label_columns(schema, TASKS),
-                    path=table.path,
-                    storage_options=options or {},
-                    run_id="run",
-                    fingerprints={
-                        task: used or print_ for task, print_ in fingerprints(SETTINGS).items()
-                    },
-                ),
-            )
-            table.commit(written.to_pylist())
-    table.tidy()
-    table.release()
-    return table
+    half = len(rows) // 2
+    of = TableOf(TASKS, settings, kept, without, used)
+    return of.write(folder, rows[:half], rows[half:], options=options)
 
 
 def clip(number: int, **columns: Any) -> dict[str, Any]:

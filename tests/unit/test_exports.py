@@ -27,13 +27,13 @@ from jobs.config import Audio
 from jobs.export.formats import format_names, load_format
 from jobs.export.formats._fields import one_line
 from jobs.export.options import Options, part_names
-from jobs.export.places import Place, clips_of, place_of
 from jobs.export.select import Selection, select, shape_of
 from jobs.export.sound import SoundSettings, SoundWork, encoded_items
 from jobs.input import Input
 from jobs.sources import load_source
 from jobs.table.lease import Holder, Lease
 from jobs.table.storage import Storage
+from jobs.workers.reopen import Place, clips_of, place_of
 
 
 @pytest.fixture(scope="module")

@@ -327,6 +327,6 @@ def test_a_table_of_a_task_that_this_version_lacks_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"tasks": {"words": {"task": "palm-reading", "model": "x"}}}
-    table = make(tmp_path, [clip(0)], settings=settings)
+    table = make(tmp_path, [clip(0)], used="by a later version", settings=settings)
     assert run(["report", table.path]) == 2
     assert "expected a task that this version has" in capsys.readouterr().err

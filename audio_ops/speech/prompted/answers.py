@@ -1,4 +1,4 @@
-"""Texts that a prompted recogniser generated -> what it heard, who said it, and when. No torch."""
+"""Texts that a prompted recogniser generated -> transcripts, with speakers and times. No torch."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.inference.checkpoint import Checkpoint, expect_architecture
 from audio_ops.inference.extras import check_extra
 from audio_ops.speech.options import Options, check_one_prompt
 from audio_ops.speech.prompted.kinds import KINDS
@@ -16,13 +16,7 @@ ASKED = ("language", "target_language", "punctuation", "prompt", "prompt_column"
 def check(options: Options, checkpoint: Checkpoint) -> None:
     """ValueError if the checkpoint is no recogniser or its request has no place for an option."""
     config = checkpoint.json(CONFIG)
-    found = config.get("architectures") or []
-    expected = KINDS[config["model_type"]].architecture
-    if expected not in found:
-        # Another head's checkpoint would load too, with random weights for this one.
-        raise ValueError(
-            f"model: expected architecture {expected}, found {found} in {checkpoint.name}"
-        )
+    expect_architecture(checkpoint, KINDS[config["model_type"]].architecture)
     _check_request(options, config["model_type"])
     if KINDS[config["model_type"]].request == "mistral":
         check_mistral_common(checkpoint)

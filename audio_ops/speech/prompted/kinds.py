@@ -67,7 +67,7 @@ KINDS = {
     "audioflamingo3": Kind(
         "AudioFlamingo3ForConditionalGeneration",
         30.0,
-        "its page: it hears windows of 30 s (and up to 20 of them, of which its 500 tokens could not tell)",
+        "its page: it takes windows of 30 s (and up to 20 of them, of which its 500 tokens could not tell)",
         answer="framed",
         padded_s=30.0,
         new_tokens=500,
@@ -99,7 +99,7 @@ KINDS = {
     "glmasr": Kind(
         "GlmAsrForConditionalGeneration",
         30.0,
-        "its encoder hears 30 s at a time, which its makers' own service takes at the most",
+        "its encoder takes 30 s at a time, which its makers' own service takes at the most",
         padded_s=30.0,
         new_tokens=500,
     ),

@@ -39,9 +39,8 @@ class Model(seq2seq.Model):
         self.kind = KINDS[checkpoint.json("config.json")["model_type"]]
         self.new_tokens = self.kind.new_tokens
         super().__init__(options, checkpoint, device)
-        longest_s = checkpoint.extractor_settings().get(
-            "max_audio_clip_s"
-        )  # it cuts what is longer
+        # An extractor cuts what is longer than this.
+        longest_s = checkpoint.extractor_settings().get("max_audio_clip_s")
         self.max_s = self.kind.max_s if longest_s is None else float(longest_s)
         self.equal_lengths = self.kind.equal_lengths
         is_limited = options.max_new_tokens or checkpoint.json(GENERATION).get("max_new_tokens")

@@ -10,8 +10,9 @@ from typing import Any
 from audio_ops.speech.transcript import (
     Segment,
     TimedText,
+    TimedWord,
     WindowTranscript,
-    geometric_mean,
+    score_of,
     sentences,
 )
 from audio_ops.speech.transducer.decoder import Emission
@@ -19,14 +20,6 @@ from audio_ops.speech.transducer.decoder import Emission
 # In times of TDT models these have no length, as in transformers' processor and in NeMo.
 PUNCTUATION = frozenset("?'¡¿-:,%/.!")
 LANGUAGE_TAG = re.compile(r"<([a-z]{2,3}-[A-Z]{2})>")  # which Nemotron 3.5 writes into its text
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word, the tokens that spell it, and its times in the window."""
-
-    emissions: list[Emission]
-    timed: TimedText
 
 
 @dataclass(frozen=True)
@@ -56,15 +49,7 @@ class Reader:
         if self.timestamps != "segment":
             timed = [word.timed for word in words]
             return [Segment(0.0, length_s, text, _score(emissions), timed)]
-        return [
-            Segment(
-                start_s=part[0].timed["start_s"],
-                end_s=part[-1].timed["end_s"],
-                text=" ".join(word.timed["text"] for word in part),
-                score=_score([one for word in part for one in word.emissions]),
-            )
-            for part in sentences(words)
-        ]
+        return sentences(words)
 
     def _without_tags(self, emissions: Sequence[Emission]) -> tuple[list[Emission], str | None]:
         """The tokens of the text, and the language that the last tag among them names."""
@@ -76,7 +61,7 @@ class Reader:
                 text.append(one)
         return text, language
 
-    def _words(self, emissions: Sequence[Emission], length_s: float) -> list[Word]:
+    def _words(self, emissions: Sequence[Emission], length_s: float) -> list[TimedWord]:
         """Tokens from one piece that begins with ▁ to the next."""
         special = set(self.tokenizer.all_special_ids)
         words: list[list[Emission]] = []
@@ -88,7 +73,7 @@ class Reader:
             words[-1].append(one)
         return [self._timed(word, length_s) for word in words]
 
-    def _timed(self, word: list[Emission], length_s: float) -> Word:
+    def _timed(self, word: list[Emission], length_s: float) -> TimedWord:
         sized = [one for one in word[1:] if not self._is_punctuation(one)]
         last = [word[0], *sized][-1]
         stop = last.start + last.frames
@@ -99,7 +84,7 @@ class Reader:
             text=self._text(word).strip(),
             score=_score(word),
         )
-        return Word(word, timed)
+        return TimedWord(timed, [one.log_probability for one in word])
 
     def _is_punctuation(self, emission: Emission) -> bool:
         """Whether it has no length."""
@@ -118,4 +103,4 @@ class Reader:
 
 
 def _score(emissions: Sequence[Emission]) -> float:
-    return geometric_mean(sum(e.log_probability for e in emissions), len(emissions)) or 0.0
+    return score_of([one.log_probability for one in emissions])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from audio_ops.inference.transformers_compat import words_of
-from audio_ops.speech.transcript import Segment, TimedText, WindowTranscript, geometric_mean
+from audio_ops.speech.transcript import Segment, TimedText, WindowTranscript, score_of
 from audio_ops.speech.whisper.settings import Settings
 
 TIMESTAMP_S = 0.02  # from one timestamp token to the next: two frames
@@ -29,8 +29,7 @@ class Generation:
 
     def score(self, numbers: Sequence[int]) -> float:
         """The geometric mean probability of the tokens at these places."""
-        total = sum(self.log_probabilities[n] for n in numbers)
-        return geometric_mean(total, len(numbers)) or 0.0
+        return score_of([self.log_probabilities[n] for n in numbers])
 
 
 @dataclass

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.export.formats import Export, Item
-from jobs.export.places import place_of
 from jobs.export.select import EXTRA
 from jobs.sources._paths import is_local, local_path
+from jobs.workers.reopen import place_of
 
 MAX_STEM = 60  # characters of a clip's own name in its id
 

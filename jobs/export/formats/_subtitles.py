@@ -15,6 +15,7 @@ from jobs.export.options import Audio, BadExport
 AUDIO: tuple[Audio, ...] = ("none",)
 FILES_AT_ONCE = 16
 FILES_IN_A_FOLDER = 10_000
+Finish = Callable[[str, Iterator[Item], Export, Folder], None]
 
 
 class Cue(NamedTuple):
@@ -44,29 +45,25 @@ def shard(shard: Shard, export: Export, folder: Folder) -> AbstractContextManage
     raise NotImplementedError
 
 
-def write_subtitles(
-    items: Iterator[Item], suffix: str, content: Callable[[list[Cue]], str], folder: Folder
-) -> None:
-    """Write the files, named by `path` of the items but for the suffix."""
+def writer(suffix: str, content: Callable[[list[Cue]], str]) -> Finish:
+    """The `finish` of a format: it writes a file with this content of a clip's cues for each clip."""
 
-    def write(item: Item) -> None:
-        folder.write(f"{item['path']}.{suffix}", content(cues(item)).encode(errors="replace"))
+    def finish(part: str, items: Iterator[Item], export: Export, folder: Folder) -> None:
+        def write(number: int, item: Item) -> None:
+            inner = f"{number // FILES_IN_A_FOLDER:05d}/" if number >= FILES_IN_A_FOLDER else ""
+            path = f"{export.prefix(part)}{inner}{item['id']}.{suffix}"
+            folder.write(path, content(cues(item)).encode(errors="replace"))
 
-    with ThreadPoolExecutor(FILES_AT_ONCE) as threads:
-        waiting = []
-        for item in items:
-            waiting.append(threads.submit(write, item))
-            if len(waiting) == 64 * FILES_AT_ONCE:
-                [one.result() for one in waiting]
-                waiting.clear()
-        [one.result() for one in waiting]
+        with ThreadPoolExecutor(FILES_AT_ONCE) as threads:
+            waiting = []
+            for number, item in enumerate(items):
+                waiting.append(threads.submit(write, number, item))
+                if len(waiting) == 64 * FILES_AT_ONCE:
+                    [one.result() for one in waiting]
+                    waiting.clear()
+            [one.result() for one in waiting]
 
-
-def named(items: Iterator[Item], part: str, export: Export) -> Iterator[Item]:
-    """The items with `path`, in folders of so many files."""
-    for number, item in enumerate(items):
-        inner = f"{number // FILES_IN_A_FOLDER:05d}/" if number >= FILES_IN_A_FOLDER else ""
-        yield item | {"path": f"{export.prefix(part)}{inner}{item['id']}"}
+    return finish
 
 
 def cues(item: Item) -> list[Cue]:

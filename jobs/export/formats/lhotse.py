@@ -11,8 +11,8 @@ from jobs.export.formats._fields import as_json, unlinkable
 from jobs.export.formats._files import absolute_path_of, prepared, shard
 from jobs.export.formats._tars import gzipped_lines
 from jobs.export.options import Audio
-from jobs.export.places import place_of
 from jobs.sources._paths import is_local
+from jobs.workers.reopen import place_of
 
 __all__ = ["AUDIO", "finish", "prepared", "problem", "shard"]
 

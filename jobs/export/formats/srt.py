@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from jobs.export.folder import Folder
-from jobs.export.formats import Export, Item
-from jobs.export.formats._subtitles import (
-    AUDIO,
-    Cue,
-    clock,
-    named,
-    prepared,
-    problem,
-    shard,
-    write_subtitles,
-)
+from jobs.export.formats._subtitles import AUDIO, Cue, clock, prepared, problem, shard, writer
 
 __all__ = ["AUDIO", "finish", "prepared", "problem", "shard"]
-
-
-def finish(part: str, items: Iterator[Item], export: Export, folder: Folder) -> None:
-    """Write the subtitles of a part."""
-    write_subtitles(named(items, part, export), "srt", content, folder)
 
 
 def content(cues: Sequence[Cue]) -> str:
@@ -32,3 +16,6 @@ def content(cues: Sequence[Cue]) -> str:
         f"{cue.text.replace('-->', '->')}\n\n"
         for number, cue in enumerate(cues, 1)
     )
+
+
+finish = writer("srt", content)

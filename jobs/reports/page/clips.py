@@ -21,9 +21,9 @@ from audio_ops.prepare import prepare
 from audio_ops.signal.waveforms import waveforms_of
 from jobs.config import Audio
 from jobs.input import Input
-from jobs.sources import PLACE, PROBLEM, BadInput, files, load_source, parquet, webdataset
 from jobs.table.table import Table
 from jobs.workers.read import ReadSettings
+from jobs.workers.reopen import clips_of, opened
 from jobs.workers.sandbox import Died, SharedMemory, sandbox
 
 RATE = 24_000  # Hz, one of Opus's own
@@ -46,13 +46,12 @@ class Sound(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """Clips that are read in one go: of one packaging, input and channel.
+    """Clips that are read in one go: of one run's input, and channel.
 
     seconds: of each clip, at most.
     kept: columns of the source whose values are part of a clip's version.
     """
 
-    packaging: str
     input: Input
     audio: Audio
     channel: int | None
@@ -69,28 +68,14 @@ def read_clips(table: Table, rows: Sequence[Row], seconds: float) -> Iterator[So
     schema = table.schema()
     kept = pa.schema([schema.field(name) for name in settings.get("keep", ())])
     inputs = _inputs(table, {row["run_id"] for row in rows})
-    groups: dict[tuple[str, str, int | None], list[Row]] = defaultdict(list)
-    for row in rows:
+    groups: dict[tuple[str, int | None], list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["source"]):  # a tar is read once
         if row["error_stage"] in UNDECODABLE and row["error_kind"] not in READABLE:
             yield Sound(row["clip_id"], ClipError(row["error_kind"], row["error_message"]))
         else:
-            packaging = packaging_of(row["source"], inputs[row["run_id"]])
-            groups[packaging, row["run_id"], row["channel"]].append(row)
-    for (packaging, run_id, channel), same in groups.items():
-        reading = Reading(packaging, inputs[run_id], audio, channel, same, seconds, kept)
-        yield from _read(reading)
-
-
-def packaging_of(source: str, input: Input) -> str:
-    """How a clip of this source is read: as a member of a tar, a row of Parquet, or (a part of) a
-    file, whatever list has named it."""
-    for name in ("webdataset", "parquet"):
-        is_of_run = input.format == name
-        if is_of_run or (
-            input.format == "auto" and source.lower().endswith(load_source(name).suffixes(input))
-        ):
-            return name
-    return "files"
+            groups[row["run_id"], row["channel"]].append(row)
+    for (run_id, channel), same in groups.items():
+        yield from _read(Reading(inputs[run_id], audio, channel, same, seconds, kept))
 
 
 def _inputs(table: Table, run_ids: Collection[str]) -> dict[str, Input]:
@@ -142,89 +127,24 @@ def _samples(row: Row, sound: Any) -> np.ndarray | ClipError:
 
 def decoded(memory: SharedMemory, reading: Reading) -> Iterator[pa.Table]:
     """Tables with the sound of each clip that is still there, in a sandbox."""
-    wanted = {_place(row): row for row in reading.rows}
-    raw = ReadSettings(reading.input, reading.audio, (RATE,), "never").headerless
+    rows = {row["clip_id"]: row for row in reading.rows}
 
-    def opened() -> Clips:
-        left = dict(wanted)
-        for clip, file in OPEN[reading.packaging](reading):
-            row = left.pop(_place(clip), None)
-            if row is None:
-                if not isinstance(file, ClipError):
-                    file.close()
-                continue
-            memory.working_on(row["clip_id"], 0)
+    def clips() -> Clips:
+        for clip, file in opened(clips_of(reading.rows), reading.input, reading.kept):
+            row = rows[clip.clip_id]
+            memory.working_on(clip.clip_id, 0)
             length_s = min(row["duration_s"] or reading.seconds, reading.seconds)
-            if not isinstance(file, ClipError) and _is_other(clip, row):
-                file.close()
-                file = ClipError("unreadable", "its sound has changed since it was labelled")
             yield {**row, "duration_s": length_s}, file
             memory.working_on("", 0)
-            if not left:
-                return
 
     return prepare(
-        opened(),
+        clips(),
         schema=pa.schema([("clip_id", pa.string())]),
         rates=(RATE,),
         max_clip_s=reading.seconds,
         damage=EVERYTHING,
-        raw=raw,
+        raw=ReadSettings(reading.input, reading.audio, (RATE,), "never").headerless,
         channels=reading.channel or "mean",
         max_batch_clips=4,
         decoded=memory.decoded,
     )
-
-
-def _place(row: Row) -> tuple[str, str | None, float]:
-    return row["source"], row["member"], row["offset_s"]
-
-
-def _is_other(clip: Row, row: Row) -> bool:
-    """Whether a member of a tar has another digest than the one that was labelled."""
-    both = clip["source_version"], row["source_version"]
-    return both[0] != both[1] and all((each or "").startswith("blake2b:") for each in both)
-
-
-def _plan(rows: Sequence[Row], **more: pa.Array) -> pa.Table:
-    places = [{name: row[name] for name in PLACE.names} for row in rows]
-    plan = pa.Table.from_pylist(places, schema=PLACE)
-    for name, column in more.items():
-        plan = plan.append_column(name, column)
-    return plan
-
-
-def _of_files(reading: Reading) -> Clips:
-    return files.clips(_plan(reading.rows), reading.input)
-
-
-def _of_parquet(reading: Reading) -> Clips:
-    """The rows of Parquet files, those of a file together."""
-    rows = sorted(reading.rows, key=lambda row: (row["source"], row["source_version"]))
-    return parquet.clips(_plan(rows, _problem=pa.nulls(len(rows), PROBLEM)), reading.input)
-
-
-def _of_tars(reading: Reading) -> Clips:
-    """All members of each tar; the caller takes those that it wants."""
-    by_tar: dict[str, list[Row]] = defaultdict(list)
-    for row in reading.rows:
-        by_tar[row["source"]].append(row)
-    for source, rows in by_tar.items():
-        input = reading.input.model_copy(update={"path": source})
-        left = {_place(row) for row in rows}
-        try:
-            found = webdataset.find(input, lambda _: None, reading.kept)
-            for clip, file in webdataset.clips(found.clips, input, reading.kept):
-                left.discard(_place(clip))
-                yield clip, file
-                if not left:
-                    break
-        except FileNotFoundError:
-            error = ClipError("unreadable", "there is no such file")
-            yield from ((dict(row), error) for row in rows)
-        except BadInput as bad:
-            failure = ClipError("unreadable", str(bad))
-            yield from ((dict(row), failure) for row in rows)
-
-
-OPEN = {"files": _of_files, "parquet": _of_parquet, "webdataset": _of_tars}

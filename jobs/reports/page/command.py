@@ -13,6 +13,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from jobs.arguments import positive
 from jobs.reports.arguments import add_table_arguments, open_table
 
 MARK = '<meta name="generator" content="earmark report">'
@@ -34,14 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clips",
         metavar="N",
-        type=_positive,
+        type=positive,
         default=200,
         help="how many clips the page has at most, of all its lists together; 200 by default",
     )
     parser.add_argument(
         "--seconds",
         metavar="S",
-        type=_positive,
+        type=positive,
         default=120,
         help="how much of a clip the page plays at most, from its start; 120 by default",
     )
@@ -121,9 +122,3 @@ def _progress() -> Callable[[str], None]:
             print(text, file=sys.stderr, flush=True)
 
     return progress
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
-    return int(text)

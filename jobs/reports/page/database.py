@@ -1,18 +1,16 @@
-"""A table's rows in DuckDB, which reads the columns that a query names, and spills what is too large."""
+"""A table's rows in DuckDB, and the columns of its tasks as the page reports them."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from jobs.reports.columns import task_columns
-from jobs.table.schema import ADDED_LATER, fingerprint_column, run_column
+from jobs.reports.labels import connected, quoted
+from jobs.table.schema import fingerprint_column, run_column
 from jobs.table.table import Table
-
-MEMORY = "1GB"
 
 Row = dict[str, Any]
 
@@ -92,18 +90,8 @@ class Database:
 
 @contextmanager
 def opened(table: Table) -> Iterator[Database]:
-    """A database with the view `labels` of the table's committed rows."""
-    import duckdb
-
-    with tempfile.TemporaryDirectory() as scratch, duckdb.connect(":memory:") as connection:
-        connection.execute(
-            f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{scratch}'; SET TimeZone = 'UTC'"
-        )
-        stored = table.dataset()
-        connection.register("stored", stored)
-        missing = [name for name in ADDED_LATER if name not in stored.schema.names]
-        more = "".join(f", NULL AS {name}" for name in missing)
-        connection.execute(f"CREATE TEMP VIEW labels AS SELECT *{more} FROM stored")
+    """A database of the table's rows."""
+    with connected(table) as connection:
         yield Database(connection)
 
 
@@ -125,7 +113,3 @@ def reported_tasks(table: Table) -> Sequence[ReportedTask]:
             ReportedTask(name, options["task"], columns.kind, columns.of, reference, options, marks)
         )
     return tasks
-
-
-def quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -9,7 +9,8 @@ from typing import Any
 from audio_ops.errors import KINDS
 from audio_ops.flags import FLAGS
 from jobs.reports.drift import drift
-from jobs.reports.page.database import Database, ReportedTask, Row, quoted
+from jobs.reports.labels import quoted
+from jobs.reports.page.database import Database, ReportedTask, Row
 
 BINS = 40
 CALIBRATION_BINS = 10

@@ -167,7 +167,7 @@ def _members(source: str, clips: Sequence[Clip], input: Input, kept: pa.Schema) 
                 clip.version != member["source_version"]
             )
             yield clip, _changed(its) if has_changed else its
-    missing = failure or ClipError("unreadable", "the tar has no such member any more")
+    missing = failure or ClipError("unreadable", "not found: the tar has no such member any more")
     for own in wanted.values():
         yield from ((clip, missing) for clip in own)
 
