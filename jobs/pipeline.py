@@ -11,6 +11,7 @@ import pyarrow as pa
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.tasks import load_task, most_speech
 from jobs import ray_compat
+from jobs.committed import RowSettings
 from jobs.config import Config
 from jobs.plan import Plan
 from jobs.preflight import Run
@@ -57,6 +58,7 @@ def pipeline(
     seen = input_files(todo.todo["source"])
     checkpoints = {name: run.checkpoints[name] for name in config.tasks}
     refuse_other_disks(config, checkpoints, seen, write.probe, shares)
+    rows = RowSettings.of(table, todo.files, run.wanted)
     rates, bits = sample_rates(config, checkpoints), write.bits
     wishes = {name: load_task(it.task).wants_speech(it) for name, it in config.tasks.items()}
     clips = planned_reads.dataset(
@@ -73,9 +75,8 @@ def pipeline(
                 clips_per_shard,
                 {bits[name]: (rates[name], wishes[name]) for name in config.tasks},
             ),
-            "kept": kept_settings(table, todo.files, run.config.tasks, run.kept.names)
-            if todo.keeps
-            else None,
+            "known": rows if todo.files else None,
+            "kept": kept_settings(rows, run.config.tasks, run.kept.names) if todo.keeps else None,
             "ledger": ledger,
             "seen": SeenInput(ray.get_runtime_context().get_node_id(), tuple(seen.found)),
         },

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from audio_ops.schemas import Channels
-from jobs.clips import ALL, Shard, clip_ids, digest
-from jobs.due import Committed
-from jobs.sources import NO_VERSION, Listing
+from jobs.clips import ALL, Ids, clip_ids
+from jobs.committed import COMMITTED, Committed
+from jobs.sources import NO_VERSION, PLACE, Listing
 
 # A row of the table in the plan: which tasks are due on it, and where it stands (see `COMMITTED`).
 ROW = [("due", pa.int64()), ("file", pa.int32()), ("row", pa.int32())]
 # The rows whose labels by tasks that are not due the new rows of a clip take over.
 KEPT = pa.list_(pa.struct([("clip_id", pa.string()), *ROW]))
-# The table's rows of a shard, in the plan's row of the shard: its reader skips those that are done.
-KNOWN = pa.list_(
-    pa.struct(
-        [
-            ("clip_id", pa.string()),
-            ("member", pa.string()),
-            ("offset_s", pa.float64()),
-            ("channel", pa.int32()),
-            ("channels", pa.int32()),
-            *ROW,
-        ]
-    )
-)
+_CHANNELS = pa.schema([COMMITTED.field(name) for name in ("channel", "channels")])
 END = 1 << 62  # behind all rows of the table
 
 
@@ -44,7 +31,7 @@ class Plan:
     of the committed rows that the clip's new row replaces, or null), `replaces_labels` (whether
     they have labels), `_due` (the tasks to run) and `_kept` (see `KEPT`). If channels are labelled
     one by one, its rows are recordings, whose channels are not known yet: null. If the source has
-    shards, it has a row per shard, with `known` (see `KNOWN`) in place of the latter four. They come
+    shards, it has a row per shard, with `_files` (see `jobs.plan_shards`) in place of the latter four. They come
     in the order of the data files that hold their old rows, so that each of these files is
     rewritten within a short time (see `jobs.table.rewrite`). `obsolete` are `clip_id`s of committed
     rows whose files still exist but no longer hold the clips. `due` are the tasks that are due on
@@ -83,18 +70,8 @@ def plan(listing: Listing, committed: Committed, *, channels: Channels = "mean")
     channel = pa.repeat(pa.scalar(number, pa.int32()), len(listing.clips))
     found = listing.clips.append_column("channel", channel)
     found = found.add_column(0, "clip_id", clip_ids(found))
-    done = committed.rows.filter(pc.equal(committed.rows["due"], 0))
-    ids = done["clip_id"]
-    if channels == "each":
-        ids, is_whole = _whole_recordings(done)
-        done, ids = done.filter(is_whole), ids.filter(is_whole)
-    is_done = pc.is_in(found["clip_id"], value_set=_whole(ids))
-    finished = done.filter(pc.is_in(ids, value_set=_whole(found["clip_id"])))
-    # Only the remaining rows are compared by place: in most runs they are few.
-    rest = committed.rows.filter(
-        pc.invert(pc.is_in(committed.rows["clip_id"], value_set=_whole(finished["clip_id"])))
-    )
-    pending = found.filter(pc.invert(is_done))
+    is_done, finished, rest = _compared(_whole(found["clip_id"]), committed, channels == "each")
+    pending = found.filter(pa.array(~is_done))
     places, places_of_rest = _places(pending), _places(rest)
     rows = _by_place(rest, places_of_rest)
     rows_at = pc.index_in(places, value_set=_whole(rows["place"]))  # null where there are none
@@ -112,11 +89,11 @@ def plan(listing: Listing, committed: Committed, *, channels: Channels = "mean")
     todo = _with_kept(todo, rest, is_each=channels == "each")
     listed = pc.sum(is_listed).as_py() or 0
     return Plan(
-        _in_order(todo, _whole(rows["at_min"]).take(rows_at)),
+        in_order(todo, _whole(rows["at_min"]).take(rows_at)),
         obsolete,
-        found=len(finished) + len(todo),
-        done=len(finished),
-        failed_before=len(finished.filter(pc.not_equal(finished["status"], "ok"))),
+        found=finished.total() + len(todo),
+        done=finished.total(),
+        failed_before=finished.total() - finished["ok"],
         vanished=len(rest) - listed - len(obsolete) + (pc.sum(unavailable).as_py() or 0),
         due=_union(todo["_due"]),
         keeps=todo["_kept"].null_count < len(todo),
@@ -124,26 +101,65 @@ def plan(listing: Listing, committed: Committed, *, channels: Channels = "mean")
     )
 
 
-def _whole_recordings(rows: pa.Table) -> tuple[pa.Array, pa.Array]:
-    """For each row its recording's id, and whether all channels of that are there. A recording that
-    could not be decoded has one row."""
-    recordings = clip_ids(rows.drop_columns(["channel"]))
-    columns = pa.table(
-        [recordings, rows["channel"], rows["channels"]], ["recording", "channel", "channels"]
-    )
-    by_id = columns.group_by("recording").aggregate(
+def _compared(
+    ids: pa.Array, committed: Committed, is_each: bool
+) -> tuple[np.ndarray, Counter[str], pa.Table]:
+    """Whether each of the clips that were found is done, the statuses of their rows, and all other
+    rows, which in most runs are few."""
+    clips = Ids(ids)
+    is_whole = _whole_clips(clips, committed) if is_each else np.ones(len(ids), bool)
+    is_done, statuses = np.zeros(len(ids), bool), Counter[str]()
+    rest = [COMMITTED.empty_table()]
+    for rows in committed.scan(COMMITTED.names):
+        at = clips.at(_recordings(rows) if is_each else _whole(rows["clip_id"]))
+        is_finished = (at >= 0) & (rows["due"].to_numpy() == 0)
+        is_finished[is_finished] = is_whole[at[is_finished]]
+        is_done[at[is_finished]] = True
+        for status in pc.value_counts(rows["status"].filter(pa.array(is_finished))).to_pylist():
+            statuses[status["values"]] += status["counts"]
+        rest.append(rows.filter(pa.array(~is_finished)))
+    return is_done, statuses, pa.concat_tables(rest)
+
+
+def _whole_clips(clips: Ids, committed: Committed) -> np.ndarray:
+    """For each recording whether the table has rows of all its channels, on which nothing is due."""
+    done = pa.schema([("recording", pa.int64()), *_CHANNELS]).empty_table()
+    parts = [done]
+    for rows in committed.scan([*PLACE.names, *_CHANNELS.names, "due"]):
+        rows = rows.filter(pc.equal(rows["due"], 0))
+        at = pa.array(clips.at(_recordings(rows)))
+        found = rows.select(_CHANNELS.names).add_column(0, "recording", at)
+        parts.append(found.filter(pc.greater_equal(at, 0)))
+    done = pa.concat_tables(parts)
+    whole = np.zeros(len(clips.order), bool)
+    whole[done["recording"].filter(_is_whole(done)).to_numpy()] = True
+    return whole
+
+
+def _recordings(rows: pa.Table) -> pa.Array:
+    """The ids of the rows' recordings."""
+    return clip_ids(rows.select(PLACE.names))
+
+
+def _is_whole(rows: pa.Table) -> pa.Array:
+    """For each row of channels whether all channels of its `recording` are there. A recording that could
+    not be decoded has one row, without a channel."""
+    by_id = rows.group_by("recording").aggregate(
         [("channel", "count_distinct"), ("channels", "max")]
     )
     is_all = pc.equal(by_id["channel_count_distinct"], by_id["channels_max"])
     is_all = pc.or_(pc.fill_null(is_all, False), pc.equal(by_id["channel_count_distinct"], 0))
-    return recordings, pc.is_in(recordings, value_set=_whole(by_id["recording"].filter(is_all)))
+    return pc.is_in(rows["recording"], value_set=_whole(by_id["recording"].filter(is_all)))
 
 
 def _with_kept(todo: pa.Table, rows: pa.Table, *, is_each: bool) -> pa.Table:
     """The clips with `_due` and `_kept`, which come from their own ones of the rows that are there:
     those of the same version."""
     due, kept = np.full(len(todo), ALL, np.int64), pa.nulls(len(todo), KEPT)
-    of, is_whole = _whole_recordings(rows) if is_each else (_whole(rows["clip_id"]), None)
+    of, is_whole = _whole(rows["clip_id"]), None
+    if is_each:
+        of = _recordings(rows)
+        is_whole = _whole(_is_whole(rows.select(_CHANNELS.names).add_column(0, "recording", of)))
     is_own = pc.is_in(of, value_set=_whole(todo["clip_id"]))
     if not is_each:
         is_own = pc.and_(is_own, _whole(pc.not_equal(rows["due"], ALL)))
@@ -171,7 +187,7 @@ def _with_kept(todo: pa.Table, rows: pa.Table, *, is_each: bool) -> pa.Table:
     return todo.append_column("_due", pa.array(due)).append_column("_kept", kept)
 
 
-def _in_order(todo: pa.Table, at: pa.Array) -> pa.Table:
+def in_order(todo: pa.Table, at: pa.Array) -> pa.Table:
     """The clips in the order of their old rows, those without one last. Rows of one `_unit` stay
     together."""
     keys = pc.fill_null(at, END).to_numpy()
@@ -184,7 +200,7 @@ def _in_order(todo: pa.Table, at: pa.Array) -> pa.Table:
     return todo.take(pa.array(np.argsort(keys, kind="stable")))
 
 
-def _at(rows: pa.Table) -> np.ndarray:
+def at_row(rows: pa.Table) -> np.ndarray:
     """Where each row stands in the table, as numbers to sort by."""
     at: np.ndarray = rows["file"].to_numpy().astype(np.int64) << 32 | rows["row"].to_numpy()
     return at
@@ -199,7 +215,7 @@ def _by_place(rows: pa.Table, places: pa.Array) -> pa.Table:
     and `at_min`, where the first one stands."""
     columns = {
         "place": places,
-        "at": _at(rows),
+        "at": at_row(rows),
         "clip_id": rows["clip_id"],
         "has_labels": pc.is_in(rows["status"], value_set=pa.array(["ok", "partial"])),
         "has_version": pc.invert(_has_no_version(rows["source_version"])),
@@ -231,108 +247,6 @@ def _obsolete(listing: Listing, unlisted: pa.Table) -> list[str]:
         for id, source, version in zip(*rows, strict=True)
         if source in listing.complete or listing.versions.get(source, version) != version
     ]
-
-
-def plan_shards(listing: Listing, committed: Committed, shards: Mapping[str, Shard]) -> Plan:
-    """Like `plan`, for a source whose shards have to be read to list their clips.
-
-    `shards` are those that earlier runs have read to the end. A shard is done if it has not changed
-    since and the table has a finished row for each of its clips. Otherwise its row in the plan holds
-    the table's rows of it, so that its reader skips what is done.
-    """
-    found, rows = listing.clips, committed.rows
-    done = rows.filter(pc.equal(rows["due"], 0))
-    kept = pa.array([id for shard in shards.values() for id in shard.kept], pa.string())
-    is_kept = pc.is_in(done["clip_id"], value_set=kept)
-    own = _digests(done.filter(pc.invert(is_kept)))
-    rows_of = Counter(rows["source"].to_pylist())
-
-    places = list(zip(*(found[n].to_pylist() for n in ("source", "source_version")), strict=True))
-    # A missing tar has vanished, unless the table has no row of it: then it becomes an error row.
-    vanished = {s for s, version in places if version in NO_VERSION and rows_of[s]}
-    finished = {
-        source
-        for source, version in places
-        if source in shards and shards[source].is_done(version, *own.get(source, NOTHING_DONE))
-    } - vanished
-    is_to_do = [s not in vanished and s not in finished for s, _ in places]
-    todo = found.filter(pa.array(is_to_do, pa.bool_()))
-    rows_to_do = rows.filter(pc.is_in(rows["source"], _whole(todo["source"])))
-    firsts: dict[str, int] = {}
-    for source, at in zip(rows_to_do["source"].to_pylist(), _at(rows_to_do).tolist(), strict=True):
-        firsts[source] = min(at, firsts.get(source, END))
-    todo = todo.append_column("known", _known(todo["source"], rows_to_do))
-    count = sum(shards[source].clips for source in finished)
-    not_ok = done.filter(pc.not_equal(done["status"], "ok"))["source"].to_pylist()
-    available = {source for source, _ in places} - vanished
-    return Plan(
-        _in_order(
-            todo, pa.array([firsts.get(s, END) for s in todo["source"].to_pylist()], pa.int64())
-        ),
-        obsolete=(),
-        found=count,
-        done=count,
-        failed_before=sum(source in finished for source in not_ok),
-        vanished=sum(count for source, count in rows_of.items() if source not in available),
-        due=_due_in_shards(todo, rows_to_do, shards),
-        keeps=_keeps(rows_to_do),
-        files=committed.files,
-    )
-
-
-def _due_in_shards(todo: pa.Table, rows: pa.Table, shards: Mapping[str, Shard]) -> int:
-    """The tasks that are due on a clip of these shards: all of them, unless the table has a row for
-    each clip of each shard."""
-    kept = pa.array([id for shard in shards.values() for id in shard.kept], pa.string())
-    own = _digests(rows.filter(pc.invert(pc.is_in(rows["clip_id"], value_set=kept))))
-    is_known = all(
-        source in shards and shards[source].is_done(version, *own.get(source, NOTHING_DONE))
-        for source, version in zip(
-            todo["source"].to_pylist(), todo["source_version"].to_pylist(), strict=True
-        )
-    )
-    return _union(rows["due"]) if is_known else ALL
-
-
-def _keeps(rows: pa.Table) -> bool:
-    """Whether labels of these rows stay in part, or those of some channels of a recording."""
-    due = rows["due"].to_numpy()
-    has_channel = rows["channel"].is_valid().to_numpy()
-    return bool(((due != 0) & ((due != ALL) | has_channel)).any())
-
-
-def _known(sources: pa.ChunkedArray, rows: pa.Table) -> pa.Array:
-    """The rows of each source (`KNOWN`)."""
-    names = sources.to_pylist()
-    known: dict[str, list[dict[str, Any]]] = {source: [] for source in names}
-    columns = ["source", *(field.name for field in KNOWN.value_type)]
-    for row in rows.select(columns).to_pylist():
-        known[row.pop("source")].append(row)
-    return pa.array([known[source] for source in names], KNOWN)
-
-
-NOTHING_DONE = 0, digest(())
-
-
-def _digests(rows: pa.Table) -> dict[str, tuple[int, str]]:
-    """The number of rows and the `digest` of their ids, by source."""
-    if not len(rows):
-        return {}
-    sources = _whole(rows["source"]).dictionary_encode()
-    codes = sources.indices.to_numpy()
-    order = np.argsort(codes, kind="stable")
-    letters = np.frombuffer("".join(rows["clip_id"].to_pylist()).encode(), np.uint8).reshape(-1, 32)
-    nibbles = (letters & 15) + 9 * (letters >> 6)
-    numbers = (nibbles[:, ::2] << 4 | nibbles[:, 1::2])[order]
-    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
-    digests = np.bitwise_xor.reduceat(numbers, starts)
-    counts = np.diff(starts, append=len(order))
-    return {
-        source: (int(count), value.tobytes().hex())
-        for source, count, value in zip(
-            sources.dictionary.to_pylist(), counts, digests, strict=True
-        )
-    }
 
 
 def _places(clips: pa.Table) -> pa.Array:

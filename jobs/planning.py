@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import cast
 
+from jobs.committed import Committed, committed
 from jobs.config import ConfigError
-from jobs.due import Committed, committed
-from jobs.plan import Plan, plan, plan_shards
+from jobs.plan import Plan, plan
+from jobs.plan_shards import plan_shards
 from jobs.preflight import Run
 from jobs.sample import clips_per_shard
 from jobs.sources import BadInput, Listing, ShardedSource
@@ -45,7 +46,9 @@ def refuse_nothing(run: Run, found: Listing, todo: Plan) -> None:
 
 def left_to_do(run: Run, found: Listing, table: Table | None) -> Plan:
     """Found minus committed."""
-    return plan_of(run, found, committed(table, run.wanted), table)
+    if table is None:
+        return plan_of(run, found, committed(None, run.wanted), None)
+    return table.newest(lambda: plan_of(run, found, committed(table, run.wanted), table))
 
 
 def plan_of(run: Run, found: Listing, rows: Committed, table: Table | None) -> Plan:

@@ -13,6 +13,7 @@ from jobs.config import Config
 from jobs.console import Console, printable
 from jobs.exit_codes import DRIFTED, OK, TOO_MANY_ERRORS
 from jobs.plan import Plan
+from jobs.plan_shards import FILES
 from jobs.recordings import WholeRecordings
 from jobs.sources._paths import absolute
 from jobs.sources._walk import listed
@@ -42,7 +43,7 @@ class Progress:
         self.console = console
         self.plan = plan
         self.started = started
-        self.sharded = "known" in plan.todo.column_names
+        self.sharded = FILES in plan.todo.column_names
         self.to_do = len(plan.todo)  # clips, or shards whose clips are not known before
         self.pending = set() if self.sharded else set(plan.todo["clip_id"].to_pylist())
         self.recordings = WholeRecordings()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from jobs.due import Cost, Wanted, costs
+from jobs.committed import WHY, committed
+from jobs.due import Cost, Costs, Wanted
 from jobs.fingerprints import changes
 from jobs.preflight import Run
 from jobs.table.schema import ADDED_LATER, TableMismatch, columns_by_task
@@ -17,9 +18,9 @@ def refuse_other_labels(table: Table, run: Run) -> None:
     changed = changes(table.settings(), run.settings)
     refused = {task for task, lines in changed.items() if lines and not run.may_relabel(task)}
     if refused:
-        whole, by_task = costs(table, _of(run.wanted, changed))
-        if whole.clips:
-            raise TableMismatch("\n".join(_lines(table, refused, changed, (whole, by_task))))
+        costs = table.newest(lambda: _costs(table, _of(run.wanted, changed)))
+        if costs.whole.clips:
+            raise TableMismatch("\n".join(_lines(table, refused, changed, costs)))
     if not run.relabel and (differences := _columns_that_differ(table, run, changed)):
         raise TableMismatch(
             f"the table at {table.path} has other columns:\n  "
@@ -49,17 +50,23 @@ def _of(wanted: Wanted, tasks: Collection[str]) -> Wanted:
     return Wanted(prints, reads)
 
 
+def _costs(table: Table, wanted: Wanted) -> Costs:
+    costs = Costs(wanted.fingerprints)
+    for rows in committed(table, wanted).scan(["due", *WHY.names]):
+        costs.add(rows)
+    return costs
+
+
 def _lines(
     table: Table,
     refused: Collection[str],
     changed: Mapping[str, Sequence[str]],
-    cost: tuple[Cost, Mapping[str, Mapping[str, Cost]]],
+    costs: Costs,
 ) -> Iterator[str]:
-    whole, by_task = cost
     yield f"the table at {table.path} was made with other settings:"
     yield from dict.fromkeys(f"  {line}" for task in sorted(refused) for line in changed[task])
-    yield f"so {shown(whole)} would be labelled again:"
-    for task, reasons in by_task.items():
+    yield f"so {shown(costs.whole)} would be labelled again:"
+    for task, reasons in costs.of_tasks.items():
         again = sum(reasons.values(), Cost())
         if again.clips:
             why = "" if changed[task] else ", as it reads another task's columns"

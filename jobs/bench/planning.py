@@ -40,8 +40,8 @@ def planning(options: argparse.Namespace) -> None:
 def committed(folder: Path, count: int) -> dict[str, Any]:
     """The `input` of a config: `count` files in `folder`, for which a table there has labels."""
     from audio_ops.schemas import TASK_FAILURE, failure_column
+    from jobs.committed import NOTHING_COMMITTED
     from jobs.config_file import load_config
-    from jobs.due import NOTHING_COMMITTED
     from jobs.fingerprints import fingerprints, settings
     from jobs.plan import plan
     from jobs.preflight import find_models
@@ -80,7 +80,7 @@ def committed(folder: Path, count: int) -> dict[str, Any]:
 def plan_a_million() -> None:
     """Plan a run whose clips are all committed."""
     from jobs.clips import clip_ids
-    from jobs.due import COMMITTED, Committed
+    from jobs.committed import COMMITTED, Committed
     from jobs.plan import plan
     from jobs.sources import PLACE, Listing
 

@@ -19,15 +19,16 @@ import pyarrow.compute as pc
 from deltalake.exceptions import DeltaError
 
 from jobs.arguments import add_plan_arguments, plan_arguments
-from jobs.clips import clip_ids
+from jobs.clips import Ids, clip_ids
+from jobs.committed import WHY, committed
 from jobs.config import Config, ConfigError
 from jobs.config_file import load_config
 from jobs.console import printable
-from jobs.due import NOTHING_COMMITTED, by_first_reason, committed, reasons
+from jobs.due import Cost, Costs
 from jobs.exit_codes import BAD_CONFIG, FAILED, OK
 from jobs.fingerprints import changes
 from jobs.plan import Plan
-from jobs.planning import find_clips, plan_of, refuse_nothing
+from jobs.planning import find_clips, left_to_do, refuse_nothing
 from jobs.preflight import Run, preflight
 from jobs.progress import clock
 from jobs.ray_address import ray_address
@@ -35,12 +36,13 @@ from jobs.ray_compat import cpu_quota, first_line
 from jobs.refusal import refuse_other_labels
 from jobs.resources import CannotRun, share_out
 from jobs.shared_storage import refuse_uploads
+from jobs.sources import PLACE
 from jobs.table.schema import TableMismatch
 from jobs.table.storage import Storage
 from jobs.table.table import Table
 
 # Why a task is due on a clip: the clip is new or has changed, or one of `REASONS`.
-WHY = {
+IN_WORDS = {
     "new_clips": "new clips",
     "changed_clips": "clips that have changed",
     "new": "clips that it has not labelled",
@@ -82,32 +84,29 @@ def forecast(config_path: str, overrides: list[str], **options: Any) -> dict[str
 
 def _work(run: Run, table: Table | None, notes: list[str]) -> dict[str, Any]:
     found = find_clips(run, notes.append)
-    rows = committed(table, run.wanted) if table else NOTHING_COMMITTED
-    todo = plan_of(run, found, rows, table)
+    todo = left_to_do(run, found, table)
     refuse_nothing(run, found, todo)
     due = run.wanted.names(todo.due) if len(todo.todo) else []
     if due:
         _refuse_machine(run.config, due, notes)
+    known = table.newest(lambda: _known(table, run, todo)) if table else _Known(run, todo)
     tasks = {name: _Task() for name in due}
-    own, mean_s = _own_rows(todo, rows.rows, run.source.SHARDED), None
-    if table is not None and len(rows.rows):
-        why = reasons(table, run.wanted)
-        mean_s = float(why.audio_s.mean())
-        _count_rows(tasks, run, own, why.of(own))
-        for name, lines in changes(table.settings(), run.settings).items():
-            if name in tasks and not lines:  # of what its labels depend on others' alone
-                tasks[name].why["follows"] += tasks[name].why["changed"]
-                tasks[name].why["changed"] = 0
-    unknown = 0
-    if not run.source.SHARDED:
-        unknown = _count_clips(tasks, todo.todo, own, run.config.audio.channels == "each")
+    for name, task in tasks.items():
+        task.add(known.costs.of_tasks[name])
+    for name, lines in changes(table.settings(), run.settings).items() if table else ():
+        if name in tasks and not lines:  # of what its labels depend on others' alone
+            tasks[name].why["follows"] += tasks[name].why["changed"]
+            tasks[name].why["changed"] = 0
+    unknown = 0 if run.source.SHARDED else _count_clips(tasks, todo.todo, known.has_row)
     speeds = _speeds(table, due) if table else {}
+    mean_s = known.audio_s / known.rows if known.rows else None
     shown = {name: tasks[name].shown(speeds.get(name), mean_s) for name in due}
     seconds = [task["seconds"] for task in shown.values()]
+    own = known.costs.whole.clips
     return {
-        "found": todo.found + (len(own) if run.source.SHARDED else 0),
+        "found": todo.found + (own if run.source.SHARDED else 0),
         "done": todo.done,
-        "due": len(own) + unknown,
+        "due": own + unknown,
         "failed_before": todo.failed_before,
         "vanished": todo.vanished,
         "rows_to_remove": len(todo.obsolete),
@@ -118,12 +117,53 @@ def _work(run: Run, table: Table | None, notes: list[str]) -> dict[str, Any]:
     }
 
 
+class _Known:
+    """What the table has of the clips that are due, in their present version as far as that is known."""
+
+    def __init__(self, run: Run, todo: Plan) -> None:
+        self.is_sharded, self.is_each = run.source.SHARDED, run.config.audio.channels == "each"
+        self.sources = todo.todo["source"].combine_chunks()
+        self.ids = None if self.is_sharded else Ids(todo.todo["clip_id"].combine_chunks())
+        self.has_row = np.zeros(len(todo.todo), bool)
+        self.costs = Costs(run.wanted.fingerprints)
+        self.rows, self.audio_s = 0, 0.0  # of the whole table
+
+    def add(self, rows: pa.Table) -> None:
+        """Count some rows of the table."""
+        self.rows += len(rows)
+        self.audio_s += float(rows["audio_s"].to_numpy().sum())
+        rows = rows.filter(pc.not_equal(rows["due"], 0))
+        if self.ids is None:
+            is_own = pc.is_in(rows["source"], value_set=self.sources)
+        else:
+            at = self.ids.at(rows["clip_id"].combine_chunks())
+            if self.is_each:
+                at = np.maximum(at, self.ids.at(clip_ids(rows.select(PLACE.names))))
+            self.has_row[at[at >= 0]] = True
+            is_own = pa.array(at >= 0)
+        self.costs.add(rows.filter(is_own))
+
+
+def _known(table: Table, run: Run, todo: Plan) -> _Known:
+    known = _Known(run, todo)
+    place = ["source"] if known.is_sharded else ["clip_id", *PLACE.names]
+    for rows in committed(table, run.wanted).scan([*place, "due", *WHY.names]):
+        known.add(rows)
+    return known
+
+
 class _Task:
     """The clips on which a task is due."""
 
     def __init__(self) -> None:
-        self.why = dict.fromkeys(WHY, 0)
+        self.why = dict.fromkeys(IN_WORDS, 0)
         self.audio_s = 0.0
+
+    def add(self, costs: Mapping[str, Cost]) -> None:
+        """Count clips with a row, by reason."""
+        for reason, cost in costs.items():
+            self.why[reason] += cost.clips
+            self.audio_s += cost.audio_s
 
     def shown(self, speed: float | None, mean_s: float | None) -> dict[str, Any]:
         unknown = self.why["new_clips"] + self.why["changed_clips"]
@@ -138,38 +178,9 @@ class _Task:
         }
 
 
-def _own_rows(todo: Plan, rows: pa.Table, is_sharded: bool) -> pa.Table:
-    """The table's rows of clips that are due, in their present version as far as that is known."""
-    rows = rows.filter(pc.not_equal(rows["due"], 0))
-    if is_sharded:
-        return rows.filter(pc.is_in(rows["source"], todo.todo["source"].combine_chunks()))
-    ids = todo.todo["clip_id"].combine_chunks()
-    is_recording = pc.is_in(clip_ids(rows.drop_columns(["channel"])), ids)
-    return rows.filter(pc.or_(pc.is_in(rows["clip_id"], ids), is_recording))
-
-
-def _count_rows(
-    tasks: Mapping[str, _Task], run: Run, rows: pa.Table, why: tuple[dict[str, np.ndarray], Any]
-) -> None:
-    masks, audio_s = why
-    due = rows["due"].to_numpy()
-    for bit, name in enumerate(run.wanted.fingerprints):
-        if name not in tasks:
-            continue
-        is_due = (due >> bit & 1).astype(bool)
-        tasks[name].audio_s += float(audio_s[is_due].sum())
-        own = {reason: (mask >> bit & 1).astype(bool) for reason, mask in masks.items()}
-        for reason, is_why in by_first_reason(is_due, own):
-            tasks[name].why[reason] += int(is_why.sum())
-
-
-def _count_clips(tasks: Mapping[str, _Task], todo: pa.Table, own: pa.Table, is_each: bool) -> int:
+def _count_clips(tasks: Mapping[str, _Task], todo: pa.Table, has_row: np.ndarray) -> int:
     """Count the clips without a row of their version, for each task; returns their number."""
-    known = own["clip_id"]
-    if is_each:
-        known = clip_ids(own.drop_columns(["channel"]))
-    known = known.combine_chunks() if isinstance(known, pa.ChunkedArray) else known
-    others = todo.filter(pc.invert(pc.is_in(todo["clip_id"], known)))
+    others = todo.filter(pa.array(~has_row))
     changed = len(others) - others["supersedes"].null_count
     for task in tasks.values():
         task.why["new_clips"] += len(others) - changed
@@ -231,7 +242,9 @@ def lines(document: Mapping[str, Any]) -> Iterator[str]:
         if document["failed_before"]:
             yield f"{document['failed_before']:,} clips failed before (--retry-errors)"
         for name, task in document["tasks"].items():
-            why = ", ".join(f"{count:,} {WHY[reason]}" for reason, count in task["why"].items())
+            why = ", ".join(
+                f"{count:,} {IN_WORDS[reason]}" for reason, count in task["why"].items()
+            )
             yield f"  {name}: {task['clips']:,} clips{f' ({why})' if why else ''}"
             yield f"    {_length(task, document)}"
         if document["seconds"] is not None:

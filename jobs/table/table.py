@@ -6,11 +6,11 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset
@@ -40,6 +40,7 @@ SHARDS_FILE = "_earmark/shards.parquet"
 NOTE_DELAY_S = 1.0  # at most, between taking the table and writing the holder's note
 LAST_WRITES_S = 3.0  # how long workers that are being stopped may still write, after each write
 # Data files, including unfinished ones: Earmark's begin with a dot, delta-rs's end in #1.
+T = TypeVar("T")
 DATA_FILE = re.compile(r"\.?part-.*\.parquet([#.].*)?")
 
 
@@ -94,20 +95,28 @@ class Table:
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
         """Some columns of the committed rows, in memory; null if the table does not have them yet."""
-        while True:
-            version = self.version
+
+        def read() -> pa.Table:
             fields = self.log.fields()
             have = [name for name in columns if name in fields]
-            read = partial(self.log.delta.to_pyarrow_table, columns=have)
+            rows = self.storage.retrying(partial(self.log.delta.to_pyarrow_table, columns=have))
+            for name in columns:
+                if name not in have:
+                    rows = rows.append_column(name, pa.nulls(len(rows)))
+            return rows.select(list(columns))
+
+        return self.newest(read)
+
+    def newest(self, read: Callable[[], T]) -> T:
+        """What `read` returns of this version; if another run compacts the table meanwhile, of the
+        newest one."""
+        while True:
+            version = self.version
             try:
-                rows = self.storage.retrying(read)
-                for name in columns:
-                    if name not in have:
-                        rows = rows.append_column(name, pa.nulls(len(rows)))
-                return rows.select(list(columns))
-            except FileNotFoundError:  # unless damaged, another run has just compacted the table
+                return read()
+            except FileNotFoundError:
                 self.refresh()
-                if self.version == version:
+                if self.version == version:  # it is damaged
                     raise
 
     def files(self) -> dict[str, dict[str, Any]]:

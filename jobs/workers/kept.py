@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import reduce
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from audio_ops.label import DUE, put
 from audio_ops.schemas import SOUND, failure_column
 from jobs.clips import ALL
+from jobs.committed import RowSettings
 from jobs.fingerprints import fingerprint_of, run_of
 from jobs.table.outcome import kept_failures
 from jobs.table.schema import (
@@ -28,10 +29,6 @@ from jobs.table.schema import (
 )
 from jobs.table.storage import Storage
 
-if TYPE_CHECKING:
-    from jobs.table.table import Table
-
-
 ROWS_AT_ONCE = 2048  # of the table, in the memory of a reader
 
 
@@ -39,36 +36,23 @@ ROWS_AT_ONCE = 2048  # of the table, in the memory of a reader
 class KeptSettings:
     """Where the rows are from which labels are taken over, and which columns these are.
 
-    files: the names of the table's data files, as the plan numbers them.
     tasks: each task's columns, in the order of their bits in `_due`.
     left: those of tasks that are no longer in the config, which are never due.
     carried: columns of the source.
     """
 
-    path: str
-    storage_options: Mapping[str, Any] = field(repr=False)
-    schema: pa.Schema
-    settings: Mapping[str, Any]  # of the table
-    files: Sequence[str]
+    rows: RowSettings
     tasks: Mapping[str, Sequence[str]]
     left: Mapping[str, Sequence[str]]
     carried: Sequence[str]
 
 
-def kept_settings(
-    table: Table, files: Sequence[str], tasks: Collection[str], kept: Collection[str]
-) -> KeptSettings:
-    """Settings for a table, whose data files a plan numbers like `files`, and a config's tasks and the
-    columns of the source that it keeps."""
-    settings, schema = table.settings(), table.schema()
-    left = settings.get("left", {})
-    columns, carried = columns_by_task(schema.names, [*tasks, *left], kept)
+def kept_settings(rows: RowSettings, tasks: Collection[str], kept: Collection[str]) -> KeptSettings:
+    """Settings for a table's rows, and a config's tasks and the columns of the source that it keeps."""
+    left = rows.settings.get("left", {})
+    columns, carried = columns_by_task(rows.schema.names, [*tasks, *left], kept)
     return KeptSettings(
-        table.path,
-        table.storage.options,
-        schema,
-        settings,
-        files,
+        rows,
         {name: columns[name] for name in tasks},
         {name: columns[name] for name in left},
         carried,
@@ -152,14 +136,14 @@ class KeptRows:
     def _read(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         """The rows, in this order, with the fingerprint, run and failure of each task; without the
         columns of tasks that are due on all of them."""
-        settings, schema = self.settings, self.settings.schema
+        settings, schema = self.settings, self.settings.rows.schema
         for bit, names in enumerate(settings.tasks.values()):
             if all(row["due"] >> bit & 1 for row in rows):
                 schema = pa.schema([field for field in schema if field.name not in names])
-        storage = Storage(settings.path, settings.storage_options)
+        storage = settings.rows.storage()
         parts = [schema.empty_table()]
         for file, of_file in groupby(rows, key=lambda row: row["file"]):
-            name, numbers = settings.files[file], [row["row"] for row in of_file]
+            name, numbers = settings.rows.files[file], [row["row"] for row in of_file]
             parts += storage.retrying(lambda: list(_rows(storage, name, numbers, schema)))  # noqa: B023
         found = pa.concat_tables(parts).combine_chunks()
         return self._made(found)
@@ -167,7 +151,7 @@ class KeptRows:
     def _made(self, rows: pa.Table) -> pa.Table:
         import pyarrow.dataset as ds
 
-        names, settings = rows.schema.names, self.settings.settings
+        names, settings = rows.schema.names, self.settings.rows.settings
         made = {}
         for task in self._tasks():
             prints = fingerprint_of(task, settings, names)

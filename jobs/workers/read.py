@@ -24,8 +24,10 @@ from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare
 from audio_ops.tasks import WantsSpeech, most_speech
 from jobs.clips import clip_id, digest
+from jobs.committed import RowSettings
 from jobs.config import Audio
 from jobs.input import Input
+from jobs.plan_shards import with_known
 from jobs.shared_storage import SeenInput, expect_input
 from jobs.sources import NO_COLUMNS, PLACE, Source, load_source
 from jobs.sources._paths import open_file
@@ -104,8 +106,10 @@ class SandboxWork:
 def read_block(
     plan: pa.Table,
     settings: ReadSettings,
+    *,
     seen: SeenInput,
     ledger: Any,
+    known: RowSettings | None = None,
     kept: KeptSettings | None = None,
 ) -> Iterator[pa.Table]:
     """`read`, counted as stage `read`.
@@ -120,6 +124,7 @@ def read_block(
     from jobs.workers import metrics  # Ray is needed here, and not where `read` runs alone
 
     expect_input(seen)
+    plan = with_known(plan, known)
     rows = KeptRows(plan, kept) if kept else None
     plan = without_kept(plan)
     reader = ReadLedger(ledger)
@@ -349,7 +354,7 @@ class ShardReading:
     """A shard while it is read, compared with the rows that the table holds from it."""
 
     def __init__(self, shard: Mapping[str, Any]) -> None:
-        known = shard["known"]
+        known = shard.get("known") or ()  # absent if there is no table
         self.version = shard["source_version"]
         self.done = {row["clip_id"] for row in known if not row["due"]}
         self.rows: dict[tuple[str, float], list[dict[str, Any]]] = {}  # by place

@@ -29,7 +29,8 @@ import jobs.table.write
 from audio_ops.label import is_due, put
 from audio_ops.schemas import ERROR, SOUND
 from audio_ops.tasks.audio_classification import Options
-from jobs.due import Wanted, committed
+from jobs.committed import RowSettings, committed
+from jobs.due import Wanted
 from jobs.plan import Plan, plan
 from jobs.reports.verify import verify
 from jobs.sources import NO_COLUMNS, PLACE, Listing
@@ -203,7 +204,8 @@ def _label(todo: Plan, clips: pa.Table, work: Work, table: Table) -> pa.Table:
     empty = {f.name: pa.nulls(len(clips), f.type) for f in fields}
     clips = pa.table({**empty, **given}, schema=pa.schema(fields))
     if todo.keeps:
-        settings = kept_settings(table, todo.files, work.tasks, ())
+        rows = RowSettings.of(table, todo.files, work.wanted)
+        settings = kept_settings(rows, work.tasks, ())
         clips = KeptRows(kept, settings).beside(clips)
     for bit, task in enumerate(work.tasks):
         if todo.due >> bit & 1:

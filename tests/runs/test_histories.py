@@ -36,10 +36,12 @@ from tables import existing, held
 from audio_ops.label import is_due, put
 from audio_ops.schemas import TASK_FAILURE, failure_column
 from audio_ops.tasks.audio_classification import Options
+from jobs.committed import RowSettings, committed
 from jobs.config import Audio
-from jobs.due import Wanted, committed
+from jobs.due import Wanted
 from jobs.input import Input
-from jobs.plan import Plan, plan, plan_shards
+from jobs.plan import Plan, plan
+from jobs.plan_shards import plan_shards, with_known
 from jobs.reports.verify import verify
 from jobs.sources import NO_COLUMNS, load_source
 from jobs.table.log import Transactions
@@ -508,18 +510,21 @@ class Histories(RuleBasedStateMachine):
             fingerprints={name: prints[name] for name in names},
             bits={name: bit for bit, name in enumerate(prints)},
         )
-        for clips in self.prepared(left, table):
+        for clips in self.prepared(left, table, retry_errors):
             for start in range(0, len(clips), CLIPS_PER_FILE):
                 some = with_labels(clips.slice(start, CLIPS_PER_FILE), names, tasks, retry_errors)
                 table.commit(write_rows(some, write).to_pylist())
         table.tidy()
         table.release()
 
-    def prepared(self, left: Plan, table: Table) -> Iterator[pa.Table]:
+    def prepared(self, left: Plan, table: Table, retry_errors: bool) -> Iterator[pa.Table]:
         todo = left.todo
         todo = todo.drop_columns([name for name in todo.column_names if name == "_unit"])
         settings = ReadSettings(self.input.input, Audio(max_clip_s=60.0), (16_000,), "never")
-        of_tasks = kept_settings(table, left.files, self.tasks.options, ())
+        wanted = Wanted.of(self.tasks.settings, retry_errors=retry_errors)
+        stored = RowSettings.of(table, left.files, wanted)
+        of_tasks = kept_settings(stored, self.tasks.options, ())
+        todo = with_known(todo, stored)
         rows = KeptRows(todo, of_tasks) if left.keeps else None
         for clips in prepared(SharedMemory(), SandboxWork(without_kept(todo), settings)):
             yield rows.beside(clips) if rows else clips

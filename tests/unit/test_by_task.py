@@ -21,15 +21,18 @@ from audio_ops.label import put
 from audio_ops.prepare import prepare
 from audio_ops.signal.waveforms import waveforms_of
 from jobs.clips import ALL, Shard
-from jobs.due import Wanted, committed, costs
+from jobs.committed import WHY, committed
+from jobs.due import Costs, Wanted
 from jobs.fingerprints import changes, fingerprints, reads, table_settings
-from jobs.plan import plan, plan_shards
+from jobs.plan import plan
+from jobs.plan_shards import plan_shards
 from jobs.reports.drift import statistics
 from jobs.reports.evaluate import evaluate
 from jobs.reports.verify import verify
 from jobs.sources import PLACE, Listing
 from jobs.table.rewrite import MIN_PIECE_ROWS
 from jobs.workers.kept import due_of
+from tests.helpers.plans import in_memory
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def work(tmp_path: Path) -> Work:
 
 def due(work: Work, **options: bool) -> dict[int, int]:
     """The number of rows by the set of tasks that is due on them."""
-    rows = committed(work.table(), Wanted.of(work.settings, **options)).rows
+    rows = committed(work.table(), Wanted.of(work.settings, **options)).rows()
     counts = pc.value_counts(rows["due"]).to_pylist()
     return {count["values"]: count["counts"] for count in counts}
 
@@ -184,11 +187,11 @@ def test_only_the_tasks_that_failed_are_tried_again(work: Work) -> None:
     assert due(work, retry_errors=True) == {0: 37, 0b10: 1, ALL: 2}
     changed = replace(work, mood=2)  # is no reason to try others again
     assert due(changed) == {0b10: 40}
-    whole, by_task = costs(existing(work.path), changed.wanted)
-    assert whole.clips == 40 and whole.audio_s == pytest.approx(20)
-    assert {reason: cost.clips for reason, cost in by_task["mood"].items() if cost.clips} == {
-        "changed": 40
-    }
+    costs = Costs(changed.wanted.fingerprints)
+    costs.add(committed(existing(work.path), changed.wanted).rows(["due", *WHY.names]))
+    assert costs.whole.clips == 40 and costs.whole.audio_s == pytest.approx(20)
+    why = costs.of_tasks["mood"]
+    assert {reason: cost.clips for reason, cost in why.items() if cost.clips} == {"changed": 40}
 
 
 def test_a_clip_that_cannot_be_decoded_any_more_keeps_its_row(work: Work) -> None:
@@ -320,7 +323,7 @@ def test_clips_come_in_the_order_of_their_rows(work: Work) -> None:
     found = committed(work.table(), work.wanted)
     clips = work.found().clips
     todo = plan(Listing(clips.take(pa.array(np.arange(44, -1, -1)))), found).todo
-    order = dict(zip(found.rows["source"].to_pylist(), range(40), strict=True))
+    order = dict(zip(found.rows()["source"].to_pylist(), range(40), strict=True))
     places = [order.get(source, 99) for source in todo["source"].to_pylist()]
     assert places == sorted(places) and places[-5:] == [99] * 5
     # Rows that are read together stay together.
@@ -335,7 +338,7 @@ def test_of_a_known_shard_only_the_models_of_due_tasks_are_needed() -> None:
         {"source": ["a.tar"], "member": [None], "source_version": ["1"], "offset_s": [0.0]}
     ).cast(PLACE)
     from jobs.clips import digest
-    from jobs.due import COMMITTED, Committed
+    from jobs.committed import COMMITTED
 
     ids = [f"{n:032x}" for n in (7, 8)]
     rows = pa.Table.from_pylist(
@@ -347,11 +350,11 @@ def test_of_a_known_shard_only_the_models_of_due_tasks_are_needed() -> None:
         schema=COMMITTED,
     )
     shard = Shard("1", 2, (), digest(ids))
-    found = plan_shards(Listing(listed), Committed(rows, ("f",)), {"a.tar": shard})
+    found = plan_shards(Listing(listed), in_memory(rows, ("f",)), {"a.tar": shard})
     assert (found.due, found.keeps, len(found.todo)) == (2, True, 1)
     for other in (shard._replace(version="0"), shard._replace(clips=3)):
-        assert plan_shards(Listing(listed), Committed(rows), {"a.tar": other}).due == ALL
-    assert plan_shards(Listing(listed), Committed(rows), {}).due == ALL
+        assert plan_shards(Listing(listed), in_memory(rows), {"a.tar": other}).due == ALL
+    assert plan_shards(Listing(listed), in_memory(rows), {}).due == ALL
 
 
 def test_channels_of_a_recording_have_sets_of_their_own() -> None:

@@ -12,7 +12,7 @@ import pytest
 from sounds import encode, tone
 
 from audio_ops.errors import ClipError
-from jobs.due import NOTHING_COMMITTED
+from jobs.committed import NOTHING_COMMITTED
 from jobs.input import Input
 from jobs.plan import plan
 from jobs.sources import parquet

@@ -16,14 +16,16 @@ from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare_clip, prepare_recording
 from audio_ops.schemas import Channels
 from jobs.clips import ALL, clip_id
+from jobs.committed import COMMITTED
 from jobs.config import Audio
-from jobs.due import COMMITTED, Committed
 from jobs.input import Input
-from jobs.plan import Plan, plan, plan_shards
+from jobs.plan import Plan, plan
+from jobs.plan_shards import plan_shards
 from jobs.recordings import WholeRecordings
 from jobs.sources import load_source
 from jobs.workers.kept import without_kept
 from jobs.workers.read import ReadSettings, SandboxWork, prepared
+from tests.helpers.plans import in_memory, with_known
 
 RATE = 16_000
 LEFT, RIGHT = tone(1, RATE)[0], noise(1, RATE)[0]
@@ -141,8 +143,7 @@ class Labels:
         self.rows: dict[str, dict[str, Any]] = {}
         self.ends: list[dict[str, Any]] = []
 
-    def plan(self, *, retry_errors: bool = False, fingerprint: str = "f") -> Plan:
-        source = load_source(self.input.format)
+    def committed(self, retry_errors: bool = False, fingerprint: str = "f") -> pa.Table:
         rows = [
             row | {"file": 0, "row": number, "due": ALL if is_due else 0}
             for number, row in enumerate(self.rows.values())
@@ -150,7 +151,11 @@ class Labels:
                 row["fingerprint"] != fingerprint or (retry_errors and row["status"] != "ok")
             ]
         ]
-        committed = Committed(pa.Table.from_pylist(rows, schema=COMMITTED))
+        return pa.Table.from_pylist(rows, schema=COMMITTED)
+
+    def plan(self, **options: Any) -> Plan:
+        source = load_source(self.input.format)
+        committed = in_memory(self.committed(**options))
         found = source.find(self.input, print)
         if source.SHARDED:
             return plan_shards(found, committed, {})
@@ -161,6 +166,7 @@ class Labels:
     ) -> list[str]:
         """The ids of the rows that were written; those of `but` (file:channel) are lost."""
         todo = self.plan(fingerprint=fingerprint, **options).todo
+        todo = with_known(todo, self.committed(fingerprint=fingerprint, **options))
         audio = Audio(channels=self.channels)
         work = SandboxWork(without_kept(todo), ReadSettings(self.input, audio, (RATE,), "never"))
         tables = list(prepared(Memory(), work))  # type: ignore[arg-type]

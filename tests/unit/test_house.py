@@ -71,7 +71,7 @@ import pyarrow as pa
 from jobs.config import Audio
 from jobs.input import Input
 from jobs.pipeline import blocks
-from jobs.due import NOTHING_COMMITTED
+from jobs.committed import NOTHING_COMMITTED
 from jobs.plan import plan
 from jobs.sources import files
 from jobs.workers.read import ReadSettings, read

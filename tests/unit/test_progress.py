@@ -11,6 +11,7 @@ import pytest
 from jobs.config import Config
 from jobs.console import Console
 from jobs.plan import Plan
+from jobs.plan_shards import FILES
 from jobs.progress import Incomplete, Progress
 from jobs.reports.summary import _counts
 from jobs.resources import Shares, TaskShare
@@ -53,7 +54,7 @@ def file(shard: str, clips: str, of: int | None = None, skipped: int = 0) -> Fil
 def test_a_file_with_a_clip_of_a_shard_that_came_before_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[File]
 ) -> None:
-    seen = progress(tmp_path, monkeypatch, {"source": ["a.tar", "b.tar"], "known": [[], []]})
+    seen = progress(tmp_path, monkeypatch, {"source": ["a.tar", "b.tar"], FILES: [[], []]})
     assert all(map(seen.accepts, files[:-1]))
     parts, whole = {name: set(part.clip_ids) for name, part in seen.parts.items()}, set(seen.whole)
     assert not seen.accepts(files[-1])
@@ -65,7 +66,7 @@ def test_clips_are_forgotten_when_their_shard_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = ["a.tar", "b.tar", "c.tar"]
-    seen = progress(tmp_path, monkeypatch, {"source": shards, "known": [[]] * 3})
+    seen = progress(tmp_path, monkeypatch, {"source": shards, FILES: [[]] * 3})
     for one in (
         file("a.tar", "12"),
         file("b.tar", "4", of=3, skipped=1),  # its end came before its other clip

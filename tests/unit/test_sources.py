@@ -22,9 +22,9 @@ from audio_ops.decode.open import decode
 from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare_clip
 from jobs.clips import clip_id, clip_ids
+from jobs.committed import NOTHING_COMMITTED
 from jobs.config import Audio, Config, ConfigError
 from jobs.config_file import load_config
-from jobs.due import NOTHING_COMMITTED
 from jobs.input import Input
 from jobs.pipeline import blocks
 from jobs.plan import plan

@@ -15,7 +15,8 @@ from tables import existing, held, with_failures
 from audio_ops.errors import KINDS
 from audio_ops.tasks.audio_classification import Options
 from jobs.clips import Shard
-from jobs.due import Wanted, committed
+from jobs.committed import committed
+from jobs.due import Wanted
 from jobs.fingerprints import LAYOUT
 from jobs.table.schema import (
     ADDED_LATER,
@@ -259,7 +260,7 @@ def test_a_table_without_columns_of_later_versions_is_continued(tmp_path: Path) 
     table = opened(tmp_path, old)
     table.commit(written(table, labelled({"a": None}).drop_columns(list(ADDED_LATER))))
     before = by_id(table)["a"]
-    rows = committed(table, Wanted({"kind": "f"}, {"kind": ()})).rows  # for the plan
+    rows = committed(table, Wanted({"kind": "f"}, {"kind": ()})).rows()  # for the plan
     assert rows.select(["channel", "due"]).to_pylist() == [{"channel": None, "due": 0}]
     table.release()
     assert table.columns_that_differ(schema, but=ADDED_LATER) == []
