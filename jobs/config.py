@@ -5,7 +5,7 @@ The only place with defaults, but for those of one task, which stand in the task
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
@@ -125,6 +125,9 @@ class Output(Section):
     """Hours for which the data files of earlier versions stay, for Delta readers that are still
     reading them or go back to them. Plain readers of the folder's Parquet files see those rows as
     well: with 0 they see exactly the rows that there are."""
+    compact: Literal["auto", "never"] = "auto"
+    """Whether a run merges small data files at its end, into files of up to 256 MB. `never` leaves that
+    to others, such as `OPTIMIZE` of a Delta engine."""
 
     @field_validator("path")
     @classmethod

@@ -149,15 +149,17 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
     if is_done and (table is None or table.is_tidy(retain_h)):  # which lists the folder
         console.say(nothing_to_do(summary.plan, run.config, time.monotonic() - started))
         return OK
-    seen = table.settings() if table else {}
+    seen, planned = (table.settings(), table.log.names()) if table else ({}, [])
     with stop.interrupting():
         dead = watched(storage, console.say)
     held = hold(storage, run.id, run.schema, run.settings, seen, dead=dead, retain_h=retain_h)
-    try:  # another run may have committed since `table` was opened
+    try:
         if drop:
             held.drop(drop, run.kept.names)
-        with stop.interrupting():
-            todo = left_to_do(run, found, held)
+        todo = summary.plan
+        if drop or held.log.names() != planned:  # another run has committed since
+            with stop.interrupting():
+                todo = left_to_do(run, found, held)
         progress = summary.progress = Progress(console, todo, started)
         due = run.wanted.names(todo.due)
         if len(todo.todo) and len(due) < len(run.config.tasks):
@@ -177,7 +179,7 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
                 if run.sample:
                     summary.whole(rows_of_all, shares, shares_of_whole(run.config))
         console.progress("compacting the table")
-        held.tidy(retain_h)
+        held.tidy(retain_h, compact=run.config.output.compact == "auto")
     finally:
         summary.look_at(held, run.config, console)
         held.release()

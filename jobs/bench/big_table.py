@@ -72,7 +72,8 @@ def _write(config_file: Path, clips: int, shards: int) -> None:
         actions.append(add(name, size, sum(clips for *_, clips in some)))
         print(f"{sum(shard.clips for shard in known.values()):,} rows", file=sys.stderr, flush=True)
     table.transactions.append(actions, "label", {"rows": clips})
-    table.add_shards(known)
+    table.added_shards.add(known)
+    table.added_shards.merge()
     table.release()
 
 

@@ -26,7 +26,8 @@ from jobs.reports.arguments import add_table_arguments, open_table
 from jobs.reports.prints import Prints
 from jobs.table.lease import NOTE
 from jobs.table.schema import ADDED_LATER, IDENTITY, OUTCOME, RUN, in_schema
-from jobs.table.table import DATA_FILE, SHARDS_FILE, Table
+from jobs.table.shards import DamagedShards, read_shards
+from jobs.table.table import DATA_FILE, Table
 
 PROGRESS_EVERY_S = 10.0
 BATCH_ROWS = 16_384
@@ -344,12 +345,11 @@ def _note_older_rows(older: int, report: Report) -> None:
 
 def _check_shards(table: Table, report: Report) -> None:
     try:
-        table.shards(strict=True)
-    except (OSError, KeyError, pa.ArrowException) as error:
+        read_shards(table.storage, strict=True)
+    except DamagedShards as error:
         report.faults.append(
-            f"shards.parquet: expected how many clips each shard holds, found: "
-            f"{_first_line(error)}: remove {table.path}/{SHARDS_FILE}: the next run then reads its "
-            "shards again, and writes it anew"
+            f"{table.path}/{error.name}: expected how many clips each shard holds, found: {_first_line(error)}: "
+            "remove it: the next run then reads its shards again, and writes it anew"
         )
 
 

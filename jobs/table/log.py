@@ -16,6 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +33,8 @@ from jobs.table.storage import Storage
 APP = "earmark"
 # In a row group: readers decode all of one at once, so this bounds their memory.
 ROWS_AT_ONCE = 32_768
+FILE_BYTES, SMALL_FILE_BYTES = 256 << 20, 16 << 20  # of compacted data files, see `size_to_merge`
+COMPACTION_STEP = timedelta(minutes=1)
 WRITER = WriterProperties(compression="ZSTD", max_row_group_size=ROWS_AT_ONCE)
 
 
@@ -199,10 +202,19 @@ class Transactions:
         self.log.refresh()
 
     def compact(self) -> None:
-        """Merge small data files. This transaction has no number, as delta-rs drops it; the log's own
+        """Merge small data files. These transactions have no number, as delta-rs drops it; the log's own
         conflict check is enough, because compaction changes no rows."""
-        optimize = self.log.delta.optimize
-        self.insist(lambda: optimize.compact(writer_properties=WRITER), lambda: False)
+        sizes = [file["size_bytes"] for file in self.log.files().values()]
+        size = size_to_merge(sizes)
+        if sum(one <= size for one in sizes) < 2:
+            return
+        compact = partial(
+            self.log.delta.optimize.compact,
+            target_size=size,
+            min_commit_interval=COMPACTION_STEP,  # what is merged stays, if the run is killed
+            writer_properties=WRITER,
+        )
+        self.insist(compact, lambda: False)
 
     def insist(self, step: Callable[[], object], is_done: Callable[[], bool]) -> None:
         """Run a step on the log, repeatedly if the storage fails.
@@ -223,6 +235,18 @@ class Transactions:
                     path = self.log.storage.path
                     raise OSError(f"can't write to {path}: {_causes(error)}") from error
                 time.sleep(wait_s)
+
+
+def size_to_merge(sizes: Sequence[int]) -> int:
+    """The size in bytes up to which a table's files are merged, into files of about this size.
+
+    Small files always are. Larger ones only once there is enough of those that are below a quarter of
+    a full one. So a run that adds little writes little, and however many runs come, each row is written
+    few times.
+    """
+    enough = FILE_BYTES // 4
+    is_enough = sum(size for size in sizes if size < enough) >= enough
+    return FILE_BYTES if is_enough else SMALL_FILE_BYTES
 
 
 def delta_fields(schema: pa.Schema) -> list[Field]:

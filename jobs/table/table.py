@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset
-import pyarrow.parquet as pq
 from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction
 
@@ -24,7 +23,8 @@ from jobs.table.lease import Holder, Lease, TableInUse, holder_of, in_use, watch
 from jobs.table.log import Log, Transactions, arrow_types, can_grow, create_log, delta_fields
 from jobs.table.outcome import without_failures
 from jobs.table.rewrite import LOOKUPS_AT_ONCE, Rewriter, add, remove
-from jobs.table.schema import SHARDS, TableMismatch, columns_by_task
+from jobs.table.schema import TableMismatch, columns_by_task
+from jobs.table.shards import AddedShards, read_shards
 from jobs.table.storage import Storage
 
 # Tells `datasets.load_dataset(folder)` which files are data: it takes the log's for that as well. Its
@@ -36,7 +36,6 @@ DATASETS = """configs:
   data_files: "*.parquet"
   version: 1.0.{version}
 """
-SHARDS_FILE = "_earmark/shards.parquet"
 NOTE_DELAY_S = 1.0  # at most, between taking the table and writing the holder's note
 LAST_WRITES_S = 3.0  # how long workers that are being stopped may still write, after each write
 # Data files, including unfinished ones: Earmark's begin with a dot, delta-rs's end in #1.
@@ -131,32 +130,9 @@ class Table:
         """The run that holds the table."""
         return holder_of(self.storage)
 
-    def shards(self, *, strict: bool = False) -> dict[str, Shard]:
-        """The shards that runs have read to the end, by source.
-
-        Empty if the file is missing or damaged; if `strict`, damage raises pa.ArrowException,
-        OSError or KeyError.
-        """
-        try:
-            content = self.storage.read(SHARDS_FILE)
-        except FileNotFoundError:
-            return {}
-        try:
-            known = pq.read_table(pa.BufferReader(content))
-            if "digest" not in known.column_names:  # as earlier versions wrote it
-                known = known.append_column("digest", pa.array([""] * len(known)))
-                kept = pa.array([[]] * len(known), SHARDS.field("kept").type)
-                known = known.append_column("kept", kept)
-            known = known.select(SHARDS.names).cast(SHARDS)
-        except (pa.ArrowException, OSError, KeyError):  # OSError: Arrow's, for content in memory
-            if strict:
-                raise
-            return {}
-        rows = known.drop_null().select(SHARDS.names).to_pydict().values()
-        return {
-            source: Shard(version, clips, tuple(kept), digest)
-            for source, version, clips, kept, digest in zip(*rows, strict=True)
-        }
+    def shards(self) -> dict[str, Shard]:
+        """The shards that runs have read to the end, by source."""
+        return read_shards(self.storage)
 
     def is_tidy(self, retain_h: float = 0.0) -> bool:
         """Whether a plain reader of the folder's Parquet files sees exactly the committed rows, and
@@ -265,6 +241,7 @@ class HeldTable(Table):
         self.run_id = transactions.run_id
         self.transactions, self.lease = transactions, lease
         self.rewriter = Rewriter(self.storage, self.log, self.run_id)
+        self.added_shards = AddedShards(self.storage, self.run_id)
 
     def adapt(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
         """Add columns and fields of structs, and replace the settings. Raises TableMismatch for a
@@ -308,7 +285,7 @@ class HeldTable(Table):
             self.transactions.append(actions, "relabel" if old else "label", note)
             self.rewriter.labelled([file["path"] for file in files])
         if shards:
-            self.add_shards(
+            self.added_shards.add(
                 {
                     shard["source"]: Shard(
                         shard["source_version"], shard["clips"], shard["kept"], shard["digest"]
@@ -354,41 +331,26 @@ class HeldTable(Table):
                     "has to be the same storage on every node"
                 )
 
-    def add_shards(self, shards: Mapping[str, Shard]) -> None:
-        """Add shards that this run has read to the end to those that `shards` returns."""
-        rows = [
-            {
-                "source": source,
-                "source_version": shard.version,
-                "clips": shard.clips,
-                "kept": list(shard.kept),
-                "digest": shard.digest,
-            }
-            for source, shard in {**self.shards(), **shards}.items()
-        ]
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.Table.from_pylist(rows, schema=SHARDS), sink, compression="zstd")
-        self.storage.write(SHARDS_FILE, sink.getvalue())
-
     def keep_report(self, report: Mapping[str, Any]) -> None:
         """Store a run's report, as JSON in a folder that readers of the table ignore."""
         content = json.dumps(report, indent=1, default=str, ensure_ascii=False).encode()
         self.storage.write(f"_runs/{report['run_id']}.json", content)
 
-    def tidy(self, retain_h: float = 0.0) -> None:
-        """Give all data files the table's schema, compact small ones, and remove those that the log
+    def tidy(self, retain_h: float = 0.0, *, compact: bool = True) -> None:
+        """Give all data files the table's schema, merge small ones, and remove those that the log
         does not name, nor named in the last `retain_h` hours."""
         self.transactions.check()
         for name in self.rewriter.different():
             added, _ = self.rewriter.rewritten(name)
             self.transactions.append([remove(name), *added], "conform", {"rows": 0})
-        if len(self.log.names()) > 1:
+        if compact:
             self.transactions.compact()
         # Not `vacuum`, which keeps hidden files and, with `full=True`, removes foreign files.
         # The names are listed while this run certainly holds the table: if this process is
         # suspended now and another run takes over, its files are not among them.
         names = self.storage.names()
         self.transactions.check()
+        self.added_shards.merge()
         for name in self.leftovers(names, retain_h):
             with contextlib.suppress(FileNotFoundError):
                 self.storage.remove(name)

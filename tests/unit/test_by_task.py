@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from faults import TASK, Work, assert_exact, assert_unchanged, run
+from plans import in_memory
 from tables import as_before, existing, held
 
 from audio_ops.label import put
@@ -32,7 +33,6 @@ from jobs.reports.verify import verify
 from jobs.sources import PLACE, Listing
 from jobs.table.rewrite import MIN_PIECE_ROWS
 from jobs.workers.kept import due_of
-from tests.helpers.plans import in_memory
 
 
 @pytest.fixture

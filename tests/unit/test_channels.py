@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from plans import in_memory, with_known
 from sounds import encode, noise, tone
 
 from audio_ops.errors import ClipError
@@ -25,7 +26,6 @@ from jobs.recordings import WholeRecordings
 from jobs.sources import load_source
 from jobs.workers.kept import without_kept
 from jobs.workers.read import ReadSettings, SandboxWork, prepared
-from tests.helpers.plans import in_memory, with_known
 
 RATE = 16_000
 LEFT, RIGHT = tone(1, RATE)[0], noise(1, RATE)[0]

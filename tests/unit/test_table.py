@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from jobs.clips import Shard
 from jobs.committed import committed
 from jobs.due import Wanted
 from jobs.fingerprints import LAYOUT
+from jobs.table.log import FILE_BYTES, SMALL_FILE_BYTES, size_to_merge
 from jobs.table.schema import (
     ADDED_LATER,
     CHANGE,
@@ -398,7 +400,8 @@ def test_every_commit_says_which_run_made_it_and_what_for(tmp_path: Path) -> Non
 @pytest.mark.parametrize("damage", ["empty", "cut", "spoilt", "other columns"])
 def test_what_is_known_of_shards_may_be_damaged(tmp_path: Path, damage: str) -> None:
     table = opened(tmp_path)
-    table.add_shards({"a.tar": Shard("1", 5, ("kept",), "d")})
+    table.added_shards.add({"a.tar": Shard("1", 5, ("kept",), "d")})
+    table.added_shards.merge()
     path = tmp_path / "table" / "_earmark" / "shards.parquet"
     content = path.read_bytes()
     if damage == "other columns":
@@ -408,9 +411,30 @@ def test_what_is_known_of_shards_may_be_damaged(tmp_path: Path, damage: str) -> 
         path.write_bytes({"empty": b"", "cut": content[:-9], "spoilt": spoilt}[damage])
     assert table.shards() == {}
     other = {"b.tar": Shard("1", 6, (), "e")}
-    table.add_shards(other)
+    table.added_shards.add(other)
     assert table.shards() == other
     table.release()
+
+
+def test_commits_write_few_shards_and_the_end_of_the_run_one_file(tmp_path: Path) -> None:
+    """Whatever the number of shards: a file of all of them would be written again at each commit."""
+    folder = tmp_path / "table" / "_earmark"
+    shards = {f"{n:04}.tar": Shard("1", n, (), f"{n:032x}") for n in range(2500)}
+    table = opened(tmp_path)
+    names = list(shards)
+    for start in range(0, len(names), 400):
+        table.added_shards.add({name: shards[name] for name in names[start : start + 400]})
+    sizes = [len(pq.read_table(file)) for file in sorted(folder.glob("shards-*"))]
+    assert sizes == [1200, 1200, 100] and table.shards() == shards
+    newer = {names[0]: Shard("2", 9, (), "f")}  # by a run that comes after this one was killed
+    table.release()
+    later = held(folder.parent, "run-2", table_schema(TASKS, KEPT), SETTINGS)
+    later.added_shards.add(newer)
+    assert later.shards() == shards | newer
+    later.tidy()
+    later.release()
+    assert [file.name for file in folder.glob("shards*")] == ["shards.parquet"]
+    assert later.shards() == shards | newer
 
 
 def narrowed(type_: pa.DataType, without: str) -> pa.DataType:
@@ -450,3 +474,41 @@ def test_a_column_of_structs_loses_no_fields(tmp_path: Path, lost: str) -> None:
     fewer = new.set(place, pa.field("kind_segments", narrowed(new.field(place).type, without=lost)))
     with pytest.raises(TableMismatch, match="has other types in kind_segments"):
         opened(tmp_path, fewer, settings={"label_version": 2})
+
+
+@pytest.mark.parametrize("added_mb", [0.01, 1, 30, 300])
+def test_each_row_is_written_few_times_however_many_runs_come(added_mb: float) -> None:
+    """By the sizes of a table's files alone, of which neighbours are merged that fit into one."""
+    files: list[int] = []
+    written, added = 0, int(added_mb * 2**20)
+    for _ in range(400):
+        size = size_to_merge([*files, added])
+        groups: list[list[int]] = [[]]
+        for file in sorted([*files, added]):
+            if file > size or sum(groups[-1]) + file > size:
+                groups.append([])
+            groups[-1].append(file)
+        files = [sum(group) for group in groups if group]
+        written += sum(sum(group) for group in groups if len(group) > 1)
+    assert sum(files) == 400 * added
+    assert written <= 6 * sum(files) + 400 * SMALL_FILE_BYTES
+    assert len(files) <= 4 * sum(files) / FILE_BYTES + 6
+
+
+def test_a_run_that_adds_little_leaves_a_large_file_alone(tmp_path: Path) -> None:
+    table = opened(tmp_path)
+    noise = pa.array([random.Random(n).randbytes(600_000).hex() for n in range(30)])
+    big = labelled({f"big {n}": None for n in range(30)})
+    at = big.schema.get_field_index("member")
+    table.commit(written(table, big.set_column(at, "member", noise)))
+    table.tidy()
+    [large] = table.log.names()
+    assert (tmp_path / "table" / large).stat().st_size > SMALL_FILE_BYTES
+    for n in range(3):
+        table.commit(written(table, labelled({f"{n}": None})))
+    table.tidy(compact=False)
+    assert len(table.log.names()) == 4
+    table.tidy()
+    assert large in table.log.names() and len(table.log.names()) == 2
+    assert len(by_id(table)) == 33
+    table.release()
