@@ -1,7 +1,7 @@
 """`make bench`: Earmark compared with its peers, on the same clips and in alternation.
 
-    python -m jobs.bench [ROW ...] [--data FOLDER] [--hours H] [--clips N] [--rounds 3]
-                         [--ways TEXT ...] [--markdown FILE]
+    python -m jobs.bench [ROW ...] [--data FOLDER] [--hours H] [--clips N] [--table-rows N]
+                         [--rounds 3] [--ways TEXT ...] [--markdown FILE]
 
 Earmark and each peer run in separate processes, whose wall time, CPU time and memory (including all
 descendants) are measured from outside; the processes report when their models were loaded. Figures
@@ -52,6 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hours", type=float, help="of audio: the data is repeated (once)")
     parser.add_argument(
         "--clips", type=int, default=32, help="evenly spaced in the data, 0 for all (32)"
+    )
+    parser.add_argument(
+        "--table-rows",
+        type=int,
+        default=10_000_000,
+        help="of planning's table of tars (10 million)",
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(

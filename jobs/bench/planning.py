@@ -1,103 +1,66 @@
-"""Runs with nothing to do, and plans of a million clips."""
+"""Runs over tables of millions of clips: with nothing to do, with one new tar, with all to do."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import yaml
 
-from jobs.bench.measure import measured
-from jobs.bench.report import COST, cost, show, target
-from jobs.bench.ways import job, nothing
+from jobs.bench.big_table import big_table
+from jobs.bench.measure import Took
+from jobs.bench.report import COST, cost, show, shown, target
+from jobs.bench.ways import first_row_s, run_job
+
+FILES = 1_000_000
+STOP_AFTER = "40s"  # of a run with all to do
 
 
 def planning(options: argparse.Namespace) -> None:
-    """A run that has nothing to do, and a plan of a million clips."""
+    """A table of files and one of tars, each with all of its clips labelled."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        audio = committed(folder, 100_000)
-        took = job(folder, audio, nothing()).took
-        rows.append(cost("nothing new to do, 100,000 committed clips", took))
-        target("nothing new to do, 100,000 clips", took.wall_s, 5.0, at_most=True, unit="s")
-    took = measured(
-        [sys.executable, "-c", "from jobs.bench.planning import plan_a_million; plan_a_million()"]
-    )
-    rows.append(cost("plan: 1,000,000 found, 1,000,000 committed", took))
-    target("plan of 1,000,000 clips", took.wall_s, 30.0, at_most=True, unit="s")
-    target(
-        "plan of 1,000,000 clips, memory", took.peak_bytes / 2**30, 1.0, at_most=True, unit="GiB"
-    )
-    show("Planning", ["what", *COST], rows)
+        config = big_table(Path(name), "files", FILES)
+        took = run_job(config)
+        rows.append([*cost(f"{FILES:,} files, all done", took), ""])
+        _targets("1 million files, all done", took, 5, 0.5)
+    clips = options.table_rows
+    with tempfile.TemporaryDirectory() as name:
+        config = big_table(Path(name), "webdataset", clips)
+        what = f"{clips:,} clips in {clips // 1000:,} tars"
+        took = run_job(config)
+        rows.append([*cost(f"{what}, all done", took), ""])
+        _targets(f"{what}, all done", took, 3e-6 * clips, 1)
+        _new_tar(config)
+        took = run_job(config)
+        rows.append([*cost(f"{what}, and a new one", took), _first_row(config, took)])
+        _targets(f"{what}, and a new one", took, 20 + 1e-6 * clips, 3)
+        took = run_job(_changed(config), "--relabel", "--max-runtime", STOP_AFTER)
+        rows.append([*cost(f"{what}, all to do, for {STOP_AFTER}", took), _first_row(config, took)])
+    show("Large tables", ["what", *COST, "first row s"], rows)
 
 
-def committed(folder: Path, count: int) -> dict[str, Any]:
-    """The `input` of a config: `count` files in `folder`, for which a table there has labels."""
-    from audio_ops.schemas import TASK_FAILURE, failure_column
-    from jobs.committed import NOTHING_COMMITTED
-    from jobs.config_file import load_config
-    from jobs.fingerprints import fingerprints, settings
-    from jobs.plan import plan
-    from jobs.preflight import find_models
-    from jobs.sources import load_source
-    from jobs.table.schema import CHANGE, RUN, SHARD_END, label_columns, table_schema
-    from jobs.table.storage import Storage
-    from jobs.table.table import hold
-    from jobs.table.write import WriteSettings, write_rows
-
-    (folder / "audio").mkdir()
-    for number in range(count):
-        (folder / "audio" / f"{number:06}.wav").touch()
-    audio = {"path": str(folder / "audio"), "format": "files"}
-    output = {"path": str(folder / "table")}
-    file = folder / "committed.yaml"
-    file.write_text(yaml.safe_dump({"input": audio, "tasks": {"it": nothing()}, "output": output}))
-    config = load_config(str(file), ())
-    labels = settings(config, find_models(config, str(file)))
-    schema = table_schema(config.tasks, pa.schema([]))
-    found = load_source("files").find(config.input, lambda _: None, pa.schema([]))
-    todo = plan(found, NOTHING_COMMITTED).todo
-    failure = pa.field(failure_column("it"), TASK_FAILURE)
-    for field in (*schema, failure, *CHANGE, pa.field("shard_end", SHARD_END)):
-        if field.name not in (*todo.column_names, "status", *RUN.names):
-            todo = todo.append_column(field, pa.nulls(len(todo), field.type))
-    table = hold(Storage(config.output.path), "made", schema, labels, {})
-    tasks = label_columns(schema, ["it"])
-    write = WriteSettings(schema, tasks, table.path, {}, "made", fingerprints(labels))
-    for at in range(0, count, 25_000):
-        table.commit(write_rows(todo.slice(at, 25_000), write).to_pylist())
-    table.tidy()
-    table.release()
-    return audio
+def _targets(what: str, took: Took, wall_s: float, memory_gib: float) -> None:
+    target(what, took.wall_s, wall_s, at_most=True, unit="s")
+    memory = took.own_peak_bytes / 2**30
+    target(f"{what}, memory of the driver", memory, memory_gib, at_most=True, unit="GiB")
 
 
-def plan_a_million() -> None:
-    """Plan a run whose clips are all committed."""
-    from jobs.clips import clip_ids
-    from jobs.committed import COMMITTED, Committed
-    from jobs.plan import plan
-    from jobs.sources import PLACE, Listing
+def _new_tar(config: Path) -> None:
+    tar = next((config.parent / "audio").rglob("*.tar"))
+    new = config.parent / "audio" / "new.tar"
+    new.write_bytes(tar.read_bytes())
 
-    count = 1_000_000
-    columns = {
-        "source": [f"s3://bucket/speech/{n % 1000:03}/{n:09}.wav" for n in range(count)],
-        "source_version": [f"{n}-1700000000" for n in range(count)],
-        "offset_s": np.zeros(count),
-    }
-    found = pa.table(
-        [columns.get(field.name, pa.nulls(count, field.type)) for field in PLACE], schema=PLACE
-    )
-    done = found.add_column(0, "clip_id", clip_ids(found))
-    done = done.append_column("status", pa.array(["ok"] * count))
-    for name, value in (("due", 0), ("file", 0), ("row", 0)):
-        done = done.append_column(name, pa.array(np.full(count, value)))
-    for name in ("channel", "channels"):
-        done = done.append_column(name, pa.nulls(count))
-    done = Committed(done.select(COMMITTED.names).cast(COMMITTED))
-    assert plan(Listing(found), done).done == count
+
+def _changed(config: Path) -> Path:
+    """The config with an option that changes every label."""
+    document = yaml.safe_load(config.read_text())
+    document["tasks"]["it"]["top_k"] = 2
+    changed = config.with_name("changed.yaml")
+    changed.write_text(yaml.safe_dump(document))
+    return changed
+
+
+def _first_row(config: Path, took: Took) -> str:
+    return shown(first_row_s(config.parent / "table", took), ".1f")

@@ -104,20 +104,30 @@ def job(folder: Path, audio: Mapping[str, Any], task: Mapping[str, Any]) -> Outc
     }
     (folder / "job.yaml").write_text(yaml.safe_dump(config))
     summary = folder / "summary.json"
-    command = ["-m", "jobs.label", str(folder / "job.yaml"), "--summary", str(summary)]
-    took = measured([sys.executable, *command], env=_environment())
+    took = run_job(folder / "job.yaml", "--summary", str(summary))
     found = json.loads(summary.read_text())
     model = (found["models"] or {}).get("it", {})
-    commits = sorted((folder / "table" / "_delta_log").glob("*.json"))
-    labelled = next((path for path in commits if '"add"' in path.read_text()), None)
     return Outcome(
         found["audio_hours"] * 3600,
         took,
         model.get("ready_after_s"),
         model.get("times_real_time"),
-        first_row_s=labelled.stat().st_mtime - took.began if labelled else None,
+        first_row_s(folder / "table", took),
         padding=model.get("padding"),
     )
+
+
+def run_job(config: Path, *arguments: str) -> Took:
+    """`earmark run` with a config."""
+    command = [sys.executable, "-m", "jobs.label", str(config), *arguments]
+    return measured(command, env=_environment())
+
+
+def first_row_s(table: Path, took: Took) -> float | None:
+    """The seconds until a run first committed labels; None if it did not."""
+    commits = sorted((table / "_delta_log").glob("*.json"))
+    times = (path.stat().st_mtime for path in commits if '"add"' in path.read_text())
+    return next((time - took.began for time in times if time > took.began), None)
 
 
 def _environment() -> dict[str, str]:
