@@ -5,6 +5,7 @@ The only place with defaults, but for those of one task, which stand in the task
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
@@ -17,6 +18,9 @@ from jobs.input import Input, Section
 
 # The stores that both fsspec and delta-rs write to.
 STORES = ("file", "local", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+
+
+KIND = re.compile(r"CPU|GPU|accelerator_type:\S+")  # of machines
 
 
 class ConfigError(Exception):
@@ -196,11 +200,27 @@ class Resources(Section):
     object_store_mb: Annotated[int, Field(ge=80)] | None = None
     """Size of Ray's object store, which holds that sound, if the run starts Ray itself; by default
     30 % of the machine's memory."""
+    price_per_hour: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict
+    )
+    """What machines cost, by kind: `GPU` is the price of a machine with GPUs, divided by their number,
+    `accelerator_type:L4` that of one with GPUs of the type that Ray calls so, and `CPU` is the price of
+    a machine without GPUs, divided by its CPUs. Of spot machines it is what they cost you on average."""
     commit_every_s: Annotated[float, Field(ge=0)] = 5.0
     """Shortest time between two commits."""
     stalled_after_s: Annotated[float, Field(gt=0)] = 2 * 3600.0
     """A run in which no stage takes or hands on a block for so long ends with exit code 1 and names
     what it waits for. Choose more than the longest clip takes."""
+
+    @field_validator("price_per_hour")
+    @classmethod
+    def _known_kinds(cls, prices: dict[str, float]) -> dict[str, float]:
+        if unknown := [kind for kind in prices if not KIND.fullmatch(kind)]:
+            raise ValueError(
+                "expected CPU, GPU or a type that Ray knows, such as accelerator_type:L4, found "
+                f"{', '.join(unknown)}"
+            )
+        return prices
 
 
 class Drift(Section):

@@ -99,6 +99,7 @@ def _urls_with_credentials(raw: dict[str, Any]) -> Iterator[str]:
     named = {
         "input.path": sections.get("input", {}).get("path"),
         "input.audio_root": sections.get("input", {}).get("audio_root"),
+        "input.inventory": sections.get("input", {}).get("inventory"),
         "input.manifest": sections.get("input", {}).get("manifest"),
         "input.audio_allow": sections.get("input", {}).get("audio_allow"),
         "output.path": sections.get("output", {}).get("path"),

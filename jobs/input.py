@@ -47,6 +47,10 @@ class Input(Section):
     manifest: str | tuple[str, ...] | None = None
     """Lists of the members of tars, JSON lines of NeMo or cuts of Lhotse: their columns are the
     clips'. By default `tarred_audio_manifest.json`, or the `cuts.*.jsonl.gz` of a Shar, beside the tars."""
+    inventory: str | None = None
+    """An S3 Inventory, which stands for a listing of the bucket: its `manifest.json`, the folder of
+    its configuration (its newest one counts), or one Parquet file. `path` then names folders or files
+    of that bucket."""
     audio_root: str | None = None
     """The folder that paths in a manifest or a Parquet file are relative to. By default that of the
     file itself."""

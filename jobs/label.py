@@ -177,7 +177,8 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
                     )
                 summary.worked(end_ledger(ledger))
                 if run.sample:
-                    summary.whole(rows_of_all, shares, shares_of_whole(run.config))
+                    prices = run.config.resources.price_per_hour
+                    summary.whole(rows_of_all, shares, shares_of_whole(run.config), prices)
         console.progress("compacting the table")
         held.tidy(retain_h, compact=run.config.output.compact == "auto")
     finally:

@@ -77,7 +77,8 @@ def lines(whole: Mapping[str, Any]) -> list[str]:
         speed, seconds = one["times_real_time"], one["seconds"]
         shown.append(f"  {task}: about {speed:,.1f}× real time, {clock(seconds)}")
     if whole["seconds"] is not None:
-        shown.append(f"labelling it on this cluster takes about {clock(whole['seconds'])}")
+        costs = "" if whole["cost"] is None else f" and costs about {whole['cost']:,.2f}"
+        shown.append(f"labelling it on this cluster takes about {clock(whole['seconds'])}{costs}")
     return shown
 
 

@@ -30,6 +30,7 @@ from jobs.fingerprints import changes
 from jobs.plan import Plan
 from jobs.planning import find_clips, left_to_do, refuse_nothing
 from jobs.preflight import Run, preflight
+from jobs.prices import cost, price_per_hour
 from jobs.progress import clock
 from jobs.ray_address import ray_address
 from jobs.ray_compat import cpu_quota, first_line
@@ -60,7 +61,7 @@ def forecast(config_path: str, overrides: list[str], **options: Any) -> dict[str
 
     `seconds`, of each task and of the whole, are those that its models took in earlier runs of this
     table for so much sound; None if there was none. Clips of unknown length count like the table's
-    mean.
+    mean. `cost` is that of the whole on the machines of the run whose speed decides.
     """
     document: dict[str, Any] = {"config": config_path, "refused": [], "notes": [], "exit_code": OK}
     try:
@@ -76,6 +77,7 @@ def forecast(config_path: str, overrides: list[str], **options: Any) -> dict[str
             except TableMismatch as error:  # and what would be due if it were not refused
                 document["refused"] += str(error).split("\n")
         document |= _work(run, table, document["notes"])
+        document["cost"] = _cost(document, table, config.resources.price_per_hour)
     except (ConfigError, CannotRun, TableMismatch) as error:
         document["refused"] += str(error).split("\n")
     document["exit_code"] = BAD_CONFIG if document["refused"] else OK
@@ -191,17 +193,46 @@ def _count_clips(tasks: Mapping[str, _Task], todo: pa.Table, has_row: np.ndarray
 def _speeds(table: Table, tasks: list[str]) -> dict[str, float]:
     """How many times faster than real time each task's models were together in its newest run."""
     speeds: dict[str, float] = {}
-    names = sorted(table.storage.sizes("_runs"), reverse=True)
-    for name in names[:SUMMARIES]:
+    for found, _ in _earlier_runs(table):
+        speeds = {**found, **speeds}
         if speeds.keys() >= set(tasks):
             break
+    return speeds
+
+
+def _earlier_runs(table: Table) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
+    """The speeds of the tasks' models, and the machines by kind, of the newest runs."""
+    names = sorted(table.storage.sizes("_runs"), reverse=True)
+    for name in names[:SUMMARIES]:
         try:
-            models = json.loads(table.storage.read(f"_runs/{name}")).get("models") or {}
-            found = {task: float(model["times_real_time"]) for task, model in models.items()}
+            summary = json.loads(table.storage.read(f"_runs/{name}"))
+            models = (summary.get("models") or {}).items()
+            speeds = {task: float(model["times_real_time"]) for task, model in models}
+            machines = summary.get("machines") or {}
+            counts = {str(kind): float(count) for kind, count in machines.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        speeds = {**{task: speed for task, speed in found.items() if speed > 0}, **speeds}
-    return speeds
+        yield {task: speed for task, speed in speeds.items() if speed > 0}, counts
+
+
+def _cost(
+    document: Mapping[str, Any], table: Table | None, prices: Mapping[str, float]
+) -> float | None:
+    """The cost of the whole on the machines with which its slowest task ran last; None if the time or
+    a price is not known, with a note if there are prices."""
+    if table is None or not prices or document["seconds"] is None:
+        return None
+    slowest = max(document["tasks"], key=lambda task: document["tasks"][task]["seconds"])
+    runs = _earlier_runs(table)
+    machines = next((machines for speeds, machines in runs if slowest in speeds), {})
+    found = cost(document["seconds"], price_per_hour(machines, prices))
+    if found is None:
+        kinds = ", ".join(machines) or "machines that its summary does not name"
+        document["notes"].append(
+            f"no cost: the last run of {slowest} had {kinds}; resources.price_per_hour has "
+            f"{', '.join(prices)}"
+        )
+    return found
 
 
 def _refuse_machine(config: Config, tasks: list[str], notes: list[str]) -> None:
@@ -248,7 +279,8 @@ def lines(document: Mapping[str, Any]) -> Iterator[str]:
             yield f"  {name}: {task['clips']:,} clips{f' ({why})' if why else ''}"
             yield f"    {_length(task, document)}"
         if document["seconds"] is not None:
-            yield f"about {clock(document['seconds'])}, at the speed of earlier runs"
+            costs = "" if document["cost"] is None else f" and {document['cost']:,.2f}"
+            yield f"about {clock(document['seconds'])}{costs}, at the speed of earlier runs"
     if document["refused"]:
         yield "the run would be refused:"
         yield from (f"  {line}" for line in document["refused"])

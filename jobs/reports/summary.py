@@ -19,10 +19,11 @@ from jobs.config import Config
 from jobs.console import Console
 from jobs.input import Input
 from jobs.plan import Plan
+from jobs.prices import cost, machines, price_per_hour
 from jobs.progress import Progress
 from jobs.reports.drift import beyond, statistics
 from jobs.reports.evaluate import evaluate, lines
-from jobs.resources import Shares
+from jobs.resources import Shares, nodes_now
 from jobs.sample import whole_of
 from jobs.sources._paths import absolute
 from jobs.table.table import HeldTable
@@ -59,6 +60,7 @@ class Summary:
             "input": None,
             "tasks": None,
             "models": None,
+            "machines": None,
             "drift": [],
             "references": None,
             "whole": None,
@@ -81,16 +83,22 @@ class Summary:
     def worked(self, work: Mapping[str, Sequence[ActorWork]]) -> None:
         """Add the work of each task's models: the seconds until the first one was loaded, the seconds of
         sound that they received and the fraction of padding, and the sum of the actors' speeds,
-        each from its first clip to its last, in multiples of real time."""
+        each from its first clip to its last, in multiples of real time; and the machines of the
+        cluster, by kind."""
+        self.document["machines"] = machines(nodes_now())
         self.document["models"] = {
             task: _models(actors, self.started_at) for task, actors in work.items()
         }
 
-    def whole(self, rows: int, shares: Shares, full: Shares) -> None:
+    def whole(self, rows: int, shares: Shares, full: Shares, prices: Mapping[str, float]) -> None:
         """Add what labelling all `rows` of the input takes, from the run over a sample of them."""
         if self.progress is not None:
             models = self.document["models"] or {}
-            self.document["whole"] = whole_of(rows, self.progress, models, shares, full)
+            whole = whole_of(rows, self.progress, models, shares, full)
+            if whole is not None:
+                hourly = price_per_hour(self.document["machines"] or {}, prices)
+                whole["cost"] = cost(whole["seconds"], hourly)
+            self.document["whole"] = whole
 
     def look_at(self, table: HeldTable, config: Config, console: Console) -> None:
         """Add the statistics and the evaluation of the run's committed rows, and print what is notable.
@@ -149,9 +157,11 @@ class Summary:
 
 
 def packaging(input: Input) -> dict[str, Any]:
-    """How an input is packaged: its keys without its path and options, in which secrets may be, and
+    """How an input is packaged: its keys without those that say where, and options, in which secrets may be, and
     without defaults. Paths are absolute."""
-    keys = input.model_dump(mode="json", exclude={"path", "storage_options"}, exclude_defaults=True)
+    keys = input.model_dump(
+        mode="json", exclude={"path", "inventory", "storage_options"}, exclude_defaults=True
+    )
     for name in ("manifest", "audio_root", "audio_allow"):
         if isinstance(value := keys.get(name), str):
             keys[name] = absolute(value)

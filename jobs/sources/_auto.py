@@ -93,8 +93,15 @@ def _by_kind(input: Input, output: str) -> dict[str, list[Found]]:
     ours = f"{absolute(output)}/"
     found = defaultdict[str, list[Found]](list)
     for path in input.paths:
-        search = Search(every, input.storage_options, lambda _: None, (".", "_delta_log"))
-        files = (file for file in walk(path, search) if not file.source.startswith(ours))
+        search = Search(
+            every,
+            input.storage_options,
+            lambda _: None,
+            (".", "_delta_log"),
+            inventory=input.inventory,
+        )
+        walked = walk(path, search, in_order=True)
+        files = (file for file in walked if not file.source.startswith(ours))
         for file in islice(files, MAX_FILES):
             name = file.source.lower()
             kind = next((kind for kind in suffixes if name.endswith(suffixes[kind])), "files")
@@ -139,7 +146,7 @@ def _tars_of(found: Found, input: Input) -> str | None:
     folder = folder_of(found.source)
     for tars in (f"{folder}/*.tar", f"{folder_of(folder)}/*.tar"):
         try:
-            next(walk(tars, Search((), input.storage_options, lambda _: None)))
+            next(walk(tars, Search((), input.storage_options, lambda _: None), in_order=True))
         except FileNotFoundError:
             continue
         return tars

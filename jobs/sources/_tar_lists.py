@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ from jobs.sources import BadInput
 from jobs.sources._entries import seconds
 from jobs.sources._lines import TextList
 from jobs.sources._paths import Found, as_text, exists, folder_of
-from jobs.sources._walk import Search, find_files
+from jobs.sources._walk import LOOKUPS_AT_ONCE, Search, find_files
 from jobs.sources.lhotse import columns_of, is_item
 from jobs.sources.manifest import path_of
 
@@ -88,25 +90,31 @@ class Members:
         return Part(values)
 
 
-def find_tar_lists(tars: Sequence[Found], input: Input) -> list[Found]:
+def find_tar_lists(tars: pa.ChunkedArray, input: Input) -> list[Found]:
     """The lists of `input.manifest`, or else those that lie beside the tars under their usual names."""
     options = input.storage_options
     if input.manifest:
         paths = [input.manifest] if isinstance(input.manifest, str) else input.manifest
         return find_files(paths, Search(SUFFIXES, options, lambda _: None))
-    lists: list[str] = []
-    for folder in dict.fromkeys(folder_of(tar.source) for tar in tars):
-        here = [tar.source for tar in tars if folder_of(tar.source) == folder]
+    is_shar: dict[str, bool] = {}  # by folder
+    for chunk in tars.chunks:
+        for tar in chunk.to_pylist():
+            folder = folder_of(tar)
+            is_shar[folder] = is_shar.get(folder, False) or "/recording." in tar
+
+    def beside(folder: str) -> list[str]:
         if exists(f"{folder}/{NEMO}", options):
-            lists.append(f"{folder}/{NEMO}")
-        elif any("/recording." in tar for tar in here):
+            return [f"{folder}/{NEMO}"]
+        found: list[Found] = []
+        if is_shar[folder]:
             pattern = f"{folder}/cuts.*.jsonl"
             for name in (pattern, f"{pattern}.gz"):
-                try:
-                    files = find_files([name], Search((), options, lambda _: None))
-                except FileNotFoundError:
-                    continue
-                lists += [file.source for file in files]
+                with suppress(FileNotFoundError):
+                    found += find_files([name], Search((), options, lambda _: None))
+        return [file.source for file in found]
+
+    with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as threads:
+        lists = [name for names in threads.map(beside, is_shar) for name in names]
     return find_files(lists, Search(SUFFIXES, options, lambda _: None))
 
 
@@ -123,7 +131,7 @@ def list_columns(lists: Sequence[Found], input: Input) -> list[str]:
 
 
 def entries_of_tars(
-    tars: Sequence[Found],
+    tars: Sequence[str],
     lists: Sequence[Found],
     input: Input,
     kept: pa.Schema,
@@ -131,7 +139,7 @@ def entries_of_tars(
 ) -> pa.Array:
     """The entries of each tar (`ENTRIES`). Raises BadInput if they fit none."""
     by_shard = defaultdict[tuple[str, int | None], list[dict[str, Any]]](list)
-    folders = {folder_of(tar.source) for tar in tars}
+    folders = {folder_of(tar) for tar in tars}
     for found in lists:
         folder = folder_of(found.source) if folder_of(found.source) in folders else ""
         bad = 0
@@ -150,14 +158,14 @@ def entries_of_tars(
     if by_shard and not any(entries):
         raise BadInput(
             f"input.manifest: expected entries of the tars by shard_id, found those of "
-            f"{sorted({str(shard) for _, shard in by_shard})[:8]} for tars such as {tars[0].source}"
+            f"{sorted({str(shard) for _, shard in by_shard})[:8]} for tars such as {tars[0]}"
         )
     return pa.array(entries, ENTRIES)
 
 
-def _of_tar(tar: Found, by_shard: dict[tuple[str, int | None], Any]) -> list[dict[str, Any]]:
-    number = _number(tar.source)
-    own = by_shard.get((folder_of(tar.source), number), [])
+def _of_tar(tar: str, by_shard: dict[tuple[str, int | None], Any]) -> list[dict[str, Any]]:
+    number = _number(tar)
+    own = by_shard.get((folder_of(tar), number), [])
     return own or by_shard.get(("", number), [])
 
 

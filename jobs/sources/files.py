@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from audio_ops.errors import ClipError
 from jobs.input import Input
 from jobs.sources import NO_COLUMNS, PLACE, Clip, Listing, pick
+from jobs.sources._inventory import read_inventory
 from jobs.sources._paths import open_file
-from jobs.sources._walk import Search, find_files
+from jobs.sources._walk import Search, file_table
 
 SHARDED = False
-OPTIONS = ("extensions",)
+OPTIONS = ("extensions", "inventory")
 COLUMNS = pa.schema(
     [
         ("folder", pa.string()),  # name of the folder that holds the file
@@ -24,6 +26,7 @@ COLUMNS = pa.schema(
         ("modified_at", pa.timestamp("us", "UTC")),
     ]
 )
+_IN_INVENTORIES = {"size_bytes": "size", "modified_at": "last_modified_date"}
 
 
 def suffixes(input: Input) -> tuple[str, ...]:
@@ -31,33 +34,48 @@ def suffixes(input: Input) -> tuple[str, ...]:
 
 
 def columns(input: Input, names: list[str]) -> pa.Schema:
+    if input.inventory is not None:
+        needed = [_IN_INVENTORIES[name] for name in names if name in _IN_INVENTORIES]
+        read_inventory(input.inventory, input.storage_options, needed)
     return pick(COLUMNS, names)
 
 
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
     """All files under the input's paths, sorted by name, each once, without hidden files and, in
     folders, without those that have none of the input's extensions."""
-    search = Search(suffixes(input), input.storage_options, warn)
-    files = find_files(input.paths, search)
-    sources = [file.source for file in files]
-    offered = {
-        "folder": [source.rsplit("/", 2)[-2] if "/" in source else "" for source in sources],
-        "file_name": [source.rsplit("/", 1)[-1] for source in sources],
-        "size_bytes": [file.size_bytes for file in files],
-        "modified_at": [
-            None if file.mtime_s is None else datetime.fromtimestamp(file.mtime_s, timezone.utc)
-            for file in files
-        ],
-    }
+    search = Search(suffixes(input), input.storage_options, warn, inventory=input.inventory)
+    files = file_table(input.paths, search)
     columns = {
-        "source": sources,
+        "source": files["source"],
         "member": pa.nulls(len(files), pa.string()),
-        "source_version": [file.version for file in files],
-        "offset_s": [0.0] * len(files),
-        **{name: offered[name] for name in kept.names},
+        "source_version": files["version"],
+        "offset_s": np.zeros(len(files)),
+        **{name: _OFFERED[name](files) for name in kept.names},
     }
     clips = pa.table(columns, schema=pa.schema([*PLACE, *kept]))
     return Listing(clips, passed_over=search.passed_over)
+
+
+def _part(files: pa.Table, pattern: str) -> pa.ChunkedArray:
+    """What a pattern's group `part` has of each file's path; empty if there is none."""
+    return pc.fill_null(pc.struct_field(pc.extract_regex(files["source"], pattern), "part"), "")
+
+
+def _times(files: pa.Table) -> pa.Array:
+    """Times of modification, rounded to microseconds as `datetime.fromtimestamp` does it."""
+    rest, whole = np.modf(files["mtime_s"].to_numpy())
+    is_unknown = np.isnan(whole)
+    microseconds = np.where(is_unknown, 0, whole * 1e6 + np.rint(rest * 1e6)).astype(np.int64)
+    return pa.array(microseconds, mask=is_unknown).cast(pa.timestamp("us", "UTC"))
+
+
+# The values of `COLUMNS`
+_OFFERED: Mapping[str, Callable[[pa.Table], pa.Array | pa.ChunkedArray]] = {
+    "folder": lambda files: _part(files, r"(?s)(?P<part>[^/]*)/[^/]*$"),
+    "file_name": lambda files: _part(files, r"(?s)(?P<part>[^/]*)$"),
+    "size_bytes": lambda files: files["size_bytes"],
+    "modified_at": _times,
+}
 
 
 def clips(

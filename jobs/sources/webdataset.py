@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from audio_ops.decode.formats import recognise
@@ -29,10 +30,10 @@ from jobs.sources._paths import as_text, open_file, parse_json
 from jobs.sources._tar import Archive, as_utf8, content_of, tar_errors
 from jobs.sources._tar_lists import Members, Part, entries_of_tars, find_tar_lists, list_columns
 from jobs.sources._unpack import unpacked
-from jobs.sources._walk import Search, extension, find_files, listed
+from jobs.sources._walk import Search, extension, file_table, listed
 
 SHARDED = True
-OPTIONS = ("extensions", "manifest", "max_clip_bytes")
+OPTIONS = ("extensions", "inventory", "manifest", "max_clip_bytes")
 SIDECARS = ("json", "txt", "cls")
 OFFERED = "key, txt, cls, json, json.FIELD"  # all text; json.a.b looks into json.a
 
@@ -52,9 +53,8 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
         if name not in ("key", *SIDECARS) and not (name.startswith("json.") and name[5:])
     ]
     if others:
-        tars = find_files(
-            input.paths, Search(suffixes(input), input.storage_options, lambda _: None)
-        )
+        search = _search(input, lambda _: None)
+        tars = file_table(input.paths, search)["source"]
         offered = list_columns(find_tar_lists(tars, input), input)
         for name in others:
             if name not in offered:
@@ -62,23 +62,28 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in names])
 
 
+def _search(input: Input, warn: Callable[[str], None]) -> Search:
+    return Search(suffixes(input), input.storage_options, warn, inventory=input.inventory)
+
+
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
     """All tars under the input's paths, and what lists say of their members."""
-    search = Search(suffixes(input), input.storage_options, warn)
-    files = find_files(input.paths, search)
+    search = _search(input, warn)
+    files = file_table(input.paths, search)
     columns = {
-        "source": [file.source for file in files],
+        "source": files["source"],
         "member": pa.nulls(len(files), pa.string()),
-        "source_version": [file.version for file in files],
-        "offset_s": [0.0] * len(files),
+        "source_version": files["version"],
+        "offset_s": np.zeros(len(files)),
     }
     clips = pa.table(columns, schema=PLACE)
-    if lists := find_tar_lists(files, input):
+    if lists := find_tar_lists(files["source"], input):
         for found in lists:
             search.passed_over[extension(found.source)] -= 1
         more = f" and {len(lists) - 1:,} more" if len(lists) > 1 else ""
         warn(f"columns of the tars' members come from {lists[0].source}{more}")
-        clips = clips.append_column("_entries", entries_of_tars(files, lists, input, kept, warn))
+        entries = entries_of_tars(files["source"].to_pylist(), lists, input, kept, warn)
+        clips = clips.append_column("_entries", entries)
     return Listing(clips, passed_over=+search.passed_over)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from s3 import S3
 
@@ -56,7 +57,7 @@ def flaky(
     Of each key with `spoils` in it the answer to the first PUT is always lost, and that to the
     first GET always cut short. The first PUT of a key with `pairs` in it waits for one of another
     (`paired` in the log), or in vain (`alone`). `denies` is a status and a part of keys: "403 clips/",
-    which is the answer to every request for them.
+    which is the answer to every request for them, listings included.
     """
     arguments = [s3.endpoint, str(log), str(share), str(seed), spoils, pairs, denies]
     with subprocess.Popen(
@@ -93,7 +94,7 @@ async def serve(
             fault = "cut" if request.method == "GET" else FAULTS[-1 - len(seen) % 2]
         lines.write(f"{fault}\n")
         status, _, denied = denies.partition(" ")
-        if denied and denied in request.path:
+        if denied and denied in unquote(request.raw_path):
             return web.Response(status=int(status), text=ERROR.format("AccessDenied"))
         if fault == "slow":
             await asyncio.sleep(SLOW_S)

@@ -27,10 +27,15 @@ def test_a_sample_is_spread_evenly_and_tells_what_the_whole_takes(
     job = Job(tmp_path, classifier)
     job.sounds(31, seconds=0.5)
     file = tmp_path / "summary.json"
-    result = job.run(sample=4, summary_file=str(file))
+    price = "resources.price_per_hour.CPU=1800"
+    result = job.run(price, sample=4, summary_file=str(file))
     assert result.code == 0, result.text
     assert numbers(job) == [0, 10, 20, 30] and not job.table.exists()
-    whole = json.loads(file.read_text())["whole"]
+    summary = json.loads(file.read_text())
+    whole = summary["whole"]
+    assert summary["machines"] == {"CPU": 2.0}
+    assert whole["cost"] == pytest.approx(whole["seconds"])  # of 2 CPUs at 0.50 a second
+    assert f" and costs about {whole['cost']:.2f}" in result.text
     assert whole["clips"] == 31 and whole["audio_hours"] == pytest.approx(31 * 0.5 / 3600)
     [task] = whole["tasks"].values()
     assert whole["seconds"] == task["seconds"] == pytest.approx(15.5 / task["times_real_time"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -21,6 +22,7 @@ from jobs.config_file import load_config
 from jobs.fingerprints import settings
 from jobs.planning import find_clips, left_to_do
 from jobs.preflight import find_models, preflight
+from jobs.prices import machines
 from jobs.reports.forecast import forecast, lines
 from jobs.table.schema import CHANGE, SHARD_END, label_columns
 from jobs.table.write import WriteSettings, write_rows
@@ -68,7 +70,9 @@ def label_all(job: Job, failed: str = "") -> None:
         fingerprints=run.wanted.fingerprints,
     )
     table.commit(write_rows(with_failures(clips, config.tasks), write).to_pylist())
-    table.keep_report({"run_id": "made", "models": {"kind": {"times_real_time": 3.0}}})
+    kinds = {"CPU": 4.0, "accelerator_type:L4": 2.0}
+    models = {"kind": {"times_real_time": 3.0}}
+    table.keep_report({"run_id": "made", "models": models, "machines": kinds})
     table.tidy()
     table.release()
 
@@ -170,6 +174,67 @@ def test_what_a_run_would_be_refused_for_is_told(job: Job) -> None:
     [line] = of(job, "resources.tasks.kind.num_cpus=4096")["refused"]
     assert "the models ask for 4,096 CPUs" in line or "4096 CPUs" in line
     assert of(job)["exit_code"] == 0
+
+
+@pytest.mark.parametrize(
+    ("prices", "hourly"),
+    [
+        ({"CPU": 0.05, "accelerator_type:L4": 1.0, "GPU": 9.0}, 2.2),
+        ({"CPU": 0.05, "GPU": 9.0}, 18.2),
+        ({"CPU": 0.0, "GPU": 0.0}, 0.0),
+        ({"CPU": 0.05, "accelerator_type:H100": 9.0}, None),
+        ({"GPU": 9.0}, None),
+        ({}, None),
+    ],
+)
+def test_a_plan_tells_what_it_costs(
+    job: Job, prices: dict[str, float], hourly: float | None
+) -> None:
+    job.write(resources={"price_per_hour": prices})
+    assert of(job)["cost"] is None  # of nothing
+    job.sound("new.wav", 300)
+    found = of(job)
+    text = "\n".join(lines(found))
+    if hourly is None:
+        assert found["cost"] is None and found["seconds"] and "about 0:00, at the speed" in text
+        assert ("no cost: the last run of kind had CPU, accelerator_type:L4" in text) == bool(
+            prices
+        )
+    else:
+        assert found["cost"] == pytest.approx(SECONDS / 3.0 / 3600 * hourly)
+        assert f"about 0:00 and {found['cost']:.2f}, at the speed of earlier runs" in text
+    kind = job.sections["tasks"]["kind"]
+    job.write(tasks={"kind": kind, "mood": dict(kind)})
+    assert of(job)["cost"] is None  # mood has never run
+    assert "no cost" not in "\n".join(lines(of(job)))
+
+
+@pytest.mark.parametrize(
+    ("price", "message"),
+    [
+        ({"GPU": -1}, "price_per_hour.GPU: expected greater than or equal to 0, found -1"),
+        ({"GPU": float("inf")}, "price_per_hour.GPU: expected a finite number"),
+        ({"g6.4xlarge": 1}, "price_per_hour: expected CPU, GPU or a type that Ray knows, such as"),
+        ({"gpu": 1}, "price_per_hour: expected CPU, GPU or a type .*, found gpu"),
+        ({"GPU": "much"}, "price_per_hour.GPU: expected a valid number"),
+        (3, "price_per_hour: expected a valid dictionary, found 3"),
+    ],
+)
+def test_prices_are_numbers_of_known_machines(job: Job, price: Any, message: str) -> None:
+    job.write(resources={"price_per_hour": price})
+    [line] = of(job)["refused"]
+    assert re.search(message, line)
+
+
+def test_machines_are_counted_by_kind() -> None:
+    nodes = [
+        {"CPU": 8.0, "memory": 1e9},
+        {"CPU": 16.0, "GPU": 1.0, "accelerator_type:L4": 1.0},
+        {"CPU": 48.0, "GPU": 4.0, "accelerator_type:L4": 1.0},
+        {"CPU": 4.0, "GPU": 2.0},
+        {"CPU": 0.0, "object_store_memory": 1e9},
+    ]
+    assert machines(nodes) == {"CPU": 8.0, "accelerator_type:L4": 5.0, "GPU": 2.0}
 
 
 WITHOUT = """
