@@ -6,11 +6,11 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset
@@ -26,6 +26,8 @@ from jobs.table.outcome import without_failures
 from jobs.table.rewrite import LOOKUPS_AT_ONCE, Rewriter, add, remove
 from jobs.table.schema import SHARDS, TableMismatch, columns_by_task
 from jobs.table.storage import Storage
+
+T = TypeVar("T")
 
 # Tells `datasets.load_dataset(folder)` which files are data: it takes the log's for that as well. Its
 # cache would return the first rows for ever if nothing in here changed. Other readers pass over names
@@ -94,20 +96,29 @@ class Table:
 
     def rows(self, columns: Sequence[str]) -> pa.Table:
         """Some columns of the committed rows, in memory; null if the table does not have them yet."""
-        while True:
-            version = self.version
+
+        def read() -> pa.Table:
             fields = self.log.fields()
             have = [name for name in columns if name in fields]
-            read = partial(self.log.delta.to_pyarrow_table, columns=have)
+            some = partial(self.log.delta.to_pyarrow_table, columns=have)
+            rows = self.storage.retrying(some)
+            for name in columns:
+                if name not in have:
+                    rows = rows.append_column(name, pa.nulls(len(rows)))
+            return rows.select(list(columns))
+
+        return self.reading(read)
+
+    def reading(self, read: Callable[[], T]) -> T:
+        """What `read` returns, which reads data files of this version: again, of the newest version, if
+        it failed and another run has removed some of them since, as compaction does."""
+        while True:
+            names = set(self.log.names())
             try:
-                rows = self.storage.retrying(read)
-                for name in columns:
-                    if name not in have:
-                        rows = rows.append_column(name, pa.nulls(len(rows)))
-                return rows.select(list(columns))
-            except FileNotFoundError:  # unless damaged, another run has just compacted the table
+                return read()
+            except Exception:  # DuckDB has an error of its own for a file that is gone
                 self.refresh()
-                if self.version == version:
+                if names <= set(self.log.names()):
                     raise
 
     def files(self) -> dict[str, dict[str, Any]]:
