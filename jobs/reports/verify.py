@@ -55,6 +55,7 @@ class Report:
     faults: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    missing: set[str] = field(default_factory=set)  # data files that were not found
 
     @property
     def is_intact(self) -> bool:
@@ -66,6 +67,15 @@ def verify(table: Table, progress: Callable[[str], None] = lambda _: None) -> Re
 
     `progress` is called with a line of text, often.
     """
+    while True:
+        report = _verify(table, progress)
+        newest = set(table.log.names())
+        # Unless another run has compacted the table in the meantime:
+        if report.missing <= newest and newest.isdisjoint(report.leftovers):
+            return report
+
+
+def _verify(table: Table, progress: Callable[[str], None]) -> Report:
     import duckdb
 
     report = Report(version=table.version)
@@ -114,6 +124,7 @@ def _read_files(
         progress(f"{report.files:,}/{len(files):,} files · {report.rows:,} rows")
         report.files += 1
         if name not in sizes:
+            report.missing.add(name)
             report.faults.append(f"{name}: expected a file, found none: {REPAIR}")
         elif sizes[name] != file["size_bytes"]:
             report.faults.append(
@@ -139,6 +150,8 @@ def _read_file(
             database.register("batch", _checked(rows, prints.tasks))
             database.execute("INSERT INTO rows SELECT * FROM batch")
     except (OSError, ValueError, pa.ArrowException) as error:  # ArrowInvalid is a ValueError
+        if isinstance(error, FileNotFoundError):
+            report.missing.add(name)
         report.faults.append(
             f"{name}: expected a Parquet file that can be read, found: {_first_line(error)}: "
             f"remove it, then {REPAIR}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,34 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from faults import assert_totals_are_those_of_a_scan
-from tables import held
+from tables import existing, held
 from test_evaluate import KEPT, SETTINGS, TASKS, clip, kinds, make, speech
 
 import jobs.reports.kept_totals
 import jobs.reports.totals
+from jobs.clips import clip_id
+from jobs.export.options import Options
+from jobs.export.select import Shape, select
 from jobs.reports.drift import statistics
 from jobs.reports.evaluate import evaluate, evaluation
 from jobs.reports.kept_totals import TOTALS_FILE, TooManyRows, run_totals
+from jobs.reports.page.build import Choice, build
 from jobs.reports.totals import _words
+from jobs.reports.verify import verify
 from jobs.table.schema import table_schema
 from jobs.table.table import Table
 
 
 def both() -> list[dict[str, Any]]:
     """Rows with labels of two tasks that have references."""
-    others = (row | {"clip_id": f"k{row['clip_id']}"} for row in kinds())
-    return [*speech(), *others, clip(50, kind_label="cat", kind_score=0.5)]
+    rows = [*speech(), *kinds(), clip(50, kind_label="cat", kind_score=0.5)]
+    return [whole(number, row) for number, row in enumerate(rows)]
+
+
+def whole(number: int, row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a place of its own."""
+    source = f"/audio/{number:04}.wav"
+    return {**row, "source": source, "clip_id": clip_id(source, None, "1-1", 0.0)}
 
 
 @pytest.fixture
@@ -56,7 +68,8 @@ def append(table: Table, run_id: str, rows: list[dict[str, Any]]) -> None:
     """Add rows as another run does, with labels that it has made."""
     schema = table_schema(TASKS, KEPT)
     again = held(table.path, run_id, schema, SETTINGS)
-    marks = {"run_id": run_id, "kind_run_id": run_id, "words_run_id": run_id}
+    marks = {"status": "ok", "labelled_at": datetime.now(timezone.utc), "run_id": run_id}
+    marks |= {"kind_run_id": run_id, "words_run_id": run_id}
     prints = again.rows(["kind_fingerprint", "words_fingerprint"]).slice(0, 1).to_pylist()[0]
     name = f"part-{run_id}-0.parquet"
     new = pa.Table.from_pylist([{**marks, **prints, **row} for row in rows], schema=schema)
@@ -147,3 +160,101 @@ def test_words_are_counted_as_an_expression_would(text: str | None) -> None:
     rows = pa.table({"text": pa.array([text], pa.string())})
     found = pa.dataset.dataset(rows).to_table(columns={"words": _words("text")})
     assert found["words"].to_pylist() == pc.count_substring_regex(rows["text"], r"\S+").to_pylist()
+
+
+def report(table: Table, folder: Path, progress: Callable[[str], None] = lambda _: None) -> Any:
+    folder.mkdir()
+    built = build(table, folder, Choice(clips=5), progress)
+    return built, (folder / "index.html").read_text().count("0000.wav")
+
+
+def exported(table: Table, folder: Path) -> Any:
+    folder.mkdir()
+    found = select(
+        table, Shape("kind", "label", {"label": "kind_label"}, frozenset()), EXPORT, folder
+    )
+    return found.items, found.digest, found.left_out
+
+
+EXPORT = Options("csv", task="kind")
+READERS: dict[str, Callable[[Table, Path], Any]] = {
+    "evaluate": lambda table, _: evaluate(table, ["speaker"])["tasks"],
+    "end of a run": lambda table, _: statistics(run_totals(table, "later", keep=True)),
+    "report": report,
+    "export": exported,
+    "verify": lambda table, _: (verify(table).is_intact, verify(table).rows),
+    "rows": lambda table, _: sorted(table.rows(["clip_id"])["clip_id"].to_pylist()),
+}
+
+
+@pytest.fixture
+def loose(table: Table) -> Table:
+    """A table of several files, as it is while a run goes on."""
+    for run, start in (("later", 60), ("last", 70)):
+        some = [
+            whole(n, clip(n, kind_label="dog", sample_rate=8000)) for n in range(start, start + 3)
+        ]
+        append(table, run, some)
+    return table
+
+
+def compact(table: Table) -> None:
+    """Compact a table as another run does at its end, which removes the files from before."""
+    before = set(table.log.names())
+    again = held(table.path, "compacts", table_schema(TASKS, KEPT), SETTINGS)
+    again.tidy()
+    again.release()
+    assert before.isdisjoint(path.name for path in Path(table.path).glob("*.parquet"))
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_table_that_another_run_compacts_meanwhile_is_read(
+    loose: Table, tmp_path: Path, name: str
+) -> None:
+    as_before = READERS[name](existing(loose.path), tmp_path / "before")
+    compact(loose)
+    assert READERS[name](loose, tmp_path / "meanwhile") == as_before
+
+
+@pytest.mark.parametrize("step", ["summing up the rows", "choosing clips"])
+def test_a_table_may_be_compacted_amid_a_report(loose: Table, tmp_path: Path, step: str) -> None:
+    as_before = report(existing(loose.path), tmp_path / "before")
+    steps: list[str] = []
+
+    def progress(text: str) -> None:
+        if text == step and step not in steps:
+            compact(loose)
+        steps.append(text)
+
+    assert report(loose, tmp_path / "meanwhile", progress) == as_before
+    assert steps.count(step) == 2
+
+
+def test_a_table_may_be_compacted_while_it_is_verified(loose: Table) -> None:
+    reached: list[str] = []
+
+    def progress(text: str) -> None:
+        if text.startswith("1/"):
+            compact(loose)
+        reached.append(text)
+
+    found = verify(loose, progress)
+    assert found.is_intact and found.rows == 21, (found.faults, found.leftovers)
+    assert any(text.startswith("1/3 ") for text in reached)
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name != "end of a run"])
+def test_a_file_that_is_missing_from_a_table_stays_an_error(
+    loose: Table, tmp_path: Path, name: str
+) -> None:
+    """Although other runs go on in the meantime."""
+    before = existing(loose.path)
+    append(loose, "more", [clip(90)])
+    Path(loose.path, before.log.names()[0]).unlink()
+    for table in (before, loose):
+        if name == "verify":
+            [fault, *_] = verify(table).faults
+            assert "expected a file, found none" in fault
+        else:
+            with pytest.raises(Exception, match=r"(?i)no such file"):
+                READERS[name](table, tmp_path / str(table.version))
