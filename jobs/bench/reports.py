@@ -1,11 +1,10 @@
-"""Checks and reports of a table of millions of rows, with texts and labels that have references.
-
-python -m jobs.bench.reports FOLDER ROWS   # the table alone
-"""
+"""Checks and reports of a table of ten million rows, with texts and labels that have references."""
 
 from __future__ import annotations
 
+import argparse
 import sys
+import tempfile
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,8 +16,13 @@ import pyarrow.parquet as pq
 
 from audio_ops.speech.wer import WordErrors
 from audio_ops.tasks import load_task
+from jobs.bench.measure import measured
+from jobs.bench.report import COST, show, target
 from jobs.clips import clip_ids
 from jobs.fingerprints import fingerprints
+from jobs.reports.drift import statistics
+from jobs.reports.evaluate import evaluation
+from jobs.reports.kept_totals import run_totals
 from jobs.table.log import ROWS_AT_ONCE
 from jobs.table.rewrite import add
 from jobs.table.schema import fingerprint_column, in_schema, run_column, table_schema
@@ -30,11 +34,45 @@ DAY = datetime(2026, 1, 1, tzinfo=timezone.utc)
 ROWS_OF_A_FILE, CLIPS_OF_A_TAR = 1_000_000, 1_000
 SENTENCES, WORDS, WORDS_OF_A_SENTENCE = 5_000, 2_000, 12
 KEPT = pa.schema([("text", pa.string()), ("sound", pa.string())])
+ROWS = 10_000_000
+MAX_GIB = 2.0
+# The commands, and the end of a run whose table has no sums yet, or has them.
+END = "from jobs.bench.reports import end_of_run; end_of_run({table!r})"
 TASKS = {
     "words": ("automatic-speech-recognition", "text"),
     "kind": ("audio-classification", "sound"),
 }
 LABELS = [f"label {number}" for number in range(50)]
+
+
+def reports(_: argparse.Namespace) -> None:
+    """What reads all of a table of ten million rows, and the end of a run on it."""
+    with tempfile.TemporaryDirectory() as name:
+        table = labelled_table(Path(name, "table"), ROWS).path
+        end = ["-c", END.format(table=table)]
+        ways = {
+            "verify": ["-m", "jobs.cli", "verify", table],
+            "evaluate": ["-m", "jobs.cli", "evaluate", table],
+            "report": ["-m", "jobs.cli", "report", table, "-o", f"{name}/page"],
+            "the end of the first run that keeps sums": end,
+            "the end of a later run": end,
+        }
+        rows = []
+        for what, arguments in ways.items():
+            took = measured([sys.executable, *arguments])
+            gib = took.own_peak_bytes / 2**30
+            rows.append([what, f"{took.wall_s:.1f}", f"{took.cpu_s:.1f}", f"{gib:.2f}"])
+            target(f"{what}, {ROWS:,} rows", gib, MAX_GIB, at_most=True, unit="GiB")
+    show(f"A table of {ROWS:,} rows", ["what", *COST], rows)
+
+
+def end_of_run(path: str) -> None:
+    """Do what a run does with a table at its end."""
+    table = Table.open(Storage(path))
+    assert table is not None
+    found = run_totals(table, "later", keep=True)
+    statistics(found)
+    evaluation(table, found)
 
 
 def labelled_table(folder: Path, count: int) -> Table:
@@ -106,7 +144,3 @@ def _rows(start: int, count: int, sentences: pa.Table, prints: Mapping[str, str]
         found = found.append_column(name, pa.repeat(value, count))
     found = found.append_column("labelled_at", pa.repeat(pa.scalar(DAY), count))
     return found.append_column("clip_id", clip_ids(found))
-
-
-if __name__ == "__main__":
-    labelled_table(Path(sys.argv[1]).resolve(), int(sys.argv[2]))

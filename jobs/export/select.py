@@ -112,7 +112,7 @@ def shape_of(table: Table, task: str | None) -> Shape:
 
 def select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selection:
     """Select what is exported, into a file in `scratch`. Raises BadExport."""
-    return table.reading(lambda: _select(table, shape, options, scratch))
+    return table.newest(lambda: _select(table, shape, options, scratch))
 
 
 def _select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selection:

@@ -52,7 +52,7 @@ def evaluate(table: Table, by: Sequence[str] = ()) -> dict[str, Any]:
 
     Raises ValueError for a column that the table does not have.
     """
-    return table.reading(lambda: _evaluate(table, by))
+    return table.newest(lambda: _evaluate(table, by))
 
 
 def _evaluate(table: Table, by: Sequence[str]) -> dict[str, Any]:

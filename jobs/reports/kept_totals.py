@@ -89,7 +89,7 @@ def run_totals(
 ) -> RunTotals:
     """The sums of a table. With `keep` those that it keeps stand for their files, and those of the
     others are kept from now on. Raises TooManyRows if more than `read` rows are in these."""
-    return table.reading(lambda: _run_totals(table, run_id, keep, read))
+    return table.newest(lambda: _run_totals(table, run_id, keep, read))
 
 
 def _run_totals(table: Table, run_id: str, keep: bool, read: float) -> RunTotals:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.dataset
 
+from jobs.spilling import spilling
 from jobs.table.table import Table
 
 if TYPE_CHECKING:
     import duckdb
 
-MEMORY = "1GB"  # beyond which DuckDB uses the disk
 STEPS = {"batch_size": 8192, "batch_readahead": 4, "fragment_readahead": 1}
 LATER = {"channel": "INTEGER", "channels": "INTEGER", "sound_flags": "VARCHAR[]"}
 
@@ -24,11 +23,8 @@ LATER = {"channel": "INTEGER", "channels": "INTEGER", "sound_flags": "VARCHAR[]"
 def connected(table: Table) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with the view `labels`: the committed rows, as the log names them. Columns that the
     table does not have yet (`LATER`) are null."""
-    import duckdb
-
-    with tempfile.TemporaryDirectory() as scratch, duckdb.connect(":memory:") as connection:
-        connection.execute(f"SET TimeZone = 'UTC'; SET memory_limit = '{MEMORY}'")
-        connection.execute("SET temp_directory = ?", [scratch])
+    with spilling() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
         stored = _SmallSteps.of(table.dataset())
         connection.register("stored", stored)
         missing = [f"NULL::{LATER[n]} AS {n}" for n in LATER if n not in stored.schema.names]

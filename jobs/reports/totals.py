@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from jobs.fingerprints import fingerprint_of, run_of
 from jobs.reports.columns import TaskColumns, task_columns
+from jobs.spilling import spilling
 from jobs.table.table import Table
 
 ROWS_AT_ONCE = 8192  # from a file; and those that are summed up at once:
@@ -190,12 +191,10 @@ def totals_of(
 ) -> Iterator[tuple[FilesTotals, FilesTotals]]:
     """For each group of data files the sums of the labels that the run `run_id` has made, and of all
     others."""
-    import duckdb
-
     dataset = table.dataset()
     fragments = {posixpath.basename(one.path): one for one in dataset.get_fragments()}
     columns = question.columns()
-    with duckdb.connect(":memory:") as database:
+    with spilling() as database:
         for files in groups:
             both = FilesTotals(files), FilesTotals(files)
             scans = (_scan(fragments[name], dataset.schema, columns) for name in files)

@@ -27,8 +27,6 @@ from jobs.table.rewrite import LOOKUPS_AT_ONCE, Rewriter, add, remove
 from jobs.table.schema import SHARDS, TableMismatch, columns_by_task
 from jobs.table.storage import Storage
 
-T = TypeVar("T")
-
 # Tells `datasets.load_dataset(folder)` which files are data: it takes the log's for that as well. Its
 # cache would return the first rows for ever if nothing in here changed. Other readers pass over names
 # that begin with a dot.
@@ -42,6 +40,7 @@ SHARDS_FILE = "_earmark/shards.parquet"
 NOTE_DELAY_S = 1.0  # at most, between taking the table and writing the holder's note
 LAST_WRITES_S = 3.0  # how long workers that are being stopped may still write, after each write
 # Data files, including unfinished ones: Earmark's begin with a dot, delta-rs's end in #1.
+T = TypeVar("T")
 DATA_FILE = re.compile(r"\.?part-.*\.parquet([#.].*)?")
 
 
@@ -100,25 +99,24 @@ class Table:
         def read() -> pa.Table:
             fields = self.log.fields()
             have = [name for name in columns if name in fields]
-            some = partial(self.log.delta.to_pyarrow_table, columns=have)
-            rows = self.storage.retrying(some)
+            rows = self.storage.retrying(partial(self.log.delta.to_pyarrow_table, columns=have))
             for name in columns:
                 if name not in have:
                     rows = rows.append_column(name, pa.nulls(len(rows)))
             return rows.select(list(columns))
 
-        return self.reading(read)
+        return self.newest(read)
 
-    def reading(self, read: Callable[[], T]) -> T:
-        """What `read` returns, which reads data files of this version: again, of the newest version, if
-        it failed and another run has removed some of them since, as compaction does."""
+    def newest(self, read: Callable[[], T]) -> T:
+        """What `read` returns of this version; if another run compacts the table meanwhile, of the
+        newest one."""
         while True:
             names = set(self.log.names())
             try:
                 return read()
             except Exception:  # DuckDB has an error of its own for a file that is gone
                 self.refresh()
-                if names <= set(self.log.names()):
+                if names <= set(self.log.names()):  # no run has removed a file
                     raise
 
     def files(self) -> dict[str, dict[str, Any]]:

@@ -51,7 +51,7 @@ class Built(NamedTuple):
 
 def build(table: Table, folder: Path, choice: Choice, progress: Callable[[str], None]) -> Built:
     """Write `index.html` and the files of its clips into an empty folder."""
-    read = table.reading(lambda: _read(table, choice, progress))
+    read = table.newest(lambda: _read(table, choice, progress))
     tasks, found, rows, ids = read.tasks, read.sums, read.rows, list(read.rows)
     media = _media(table, list(rows.values()), folder, choice, progress)
     clips = [
