@@ -182,8 +182,8 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
         console.progress("compacting the table")
         held.tidy(retain_h, compact=run.config.output.compact == "auto")
     finally:
-        summary.look_at(held, run.config, console)
         held.release()
+        summary.look_at(held, run.config, console, stop)
     drifted = bool(summary.document["drift"])
     code = progress.finish(stop, run.config, console.log, drifted=drifted)
     if whole := summary.document["whole"]:

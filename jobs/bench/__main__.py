@@ -21,6 +21,7 @@ from jobs.bench.decoding import decode
 from jobs.bench.planning import planning
 from jobs.bench.recognition import recognise
 from jobs.bench.report import TARGETS, markdown, say, show
+from jobs.bench.reports import reports
 from jobs.bench.scale import memory, mountain, packaging
 from jobs.bench.speech import start, whisper, whole
 
@@ -32,6 +33,7 @@ ROWS = {
         whole,
         decode,
         planning,
+        reports,
         mountain,
         memory,
         packaging,

@@ -112,6 +112,10 @@ def shape_of(table: Table, task: str | None) -> Shape:
 
 def select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selection:
     """Select what is exported, into a file in `scratch`. Raises BadExport."""
+    return table.newest(lambda: _select(table, shape, options, scratch))
+
+
+def _select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selection:
     with connected(table) as database:
         names = [row[0] for row in database.execute("DESCRIBE labels").fetchall()]
         _check_columns(options, names)

@@ -1,108 +1,59 @@
 """Statistics of a run's labels, and their distance from those of the table's earlier rows.
 
-They are read from the committed rows. Only labels by the same settings of a task are compared.
+Only labels by the same settings of a task are compared.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from jobs.config import Drift
-from jobs.fingerprints import fingerprint_of, fingerprints, run_of
-from jobs.reports.columns import task_columns
-from jobs.table.table import Table
+from jobs.fingerprints import fingerprints
+from jobs.reports.kept_totals import RunTotals
+from jobs.reports.totals import Totals, ranked, ratio
 
-REPORTED = ("label", "score", "text", "suspect", "error")
 LABELS_KEPT = 20
-ROWS_AT_ONCE = 8192
 
 
-def statistics(table: Table, run_id: str) -> dict[str, dict[str, Any]]:
-    """Figures of each task: `now` of the labels that it made in the run `run_id`, `before` of all others
-    that it made with its current settings, and the `drift` between the two (see `drift`).
+def statistics(found: RunTotals) -> dict[str, dict[str, Any]]:
+    """Figures of each task: `now` of the labels that it made in the run, `before` of all others that it
+    made with its current settings, and the `drift` between the two (see `drift`).
 
     Every task has `clips`, `failed`, `error_rate` and `mean_score`; a classification `labels`, the
     number of clips by their top label; a recognition `words_per_s` and `suspects`, the number of
-    distrusted texts by reason. Memory grows with the number of labels, not of rows.
+    distrusted texts by reason.
     """
-    settings = table.settings()
-    rows, prints = table.dataset(), fingerprints(settings)
-    names = rows.schema.names
-    found: dict[str, dict[str, Any]] = {}
-    for task, options in settings.get("tasks", {}).items():
-        of_task = task_columns(task, options, names).of
-        condition = fingerprint_of(task, settings, names) == prints[task]
-        read = {name: pc.field(of_task[name]) for name in REPORTED if name in of_task}
-        columns = {
-            "mine": run_of(task, names) == run_id,
-            **{name: pc.field(name) for name in ("duration_s", "error_stage")},
-            **read,
-        }
-        found[task] = _figures(partial(_query, rows, columns, condition), read)
-    for sides in found.values():
+    figures: dict[str, dict[str, Any]] = {}
+    prints = fingerprints(found.question.settings)
+    for task, columns in found.question.tasks.items():
+        now, before = (side.of(task, prints[task]) for side in (found.mine, found.others))
+        sides = {"now": _figures(now, columns.of), "before": _figures(before, columns.of)}
         sides["drift"] = drift(sides["now"], sides["before"])
-        for figures in (sides["now"], sides["before"]):
-            if "labels" in figures:
-                figures["labels"] = dict(list(figures["labels"].items())[:LABELS_KEPT])
-    return found
+        for one in (sides["now"], sides["before"]):
+            if "labels" in one:
+                one["labels"] = dict(list(one["labels"].items())[:LABELS_KEPT])
+        figures[task] = sides
+    return figures
 
 
-def _query(
-    rows: pa.dataset.Dataset,
-    columns: Mapping[str, pc.Expression],
-    condition: pc.Expression,
-    sql: str,
-) -> list[tuple[Any, ...]]:
-    """The result of a query on the table `rows`: the rows that meet the condition, with these columns.
-
-    The dataset is scanned here, in small batches: DuckDB would make it read far ahead.
-    """
-    import duckdb
-
-    batches = rows.scanner(
-        columns=dict(columns), filter=condition, batch_size=ROWS_AT_ONCE, batch_readahead=4
-    )
-    with duckdb.connect(":memory:") as database:
-        return database.register("rows", batches.to_reader()).execute(sql).fetchall()
-
-
-def _figures(
-    query: Callable[[str], list[tuple[Any, ...]]], columns: Collection[str]
-) -> dict[str, dict[str, Any]]:
-    """The figures `now` and `before`, from a query on rows with these columns."""
-    expressions = {
-        "clips": "count(*)",
-        "failed": "count(*) FILTER (error IS NOT NULL OR error_stage IN ('read', 'decode'))",
-        "mean_score": "avg(score) FILTER (isfinite(score))",  # else one NaN would be the mean
+def _figures(totals: Totals, columns: Collection[str]) -> dict[str, Any]:
+    """The figures of a task with these columns."""
+    sums = totals.sums
+    clips, failed = int(sums.get("clips", 0)), int(sums.get("failed", 0))
+    figures: dict[str, Any] = {
+        "clips": clips,
+        "failed": failed,
+        "mean_score": ratio(sums, "score", "scores"),
+        "error_rate": failed / clips if clips else None,
     }
     if "text" in columns:
-        words = "sum(len(regexp_extract_all(text, '\\S+')))"
-        expressions["words_per_s"] = (
-            f"{words} / nullif(sum(duration_s) FILTER (text IS NOT NULL), 0)"
-        )
-    none = {name: 0 if name in ("clips", "failed") else None for name in expressions}
-    both = {mine: dict[str, Any](none) for mine in (True, False)}
-    selected = ", ".join(expressions.values())
-    for mine, *row in query(f"SELECT mine, {selected} FROM rows GROUP BY mine"):
-        both[mine].update(zip(expressions, row, strict=True))
-    for figures in both.values():
-        figures["error_rate"] = figures["failed"] / figures["clips"] if figures["clips"] else None
-    for column, value in (("label", "label"), ("suspect", "unnest(suspect)")):
+        figures["words_per_s"] = ratio(sums, "spoken_words", "spoken_s")
+    for column, counts in (("label", totals.labels), ("suspect", totals.suspects)):
         if column in columns:
-            for figures in both.values():
-                figures[f"{column}s"] = {}
-            for mine, what, count in query(  # the most frequent first
-                f"SELECT mine, value, count(*) AS rows FROM (SELECT mine, {value} AS value FROM rows) "
-                "WHERE value IS NOT NULL GROUP BY mine, value ORDER BY rows DESC, value"
-            ):
-                both[mine][f"{column}s"][what] = count
-    return {"now": both[True], "before": both[False]}
+            figures[f"{column}s"] = dict(ranked(counts))
+    return figures
 
 
 def drift(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float | None]:

@@ -6,39 +6,32 @@ earmark evaluate TABLE [--by COLUMN ...]
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import pyarrow.compute as pc
-
-from jobs.fingerprints import fingerprint_of, fingerprints
+from jobs.fingerprints import fingerprints
 from jobs.reports.arguments import add_table_arguments, open_table
-from jobs.reports.columns import TaskColumns, task_columns
+from jobs.reports.columns import TaskColumns
+from jobs.reports.kept_totals import RunTotals, run_totals
 from jobs.reports.labels import connected, quoted
+from jobs.reports.totals import (
+    COMPARED,
+    MEASURE,
+    Place,
+    Question,
+    Totals,
+    ranked,
+    ratio,
+    rows_at,
+)
 from jobs.table.table import Table
 
-WORST, CONFUSIONS = 20, 10
+CONFUSIONS = 10
 GROUPS_SHOWN, CHARACTERS_SHOWN = 50, 160
-
-RECOGNITION = """
-    count(wer) AS compared,
-    count(wer) FILTER (compared_by = 'characters') AS without_spaces,
-    sum(edits.word_edits) / nullif(sum(edits.words), 0) AS wer,
-    sum(edits.character_edits) / nullif(sum(edits.characters), 0) AS cer,
-    avg(wer) AS mean_wer,
-    avg(cer) AS mean_cer,
-    CAST(sum(edits.words) AS BIGINT) AS words,
-    CAST(sum(edits.word_edits) AS BIGINT) AS word_edits,
-    CAST(sum(edits.characters) AS BIGINT) AS characters,
-    CAST(sum(edits.character_edits) AS BIGINT) AS character_edits
-"""
-CLASSIFICATION = """
-    count(loss) AS compared,
-    avg(CAST(correct AS INT)) AS accuracy,
-    avg(loss) AS mean_loss
-"""
+GROUPS = 1000  # of a column's values, in the report
 
 Row = dict[str, Any]
 
@@ -51,44 +44,92 @@ def evaluate(table: Table, by: Sequence[str] = ()) -> dict[str, Any]:
     words: if these are half of the rows or more, CER is the figure shown. A classification has `accuracy` (of the top label), `macro_f1`,
     `mean_loss` and `confusions`. Both have the number of rows that were `compared`, of those that
     were `not_compared` by reason, these figures `by` the values of columns, and the `worst` rows.
-    Figures without rows are None.
+    Figures without rows are None. Of a column with very many values `by` has the GROUPS most
+    frequent ones, and `values` tells how many there are.
+
+    `rows_of_other_settings` are those that some task of the table has labelled with other settings
+    than it has now.
 
     Raises ValueError for a column that the table does not have.
     """
-    report: dict[str, Any] = {"table": table.path, "tasks": {}}
-    labels = table.dataset()  # of which only the columns named are read
-    names = labels.schema.names
+    return table.newest(lambda: _evaluate(table, by))
+
+
+def _evaluate(table: Table, by: Sequence[str]) -> dict[str, Any]:
+    names = table.schema().names
     for column in by:
         if column not in names:
             raise ValueError(
                 f"--by: expected a column of the table ({', '.join(names)}), found {column!r}"
             )
-    settings = table.settings()
+    found = run_totals(table)
+    report = evaluation(table, found)
     with connected(table) as database:
-        compared = {
-            task: options
-            for task, options in settings.get("tasks", {}).items()
-            if options.get("reference")
-        }
-        report |= {"version": table.version, "rows": labels.count_rows()}
-        report["rows_of_other_settings"] = _rows_of_other_settings(labels, settings, compared)
-        for task, options in compared.items():
-            columns = task_columns(task, options, names)
-            _view(database, columns, options["reference"], by)
-            compare = _recognition if columns.kind == "recognition" else _classification
-            report["tasks"][task] = {"reference": options["reference"], **compare(database, by)}
+        for task, entry in report["tasks"].items() if by else ():
+            _view(database, found.question.tasks[task], by)
+            entry |= _by_columns(database, entry["kind"], by)
     return report
 
 
-def _rows_of_other_settings(
-    labels: Any, settings: Mapping[str, Any], tasks: Collection[str]
-) -> int:
-    """The rows that some of these tasks have labelled with other settings than now."""
-    names, is_other = labels.schema.names, pc.scalar(False)
-    for task in tasks:
-        of_row = fingerprint_of(task, settings, names)
-        is_other = is_other | pc.coalesce(of_row != fingerprints(settings)[task], pc.scalar(False))
-    return int(labels.count_rows(filter=is_other)) if tasks else 0
+def evaluation(table: Table, found: RunTotals) -> dict[str, Any]:
+    """The report on a table of which these are the sums."""
+    report: dict[str, Any] = {"table": table.path, "tasks": {}}
+    prints = tuple(fingerprints(found.question.settings)[task] for task in found.question.tasks)
+    report |= {"version": found.version, "rows": found.rows}
+    report["rows_of_other_settings"] = sum(
+        rows
+        for of_row, rows in found.others.prints.items()
+        if any(one not in (None, now) for one, now in zip(of_row, prints, strict=True))
+    )
+    for task, reference in found.question.references.items():
+        kind, totals = found.question.tasks[task].kind, found.of(task)
+        report["tasks"][task] = {
+            "reference": reference,
+            "kind": kind,
+            **FIGURES[kind](totals.sums),
+            **(_confusions(totals) if kind == "classification" else {}),
+            "not_compared": dict(ranked(totals.not_compared)),
+            "by": {},
+            "worst": _worst(table, found.question, task, totals.worst),
+        }
+    return report
+
+
+def _recognition(sums: Mapping[str, float]) -> dict[str, Any]:
+    """A recogniser's figures from sums over rows, `COMPARED` of `jobs.reports.totals`."""
+    counts = ("words", "word_edits", "characters", "character_edits")
+    return {
+        "compared": int(sums.get("compared", 0)),
+        "without_spaces": int(sums.get("without_spaces", 0)),
+        "wer": ratio(sums, "word_edits", "words"),
+        "cer": ratio(sums, "character_edits", "characters"),
+        "mean_wer": ratio(sums, "wer", "compared"),
+        "mean_cer": ratio(sums, "cer", "cers"),
+        **{name: int(sums[name]) if name in sums else None for name in counts},
+    }
+
+
+def _classification(sums: Mapping[str, float]) -> dict[str, Any]:
+    """A classifier's figures from sums over rows."""
+    return {
+        "compared": int(sums.get("compared", 0)),
+        "accuracy": ratio(sums, "correct", "corrects"),
+        "mean_loss": ratio(sums, "loss", "compared"),
+    }
+
+
+FIGURES = {"recognition": _recognition, "classification": _classification}
+
+
+def _confusions(totals: Totals) -> dict[str, Any]:
+    wrong = {pair: count for pair, count in totals.pairs.items() if pair[0] != pair[1]}
+    return {
+        "macro_f1": macro_f1(totals.pairs),
+        "confusions": [
+            {"reference": reference, "label": label, "rows": count}
+            for (reference, label), count in ranked(wrong)[:CONFUSIONS]
+        ],
+    }
 
 
 def macro_f1(pairs: Mapping[tuple[str, str], int]) -> float | None:
@@ -103,105 +144,74 @@ def macro_f1(pairs: Mapping[tuple[str, str], int]) -> float | None:
         predicted[label] += count
     both = true + predicted
     f1 = [2 * pairs.get((label, label), 0) / count for label, count in both.items()]
-    return sum(f1) / len(f1) if f1 else None
+    return math.fsum(f1) / len(f1) if f1 else None
 
 
-def _view(database: Any, of_task: TaskColumns, reference: str, by: Sequence[str]) -> None:
+def _view(database: Any, of_task: TaskColumns, by: Sequence[str]) -> None:
     """Create a view `task` of the table, with the task's columns, null where a table made by an
     earlier version has none."""
     columns = {name: quoted(column) for name, column in of_task.of.items()}
-    places = ("clip_id", "source", "member", "offset_s", "channel", "error_stage")
-    columns |= {name: name for name in places} | {"reference": quoted(reference)}
     columns |= {f"by_{n}": quoted(column) for n, column in enumerate(by)}
-    columns = {"compared_by": "NULL", "reference_error": "NULL", **columns}
+    columns = {"compared_by": "NULL", **columns}
     view = ", ".join(f"{column} AS {quoted(name)}" for name, column in columns.items())
     database.execute(f"CREATE OR REPLACE TEMP VIEW task AS SELECT {view} FROM labels")
 
 
-def _recognition(database: Any, by: Sequence[str]) -> dict[str, Any]:
-    [figures] = _rows(database, f"SELECT {RECOGNITION} FROM task")
-    return {
-        "kind": "recognition",
-        **figures,
-        "not_compared": _not_compared(database, "wer", bad_reference="reference_error IS NOT NULL"),
-        "by": {c: _rows(database, _by(n, "wer", RECOGNITION)) for n, c in enumerate(by)},
-        "worst": _worst(
-            database,
-            "text, wer, cer, compared_by",
-            "CASE compared_by WHEN 'characters' THEN cer ELSE wer END",
-        ),
-    }
-
-
-def _classification(database: Any, by: Sequence[str]) -> dict[str, Any]:
-    [figures] = _rows(database, f"SELECT {CLASSIFICATION} FROM task")
-    pairs = _pairs(database)["None"]
-    wrong = Counter({pair: count for pair, count in pairs.items() if pair[0] != pair[1]})
-    groups = {c: _rows(database, _by(n, "loss", CLASSIFICATION)) for n, c in enumerate(by)}
+def _by_columns(database: Any, kind: str, by: Sequence[str]) -> dict[str, Any]:
+    """The figures `by` the values of columns, and how many `values` these have."""
+    found: dict[str, Any] = {"by": {}, "values": {}}
+    sums = ", ".join(f"{sum} AS {name}" for name, sum in COMPARED[kind].items())
     for number, column in enumerate(by):
-        of_group = _pairs(database, f"by_{number}")
-        for group in groups[column]:
-            group["macro_f1"] = macro_f1(of_group[repr(group["value"])])
-    return {
-        "kind": "classification",
-        **figures,
-        "macro_f1": macro_f1(pairs),
-        "confusions": [
-            {"reference": reference, "label": label, "rows": count}
-            for (reference, label), count in wrong.most_common(CONFUSIONS)
-        ],
-        "not_compared": _not_compared(
-            database, "loss", unknown_reference="reference_error IS NOT NULL"
-        ),
-        "by": groups,
-        "worst": _worst(database, "label, loss", "loss"),
-    }
+        database.execute(
+            f"CREATE OR REPLACE TEMP TABLE sums AS SELECT by_{number} AS value, {sums} FROM task "
+            f"WHERE {MEASURE[kind]} IS NOT NULL GROUP BY value"
+        )
+        [row] = _rows(database, "SELECT count(*) AS rows FROM sums")
+        found["values"][column] = row["rows"]
+        database.execute(
+            "CREATE OR REPLACE TEMP TABLE sums AS SELECT * FROM sums "
+            f"ORDER BY compared DESC, value LIMIT {GROUPS}"
+        )
+        pairs = _pairs(database, number) if kind == "classification" else {}
+        groups = found["by"][column] = []
+        for group in _rows(database, "SELECT * FROM sums ORDER BY compared DESC, value"):
+            value = group.pop("value")
+            known = {name: figure for name, figure in group.items() if figure is not None}
+            groups.append({"value": value, **FIGURES[kind](known)})
+            if kind == "classification":
+                groups[-1]["macro_f1"] = macro_f1(pairs[repr(value)])
+    return found
 
 
-def _pairs(database: Any, group: str = "NULL") -> dict[str, dict[tuple[str, str], int]]:
-    """The number of rows by (true label, predicted label), by the repr of the group's value."""
+def _pairs(database: Any, number: int) -> dict[str, dict[tuple[str, str], int]]:
+    """The number of rows by (true label, predicted label), by the repr of the value of the column with
+    this number, for the values in `sums`."""
     found: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
     for row in _rows(
         database,
-        f"SELECT {group} AS value, reference_label, label, count(*) AS rows FROM task "
-        "WHERE reference_label IS NOT NULL GROUP BY ALL ORDER BY rows DESC, reference_label, label",
+        "SELECT value, reference_label, label, count(*) AS rows FROM task JOIN sums "
+        f"ON by_{number} IS NOT DISTINCT FROM value WHERE reference_label IS NOT NULL "
+        "AND label IS NOT NULL GROUP BY ALL",
     ):
         found[repr(row["value"])][row["reference_label"], row["label"]] = row["rows"]
     return found
 
 
-def _by(number: int, measure: str, figures: str) -> str:
-    return (
-        f"SELECT by_{number} AS value, {figures} FROM task WHERE {measure} IS NOT NULL "
-        "GROUP BY value ORDER BY compared DESC, value"
-    )
-
-
-def _not_compared(database: Any, measure: str, **reasons: str) -> dict[str, int]:
-    """The number of rows without a `measure`, by the first reason that applies."""
-    reasons = {
-        "no_reference": "reference IS NULL",
-        "failed": "error IS NOT NULL OR error_stage IN ('read', 'decode')",
-        **reasons,
-    }
-    cases = " ".join(f"WHEN {condition} THEN '{reason}'" for reason, condition in reasons.items())
-    rows = _rows(
-        database,
-        f"SELECT CASE {cases} ELSE 'not_run' END AS reason, count(*) AS rows FROM task "
-        f"WHERE {measure} IS NULL GROUP BY reason ORDER BY rows DESC, reason",
-    )
-    return {row["reason"]: row["rows"] for row in rows}
-
-
-def _worst(database: Any, columns: str, measure: str) -> list[Row]:
-    found = _rows(
-        database,
-        f"SELECT clip_id, source, member, offset_s, channel, reference, {columns} FROM task "
-        f"WHERE {measure} > 0 ORDER BY {measure} DESC, clip_id LIMIT {WORST}",
-    )
-    for row in found:
-        if row["channel"] is None:
-            del row["channel"]
+def _worst(table: Table, question: Question, task: str, places: Sequence[Place]) -> list[Row]:
+    """The rows at these places, with what was compared."""
+    columns = question.tasks[task]
+    names: tuple[str, ...] = ("label", "loss")
+    if columns.kind == "recognition":
+        names = ("text", "wer", "cer", "compared_by")
+    read = {name: name for name in ("clip_id", "source", "member", "offset_s", "channel")}
+    read |= {"reference": question.references[task]}
+    read |= {name: columns.of.get(name, "") for name in names}
+    found = []
+    for row in rows_at(table, places, list(read.values())):
+        one = {name: row.get(column) for name, column in read.items()}
+        if one["channel"] is None:
+            del one["channel"]
+        found.append(one)
     return found
 
 
@@ -224,7 +234,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
         yield f"  {_figures(task)}"
         for column, groups in task["by"].items():
-            yield from _group_lines(column, groups)
+            yield from _group_lines(column, groups, task["values"][column])
         if task.get("confusions"):
             yield "  confusions:"
         for pair in task.get("confusions", ()):
@@ -235,13 +245,13 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"{report['rows_of_other_settings']:,} rows were labelled with other settings"
 
 
-def _group_lines(column: str, groups: Sequence[Row]) -> Iterator[str]:
+def _group_lines(column: str, groups: Sequence[Row], values: int) -> Iterator[str]:
     yield f"  by {column}:"
     for group in groups[:GROUPS_SHOWN]:
         rows = f"{group['compared']:,} rows"
         yield f"    {_shown(group['value'])} · {rows} · {_figures(group)}"
-    if groups[GROUPS_SHOWN:]:
-        yield f"    and {len(groups) - GROUPS_SHOWN:,} more"
+    if values > GROUPS_SHOWN:
+        yield f"    and {values - GROUPS_SHOWN:,} more"
 
 
 def _worst_lines(task: Mapping[str, Any]) -> Iterator[str]:

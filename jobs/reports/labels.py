@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.dataset
+
+from jobs.spilling import spilling
 from jobs.table.table import Table
 
 if TYPE_CHECKING:
     import duckdb
 
-MEMORY = "1GB"  # beyond which DuckDB uses the disk
+STEPS = {"batch_size": 8192, "batch_readahead": 4, "fragment_readahead": 1}
 LATER = {"channel": "INTEGER", "channels": "INTEGER", "sound_flags": "VARCHAR[]"}
 
 
@@ -20,17 +23,27 @@ LATER = {"channel": "INTEGER", "channels": "INTEGER", "sound_flags": "VARCHAR[]"
 def connected(table: Table) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with the view `labels`: the committed rows, as the log names them. Columns that the
     table does not have yet (`LATER`) are null."""
-    import duckdb
-
-    with tempfile.TemporaryDirectory() as scratch, duckdb.connect(":memory:") as connection:
-        connection.execute(f"SET TimeZone = 'UTC'; SET memory_limit = '{MEMORY}'")
-        connection.execute("SET temp_directory = ?", [scratch])
-        stored = table.dataset()
+    with spilling() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        stored = _SmallSteps.of(table.dataset())
         connection.register("stored", stored)
         missing = [f"NULL::{LATER[n]} AS {n}" for n in LATER if n not in stored.schema.names]
         columns = ", ".join(["*", *missing])
         connection.execute(f"CREATE TEMP VIEW labels AS SELECT {columns} FROM stored")
         yield connection
+
+
+class _SmallSteps(pa.dataset.FileSystemDataset):
+    """A data set that is read in small steps: of its own accord Arrow decodes 16 batches of 131,072 rows
+    ahead in each of four files, beside DuckDB's memory and whatever that is limited to."""
+
+    @classmethod
+    def of(cls, found: pa.dataset.FileSystemDataset) -> _SmallSteps:
+        return cls(list(found.get_fragments()), found.schema, found.format, found.filesystem)
+
+    def scanner(self, **options: Any) -> pa.dataset.Scanner:
+        """See Arrow's; DuckDB names the columns and the filter."""
+        return super().scanner(**{**STEPS, **options})
 
 
 def quoted(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import time
@@ -22,16 +23,19 @@ from jobs.plan import Plan
 from jobs.prices import cost, machines, price_per_hour
 from jobs.progress import Progress
 from jobs.reports.drift import beyond, statistics
-from jobs.reports.evaluate import evaluate, lines
+from jobs.reports.evaluate import evaluation, lines
+from jobs.reports.kept_totals import TooManyRows, run_totals
 from jobs.resources import Shares, nodes_now
 from jobs.sample import whole_of
 from jobs.sources._paths import absolute
+from jobs.stop import Stop
 from jobs.table.table import HeldTable
 from jobs.versions import package_version
 from jobs.workers.crash_ledger import ActorWork
 
 PACKAGES = ("earmark", "ray", "torch", "transformers", "deltalake", "pyarrow", "av", "soundfile")
 MAX_ERROR_LENGTH = 2000  # characters
+ROWS_AFTER_SIGNAL = 1_000_000  # that take a few seconds
 
 
 class Summary:
@@ -100,24 +104,29 @@ class Summary:
                 whole["cost"] = cost(whole["seconds"], hourly)
             self.document["whole"] = whole
 
-    def look_at(self, table: HeldTable, config: Config, console: Console) -> None:
-        """Add the statistics and the evaluation of the run's committed rows, and print what is notable.
+    def look_at(self, table: HeldTable, config: Config, console: Console, stop: Stop) -> None:
+        """Add the statistics and the evaluation of the committed rows, and print what is notable.
 
-        Never raises: it is called however the run ended, and must not hide that.
+        Never raises: it is called however the run ended, and must not hide that. After a signal, with
+        which often comes a time to end in, it reads few rows.
         """
         self.table = table
         console.progress("summing up the labels")
         try:
+            read = ROWS_AFTER_SIGNAL if stop.signal else math.inf
+            found = run_totals(table, self.run_id, keep=True, read=read)
             if self.progress and self.progress.labelled:
-                tasks = statistics(table, self.run_id)
+                tasks = statistics(found)
                 drift = list(beyond(tasks, config.drift))
                 self.document |= {"tasks": tasks, "drift": drift}
                 for line in drift:
                     console.say(f"drift: {line}")
-            report = evaluate(table)
+            report = evaluation(table, found)
             if report["tasks"]:
                 self.document["references"] = report
                 console.say("\n".join(lines(report)))
+        except TooManyRows as error:
+            console.say(f"no statistics of the table after {stop.why}: {error}")
         except Exception as error:
             traceback.print_exc()
             console.say(f"no statistics of the table: {type(error).__name__}, see the log")

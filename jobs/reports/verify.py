@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from jobs.clips import clip_ids
 from jobs.console import printable
 from jobs.reports.arguments import add_table_arguments, open_table
 from jobs.reports.prints import Prints
+from jobs.spilling import spilling
 from jobs.table.lease import NOTE
 from jobs.table.schema import ADDED_LATER, IDENTITY, OUTCOME, RUN, in_schema
 from jobs.table.shards import DamagedShards, read_shards
@@ -31,7 +31,6 @@ from jobs.table.table import DATA_FILE, Table
 
 PROGRESS_EVERY_S = 10.0
 BATCH_ROWS = 16_384
-MEMORY = "1GB"  # for DuckDB, which spills what does not fit into a temporary folder
 NEVER_NULL = ("clip_id", "source", "source_version", "offset_s", "status", *RUN.names)
 # Operations of delta-rs that change no row.
 CHANGES_NO_ROW = {"CREATE TABLE", "OPTIMIZE", "ADD COLUMN", "UPDATE TABLE METADATA"}
@@ -56,6 +55,7 @@ class Report:
     faults: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    missing: set[str] = field(default_factory=set)  # data files that were not found
 
     @property
     def is_intact(self) -> bool:
@@ -67,13 +67,19 @@ def verify(table: Table, progress: Callable[[str], None] = lambda _: None) -> Re
 
     `progress` is called with a line of text, often.
     """
-    import duckdb
+    while True:
+        report = _verify(table, progress)
+        newest = set(table.log.names())
+        # Unless another run has compacted the table in the meantime:
+        if report.missing <= newest and newest.isdisjoint(report.leftovers):
+            return report
 
+
+def _verify(table: Table, progress: Callable[[str], None]) -> Report:
     report = Report(version=table.version)
     is_held = _check_holder(table, report)
     prints = Prints(table.settings())
-    with tempfile.TemporaryDirectory() as scratch, duckdb.connect(f"{scratch}/rows") as database:
-        database.execute(f"SET memory_limit = '{MEMORY}'; SET temp_directory = '{scratch}'")
+    with spilling(stored=True) as database:
         database.execute(_ROWS)
         _check_unnamed_files(table, is_held, report)
         _read_files(table, prints, database, report, progress)
@@ -115,6 +121,7 @@ def _read_files(
         progress(f"{report.files:,}/{len(files):,} files · {report.rows:,} rows")
         report.files += 1
         if name not in sizes:
+            report.missing.add(name)
             report.faults.append(f"{name}: expected a file, found none: {REPAIR}")
         elif sizes[name] != file["size_bytes"]:
             report.faults.append(
@@ -140,6 +147,8 @@ def _read_file(
             database.register("batch", _checked(rows, prints.tasks))
             database.execute("INSERT INTO rows SELECT * FROM batch")
     except (OSError, ValueError, pa.ArrowException) as error:  # ArrowInvalid is a ValueError
+        if isinstance(error, FileNotFoundError):
+            report.missing.add(name)
         report.faults.append(
             f"{name}: expected a Parquet file that can be read, found: {_first_line(error)}: "
             f"remove it, then {REPAIR}"
@@ -225,6 +234,15 @@ def _checked(rows: pa.Table, tasks: Sequence[str]) -> pa.Table:
     )
 
 
+# Rows of places that have several: counting different values in each place would take twice the time.
+_SEVERAL = """
+    CREATE TEMP TABLE places AS
+        SELECT source, member, offset_s FROM rows GROUP BY ALL HAVING count(*) > 1;
+    CREATE TEMP VIEW several AS
+        SELECT rows.* FROM rows JOIN places ON rows.source = places.source
+        AND rows.member IS NOT DISTINCT FROM places.member
+        AND rows.offset_s IS NOT DISTINCT FROM places.offset_s
+"""
 # For each check of the rows: what is expected, what was found instead, and the query that finds an example of each.
 _ROW_CHECKS = (
     (
@@ -235,7 +253,7 @@ _ROW_CHECKS = (
     (
         "one row for each place (source, member, offset_s), or one for each of its channels",
         "with several clip_ids",
-        "SELECT source FROM rows GROUP BY source, member, offset_s "
+        "SELECT source FROM several GROUP BY source, member, offset_s "
         "HAVING count(DISTINCT clip_id) > greatest(1, count(DISTINCT channel)) "
         "OR (count(DISTINCT clip_id) > 1 AND (bool_or(channel IS NULL) "
         "OR count(DISTINCT source_version) > 1))",
@@ -243,7 +261,7 @@ _ROW_CHECKS = (
     (
         "a row for each channel of a recording whose channels are labelled one by one",
         "recordings without some of them",
-        "SELECT source FROM rows GROUP BY source, member, offset_s "
+        "SELECT source FROM several GROUP BY source, member, offset_s "
         "HAVING count(DISTINCT channel) > 1 AND count(DISTINCT channel) < max(channels)",
     ),
     (
@@ -266,6 +284,7 @@ _ROW_CHECKS = (
 
 def _check_rows(database: Any, report: Report) -> None:
     """Find clips and places with several rows, and rows that are incomplete or contradict themselves."""
+    database.execute(_SEVERAL)
     for expected, found, query in _ROW_CHECKS:
         [(count, example)] = database.execute(
             f"SELECT count(*), min(example) FROM ({query}) AS found(example)"

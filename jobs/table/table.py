@@ -110,12 +110,12 @@ class Table:
         """What `read` returns of this version; if another run compacts the table meanwhile, of the
         newest one."""
         while True:
-            version = self.version
+            names = set(self.log.names())
             try:
                 return read()
-            except FileNotFoundError:
+            except Exception:  # DuckDB has an error of its own for a file that is gone
                 self.refresh()
-                if self.version == version:  # it is damaged
+                if names <= set(self.log.names()):  # no run has removed a file
                     raise
 
     def files(self) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 from deltalake import DeltaTable
 from deltalake.table import TableAlterer, TableOptimizer
 from tables import existing
@@ -32,6 +33,7 @@ from audio_ops.tasks.audio_classification import Options
 from jobs.committed import RowSettings, committed
 from jobs.due import Wanted
 from jobs.plan import Plan, plan
+from jobs.reports.kept_totals import run_totals
 from jobs.reports.verify import verify
 from jobs.sources import NO_COLUMNS, PLACE, Listing
 from jobs.table.lease import Lease, TableInUse
@@ -184,6 +186,7 @@ def run(work: Work, send: Signal | None = None, gate: Any = None) -> int:
             table.tidy()
         finally:
             table.release()
+            run_totals(table, run_id, keep=True)
     except TableInUse:
         return IN_USE
     return 0
@@ -327,3 +330,16 @@ def assert_exact(work: Work) -> None:
     report = verify(existing(work.path, work.storage_options))
     assert report.is_intact, (report.faults, report.leftovers)
     assert report.rows == work.clips
+    assert_totals_are_those_of_a_scan(existing(work.path, work.storage_options))
+
+
+def assert_totals_are_those_of_a_scan(table: Table) -> None:
+    """The sums that the table keeps, and what is not in them yet, are those of all its files."""
+    kept, scanned = run_totals(table, keep=True), run_totals(table)
+    assert kept.rows == scanned.rows
+    assert kept.others.prints == scanned.others.prints and kept.others.runs >= scanned.others.runs
+    for task in scanned.question.tasks:
+        one, other = kept.of(task), scanned.of(task)
+        assert one.sums == pytest.approx(other.sums)
+        one.sums = other.sums
+        assert one == other

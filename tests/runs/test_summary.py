@@ -15,6 +15,7 @@ from test_evaluate import clip, make
 from jobs.config import Drift
 from jobs.label import main, seconds
 from jobs.reports.drift import beyond, drift, statistics
+from jobs.reports.kept_totals import run_totals
 from jobs.reports.summary import Summary
 from jobs.workers.crash_ledger import ActorWork
 
@@ -229,16 +230,16 @@ def test_recognition_is_counted_in_words_and_suspects(tmp_path: Path) -> None:
             for n, (text, why) in enumerate(zip(texts, suspects, strict=True))
         ],
     )
-    found = statistics(table, "run")["words"]
+    found = statistics(run_totals(table, "run"))["words"]
     assert found["now"]["words_per_s"] == pytest.approx((2 + 2 + 0 + 1) / 8)
     assert found["now"]["suspects"] == {"loop": 2, "no_speech": 1}
     assert found["now"]["mean_score"] == pytest.approx(0.2)
     assert found["before"]["clips"] == 0 and found["drift"]["words_per_s"] is None
-    as_another_run = statistics(table, "later")["words"]
+    as_another_run = statistics(run_totals(table, "later"))["words"]
     assert as_another_run["now"]["clips"] == 0
     assert as_another_run["before"] == found["now"]
 
 
 def test_rows_of_other_settings_are_not_compared_with(tmp_path: Path) -> None:
     table = make(tmp_path, [clip(n, kind_label="cat") for n in range(4)], used="other")
-    assert statistics(table, "later")["kind"]["before"]["clips"] == 0
+    assert statistics(run_totals(table, "later"))["kind"]["before"]["clips"] == 0

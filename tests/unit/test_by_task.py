@@ -29,6 +29,7 @@ from jobs.plan import plan
 from jobs.plan_shards import plan_shards
 from jobs.reports.drift import statistics
 from jobs.reports.evaluate import evaluate
+from jobs.reports.kept_totals import run_totals
 from jobs.reports.verify import verify
 from jobs.sources import PLACE, Listing
 from jobs.table.rewrite import MIN_PIECE_ROWS
@@ -128,7 +129,7 @@ def test_a_table_of_the_layout_before_is_continued_where_only_clips_are_new(work
     [note] = report.notes  # on how the test has made it
     assert "(WRITE) has no counts" in note
     [run_id] = set(more.rows()["kind_run_id"].slice(40).to_pylist())
-    figures = statistics(table, run_id)["kind"]
+    figures = statistics(run_totals(table, run_id))["kind"]
     assert (figures["now"]["clips"], figures["before"]["clips"]) == (10, 40)
     assert evaluate(table)["rows_of_other_settings"] == 0
 

@@ -23,6 +23,7 @@ from jobs.export.formats._fields import one_line, seconds, span
 from jobs.export.formats._files import absolute_path_of, prepared, shard
 from jobs.export.formats._files import problem as problem_of_link
 from jobs.export.options import Audio
+from jobs.spilling import spilling
 
 __all__ = ["AUDIO", "finish", "prepared", "problem", "shard"]
 
@@ -67,9 +68,7 @@ def problem(item: Item, export: Export) -> str | None:
 
 def finish(part: str, items: Iterator[Item], export: Export, folder: Folder) -> None:
     """Write the lists of a part."""
-    import duckdb
-
-    with tempfile.TemporaryDirectory() as scratch, duckdb.connect(":memory:") as database:
+    with tempfile.TemporaryDirectory() as scratch, spilling(MEMORY) as database:
         path = Path(scratch) / "rows.parquet"
         with pq.ParquetWriter(path, UTTERANCES) as writer:
             rows: list[dict[str, Any]] = []
@@ -79,8 +78,6 @@ def finish(part: str, items: Iterator[Item], export: Export, folder: Folder) -> 
                     writer.write_table(pa.Table.from_pylist(rows, schema=UTTERANCES))
                     rows.clear()
             writer.write_table(pa.Table.from_pylist(rows, schema=UTTERANCES))
-        database.execute(f"SET memory_limit = '{MEMORY}'")
-        database.execute("SET temp_directory = ?", [scratch])
         database.execute(f"CREATE VIEW rows AS SELECT * FROM read_parquet('{path}')")
         for name, query in LISTS.items():
             _write(database, query, f"{export.prefix(part)}{name}", folder)

@@ -51,15 +51,8 @@ class Built(NamedTuple):
 
 def build(table: Table, folder: Path, choice: Choice, progress: Callable[[str], None]) -> Built:
     """Write `index.html` and the files of its clips into an empty folder."""
-    tasks = reported_tasks(table)
-    progress("summing up the rows")
-    with opened(table) as database:
-        found = sums.summed_up(database, tasks)
-        progress("choosing clips")
-        lists = clip_lists(database, tasks, choice.clips, choice.seed)
-    compared = evaluate(table)
-    ids = list(chosen(lists, choice.clips))
-    rows = _rows(table, ids, tasks)
+    read = table.newest(lambda: _read(table, choice, progress))
+    tasks, found, rows, ids = read.tasks, read.sums, read.rows, list(read.rows)
     media = _media(table, list(rows.values()), folder, choice, progress)
     clips = [
         {"number": number, **shown(rows[clip_id], tasks, media[clip_id])}
@@ -68,18 +61,42 @@ def build(table: Table, folder: Path, choice: Choice, progress: Callable[[str], 
     page = {
         "title": table.path.rstrip("/").rpartition("/")[2] or table.path,
         "path": table.path,
-        "version": table.version,
+        "version": read.version,
         "made_at": datetime.now(timezone.utc),
-        "tasks": _tasks(tasks, found, compared["tasks"]),
+        "tasks": _tasks(tasks, found, read.compared["tasks"]),
         "sums": found,
-        "other_settings": compared["rows_of_other_settings"],
-        "lists": [_list(one, ids) for one in lists],
+        "other_settings": read.compared["rows_of_other_settings"],
+        "lists": [_list(one, ids) for one in read.lists],
         "clips": clips,
         "charts": _charts(tasks, found),
     }
     (folder / "index.html").write_text(rendered(page), encoding="utf-8")
     playable = sum(clip["media"] is not None for clip in clips)
     return Built(found["overall"]["clips"], len(clips), playable)
+
+
+class _Read(NamedTuple):
+    """All that the page says of a version of a table, and the rows that it shows, by clip_id."""
+
+    version: int
+    tasks: Sequence[ReportedTask]
+    sums: Mapping[str, Any]
+    lists: Sequence[ClipList]
+    compared: Mapping[str, Any]
+    rows: Mapping[str, Mapping[str, Any]]
+
+
+def _read(table: Table, choice: Choice, progress: Callable[[str], None]) -> _Read:
+    version, tasks = table.version, reported_tasks(table)
+    progress("summing up the rows")
+    with opened(table) as database:
+        found = sums.summed_up(database, tasks)
+        progress("choosing clips")
+        lists = clip_lists(database, tasks, choice.clips, choice.seed)
+    compared = evaluate(table)
+    ids = chosen(lists, choice.clips)
+    rows = _rows(table, list(ids), tasks)
+    return _Read(version, tasks, found, lists, compared, {id: rows[id] for id in ids})
 
 
 def _rows(

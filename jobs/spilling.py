@@ -1,0 +1,28 @@
+"""DuckDB in a bounded part of the memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import duckdb
+
+MEMORY = "1GB"
+
+
+@contextmanager
+def spilling(memory: str = MEMORY, *, stored: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB that takes so much memory at most, and the disk beyond it; with `stored` tables are on the
+    disk in any case. It prints no progress, which otherwise it does after two seconds."""
+    import duckdb
+
+    with tempfile.TemporaryDirectory() as scratch:
+        file = str(Path(scratch, "tables")) if stored else ":memory:"
+        with duckdb.connect(file) as database:
+            database.execute(f"SET memory_limit = '{memory}'; SET enable_progress_bar = false")
+            database.execute("SET temp_directory = ?", [scratch])
+            yield database
