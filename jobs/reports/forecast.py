@@ -163,9 +163,9 @@ class _Task:
 
     def add(self, costs: Mapping[str, Cost]) -> None:
         """Count clips with a row, by reason."""
-        for reason, cost in costs.items():
-            self.why[reason] += cost.clips
-            self.audio_s += cost.audio_s
+        for reason, of_reason in costs.items():
+            self.why[reason] += of_reason.clips
+            self.audio_s += of_reason.audio_s
 
     def shown(self, speed: float | None, mean_s: float | None) -> dict[str, Any]:
         unknown = self.why["new_clips"] + self.why["changed_clips"]
