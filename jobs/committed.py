@@ -21,7 +21,7 @@ from jobs.table.storage import Storage
 if TYPE_CHECKING:
     from jobs.table.table import Table
 
-READS_AT_ONCE = 6
+READS_AT_ONCE = 4
 ROWS_AT_ONCE = 65_536  # of one read; 13 MB with long names
 COMMITTED = pa.schema(
     [
