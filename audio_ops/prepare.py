@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -45,7 +46,7 @@ def prepare(
     channels: Channels = "mean",
     identified: Callable[[Row, int | None, int], Row] = lambda row, *_: row,
     want_speech: Speech = "never",
-    needs: Callable[[Row], tuple[Sequence[int], Speech]] | None = None,
+    needs: Callable[[Row], tuple[tuple[int, ...], Speech]] | None = None,
     long_s: float = 30.0,
     max_batch_bytes: int = 64 << 20,
     max_batch_clips: int = 16,
@@ -72,11 +73,12 @@ def prepare(
     decoded: called after each block with the seconds of the clip that are decoded so far.
     """
     options = _Options(rates, max_clip_s, damage, raw, channels, want_speech, long_s, decoded)
+    options_of = cache(options.of)
     recordings = (
         _rows(
             identity,
             file,
-            options if needs is None or file is None else options.of(*needs(identity)),
+            options if needs is None or file is None else options_of(*needs(identity)),
             failed,
             identified=identified,
         )

@@ -28,6 +28,7 @@ class Took:
     cpu_s: float
     peak_bytes: int  # of all processes together, with Ray's object store, without mapped files
     own_peak_bytes: int  # of the first process alone, with shared and mapped memory
+    own_cpu_s: float  # of the first process alone
 
 
 def measured(command: Sequence[str], **options: Any) -> Took:
@@ -43,7 +44,7 @@ def measured(command: Sequence[str], **options: Any) -> Took:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     me, cpu_s = psutil.Process(), {}
     began, started, wall_s, code = time.time(), time.monotonic(), 0.0, None
-    peak, own_peak = 0, 0
+    peak, own_peak, own_cpu_s = 0, 0, 0.0
     stored = _object_store_bytes()
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         first = subprocess.Popen(
@@ -57,6 +58,7 @@ def measured(command: Sequence[str], **options: Any) -> Took:
         poll_at = started
         while True:
             own_peak = max(own_peak, _bytes(first.pid, "VmHWM"))  # cheap for a single process
+            own_cpu_s = max(own_cpu_s, _cpu_s(first.pid))
             with suppress(ChildProcessError):
                 while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                     if ended[0] == first.pid:
@@ -77,7 +79,7 @@ def measured(command: Sequence[str], **options: Any) -> Took:
         if code:
             output.seek(0)
             raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{output.read()[-4000:]}")
-    return Took(began, wall_s, sum(cpu_s.values()), peak, own_peak)
+    return Took(began, wall_s, sum(cpu_s.values()), peak, own_peak, own_cpu_s)
 
 
 def _bytes(pid: int, field: str) -> int:
@@ -89,6 +91,14 @@ def _bytes(pid: int, field: str) -> int:
         status = Path(f"/proc/{pid}/status").read_text()
         return 1024 * int(status.partition(f"{field}:")[2].split()[0]) if field in status else 0
     return 0
+
+
+def _cpu_s(pid: int) -> float:
+    """The CPU time of a process, without its children's (`man proc_pid_stat`); 0 if it has ended."""
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _object_store_bytes() -> int:

@@ -38,6 +38,8 @@ def mountain(options: argparse.Namespace) -> None:
                     f"{clips_per_s:.0f}",
                     shown(outcome.steady, ".0f"),
                     f"{took.own_peak_bytes / 2**20:.0f}",
+                    f"{took.own_cpu_s / count * 1e6:.0f}",
+                    f"{took.cpu_s / count * 1e6:.0f}",
                 ]
             )
     target("200,000 one-second clips", clips_per_s, 1500, unit="clips/s")
@@ -48,7 +50,11 @@ def mountain(options: argparse.Namespace) -> None:
         at_most=True,
         unit="MiB",
     )
+    for what, cpu_s, most_us in (("driver", took.own_cpu_s, 50), ("all", took.cpu_s, 400)):
+        us = cpu_s / count * 1e6
+        target(f"CPU time of {what} per clip, 200,000 clips", us, most_us, at_most=True, unit="µs")
     header = ["what", *COST, "clips/s", "steady clips/s", "driver MiB"]
+    header += ["driver's CPU µs/clip", "all CPU µs/clip"]
     show("The whole job, a model that costs nothing", header, rows)
 
 

@@ -185,7 +185,7 @@ def median(outcomes: Sequence[Outcome]) -> Outcome:
     took = Took(
         **{  # type: ignore[arg-type]
             name: middle(getattr(one.took, name) for one in outcomes)
-            for name in ("began", "wall_s", "cpu_s", "peak_bytes", "own_peak_bytes")
+            for name in ("began", "wall_s", "cpu_s", "peak_bytes", "own_peak_bytes", "own_cpu_s")
         }
     )
     names = ("ready_s", "steady", "first_row_s", "padding")

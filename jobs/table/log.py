@@ -35,6 +35,7 @@ APP = "earmark"
 ROWS_AT_ONCE = 32_768
 FILE_BYTES, SMALL_FILE_BYTES = 256 << 20, 16 << 20  # of compacted data files, see `size_to_merge`
 COMPACTION_STEP = timedelta(minutes=1)
+FEW = 8  # transactions
 WRITER = WriterProperties(compression="ZSTD", max_row_group_size=ROWS_AT_ONCE)
 
 
@@ -97,9 +98,19 @@ class Log:
         return [{**entry, "note": json.loads(entry.get("earmark", "{}"))} for entry in entries]
 
     def newest_run(self) -> str | None:
-        """The id of the run that made the last transaction that has one."""
-        entries = (entry["note"].get("run_id") for entry in self.history())
-        return next((run_id for run_id in entries if run_id), None)
+        """The id of the run that made the last transaction that has one.
+
+        Of the transactions, each of which is a file, the last few are read, and more only if none of
+        these has a run: with 10,000 on a store all of them take minutes.
+        """
+        limit = FEW
+        while True:
+            entries = self.history(limit)
+            runs = (entry["note"].get("run_id") for entry in entries)
+            found = next((run_id for run_id in runs if run_id), None)
+            if found or len(entries) < limit:
+                return found
+            limit *= FEW
 
     def number(self) -> int:
         """The number of the last transaction."""
@@ -128,12 +139,20 @@ class Transactions:
     def __init__(self, log: Log, run_id: str) -> None:
         self.log, self.run_id = log, run_id
         self.number = log.number()
+        self._checked = log.version  # the last version that is known to have this number
 
     def check(self) -> None:
-        """Move to the newest version, whose number has to be this run's."""
-        if self.log.refresh().number() != self.number:
+        """Move to the newest version, whose number has to be this run's.
+
+        The number of a version that is known is not read again: delta-rs reads every transaction since
+        the last checkpoint for it, up to 100 files.
+        """
+        if self.log.refresh().version == self._checked:
+            return
+        if self.log.number() != self.number:
             holder = holder_of(self.log.storage)
             raise TableInUse(f"{self.log.storage.path} was taken over: {in_use(holder)}")
+        self._checked = self.log.version
 
     def append(
         self,
@@ -199,7 +218,8 @@ class Transactions:
             lambda: any(e["note"].get("commit") == commit_id for e in self.log.history(10)),
         )
         self.number += 1
-        self.log.refresh()
+        if self.log.refresh().version == self._checked + 1:  # else another one came in between
+            self._checked += 1
 
     def compact(self) -> None:
         """Merge small data files. These transactions have no number, as delta-rs drops it; the log's own

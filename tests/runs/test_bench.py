@@ -46,12 +46,13 @@ def taken(script: str) -> Took:
 
 
 def outcome(wall_s: float, padding: float | None) -> Outcome:
-    return Outcome(10.0, Took(0.0, wall_s, 2 * wall_s, 1 << 30, 1 << 20), padding=padding)
+    return Outcome(10.0, Took(0.0, wall_s, 2 * wall_s, 1 << 30, 1 << 20, wall_s), padding=padding)
 
 
-def test_time_of_what_a_command_leaves_behind_is_counted() -> None:
-    took = taken(ORPHAN.format(busy=BUSY.format(seconds=2)))
-    assert 1.4 < took.cpu_s < 4
+def test_time_of_what_a_command_leaves_behind_is_counted_beside_its_own() -> None:
+    took = taken(ORPHAN.format(busy=BUSY.format(seconds=2)) + BUSY.format(seconds=1))
+    assert 2.4 < took.cpu_s < 5
+    assert 0.5 < took.own_cpu_s < 1.5
     assert took.wall_s < took.cpu_s + 60
 
 
@@ -71,6 +72,7 @@ def test_a_command_that_fails_says_what_it_said() -> None:
 def test_figures_are_medians_of_the_rounds_that_have_them() -> None:
     middle = median([outcome(5.0, None), outcome(1.0, 0.25), outcome(2.0, 0.75)])
     assert (middle.took.wall_s, middle.took.cpu_s, middle.padding) == (2.0, 4.0, 0.5)
+    assert middle.took.own_cpu_s == 2.0
     assert middle.speed == 5.0 and middle.ready_s is None
 
 

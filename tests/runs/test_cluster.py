@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,15 @@ PATIENCE_S = 300
 
 
 class Running:
-    """`earmark run` as a process on a cluster."""
+    """`earmark run`, or another command `line`, as a process on a cluster."""
 
-    def __init__(self, job: Job, address: str, *arguments: str):
+    def __init__(
+        self, job: Job, address: str, *arguments: str, line: Sequence[str] | None = None
+    ) -> None:
         self.said = job.folder / "said"
         with self.said.open("wb") as said:
             self.process = subprocess.Popen(
-                command("run", job.config, *arguments),
+                line or command("run", job.config, *arguments),
                 cwd=ROOT,
                 env=os.environ | {"RAY_ADDRESS": address},
                 stdout=said,
@@ -106,7 +108,7 @@ def actors(node: Any) -> int:
             line = (folder / "cmdline").read_bytes()
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
             raylets = [p.process.pid for p in node.all_processes.get("raylet", ())]
-            found += b"LabelHere" in line and int(parent) in raylets
+            found += b"MapWorker" in line and int(parent) in raylets
     return found
 
 
