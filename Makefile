@@ -18,7 +18,7 @@ unit: $(VENV)/ready
 chaos: $(VENV)/ready
 	$(BIN)/python -m pytest -m chaos
 
-# All rows take 30 to 45 minutes; ARGS="decode planning", for two of them, three.
+# All rows take 40 to 55 minutes; ARGS="decode planning", for two of them, three.
 bench: $(VENV)/bench
 	$(BIN)/python -m jobs.bench $(ARGS)
 

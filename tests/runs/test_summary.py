@@ -17,6 +17,7 @@ from jobs.label import main, seconds
 from jobs.reports.drift import beyond, drift, statistics
 from jobs.reports.kept_totals import run_totals
 from jobs.reports.summary import Summary
+from jobs.table.table import HeldTable
 from jobs.workers.crash_ledger import ActorWork
 
 COUNTS = ("found", "done", "labelled", "ok", "partial", "failed", "left", "vanished")
@@ -37,7 +38,17 @@ def job(tmp_path: Path, classifier: Path) -> Job:
     return Job(tmp_path, classifier, resources={"clips_per_block": 4})
 
 
-def test_a_summary_tells_what_the_run_came_to(job: Job, local_ray: None) -> None:
+def test_a_summary_tells_what_the_run_came_to(
+    job: Job, local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holders = []
+    look_at = Summary.look_at
+
+    def seen(summary: Summary, table: HeldTable, *rest: Any) -> None:
+        holders.append(table.holder())
+        look_at(summary, table, *rest)
+
+    monkeypatch.setattr(Summary, "look_at", seen)
     job.sounds(6)
     (job.audio / "bad.wav").write_text("no sound")
     file = job.folder / "summary.json"
@@ -45,6 +56,8 @@ def test_a_summary_tells_what_the_run_came_to(job: Job, local_ray: None) -> None
     assert result.code == 0
     summary = read(file)
     assert kept(job) == [summary]
+    assert holders == [None]  # other runs need not wait until the labels are read
+    assert (job.table / "_earmark" / "totals.parquet").exists()
     assert summary["clips"] == dict(zip(COUNTS, (7, 0, 7, 6, 0, 1, 0, 0), strict=True))
     assert (summary["exit_code"], summary["stopped"], summary["error"]) == (0, None, None)
     assert summary["input"] == {"format": "files"}

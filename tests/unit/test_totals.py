@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,16 +17,22 @@ from tables import existing, held
 from test_evaluate import KEPT, SETTINGS, TASKS, clip, kinds, make, speech
 
 import jobs.reports.kept_totals
+import jobs.reports.summary
 import jobs.reports.totals
 from jobs.clips import clip_id
+from jobs.config import Config, Output
+from jobs.console import Console
 from jobs.export.options import Options
 from jobs.export.select import Shape, select
+from jobs.input import Input
 from jobs.reports.drift import statistics
 from jobs.reports.evaluate import evaluate, evaluation
 from jobs.reports.kept_totals import TOTALS_FILE, TooManyRows, run_totals
 from jobs.reports.page.build import Choice, build
+from jobs.reports.summary import Summary
 from jobs.reports.totals import _words
 from jobs.reports.verify import verify
+from jobs.stop import Stop
 from jobs.table.schema import table_schema
 from jobs.table.table import Table
 
@@ -143,6 +150,31 @@ def test_a_run_that_is_told_to_end_reads_few_rows(table: Table) -> None:
         run_totals(table, "later", keep=True, read=9)
     run_totals(table, "later", keep=True, read=10)
     run_totals(table, "later2", keep=True, read=0)
+
+
+def test_after_a_signal_a_large_table_is_left_to_the_next_run(
+    table: Table,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Its sums of earlier runs are lost, and reading it would take longer than a run may take to end."""
+    Path(table.path, TOTALS_FILE).unlink()
+    monkeypatch.setattr(jobs.reports.summary, "ROWS_AFTER_SIGNAL", 5)
+    mine = held(table.path, "later", table_schema(TASKS, KEPT), SETTINGS)
+    config = Config(input=Input(path="x"), tasks={}, output=Output(path=table.path))
+    found = []
+    with Console("later") as console:
+        for signal_, name in ((signal.SIGTERM, "SIGTERM"), (0, ""), (signal.SIGTERM, "SIGTERM")):
+            stop, summary = Stop(), Summary("later", "job.yaml", console.log)
+            stop.signal, stop.why = signal_, name
+            summary.look_at(mine, config, console, stop)
+            found.append(summary.document["references"])
+    mine.release()
+    assert found[0] is None and found[1]["rows"] == 15 and found[2] == found[1]
+    assert (
+        capfd.readouterr().out.count("no statistics of the table after SIGTERM: expected at") == 1
+    )
 
 
 def test_rows_of_other_settings_are_those_of_any_task(table: Table) -> None:
