@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any
 
+from jobs.console import printable
+from jobs.exit_codes import FAILED
 from jobs.table.storage import Storage
 from jobs.table.table import Table
 from jobs.yaml_values import set_value
@@ -36,6 +39,17 @@ def open_table(args: argparse.Namespace) -> Table:
     if table is None or "tasks" not in table.settings():
         raise ValueError(f"expected a table that Earmark made, found none at {storage.path}")
     return table
+
+
+def unreadable(table: str, error: Exception) -> int:
+    """Tell that a table could not be read; returns the exit code."""
+    what = printable(str(error).partition("\n")[0])
+    print(
+        f"error: expected a table that can be read at {table}, found: {what}: "
+        "`earmark verify` tells what is damaged",
+        file=sys.stderr,
+    )
+    return FAILED
 
 
 def storage_options(arguments: Sequence[str]) -> dict[str, Any]:

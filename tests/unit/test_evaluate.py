@@ -17,6 +17,7 @@ from runs import earmark
 from s3 import KEY, S3, SECRET, s3  # noqa: F401  # the fixture
 from tables import TableOf, existing
 
+import jobs.reports.evaluate
 from audio_ops.speech.wer import WordErrors
 from audio_ops.tasks import load_task
 from jobs.cli import run
@@ -190,6 +191,18 @@ def test_figures_by_a_column_add_up_to_those_over_all(tmp_path: Path) -> None:
         assert sum(group["word_edits"] for group in groups) == words["word_edits"]
         assert sum(group["compared"] for group in groups) == words["compared"]
     assert [group["value"] for group in words["by"]['odd "name"; {x}']] == [0, 1]
+
+
+def test_of_very_many_values_the_most_frequent_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.reports.evaluate, "GROUPS", 2)
+    monkeypatch.setattr(jobs.reports.evaluate, "GROUPS_SHOWN", 1)
+    report = evaluate(make(tmp_path, kinds()), ["folder"])
+    kind = report["tasks"]["kind"]
+    assert [group["value"] for group in kind["by"]["folder"]] == ["cat", "dog"]
+    assert [group["macro_f1"] for group in kind["by"]["folder"]] == pytest.approx([1 / 3, 1])
+    assert kind["values"] == {"folder": 3} and "    and 2 more" in lines(report)
 
 
 def test_a_time_is_a_value_like_any_other(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from test_evaluate import KEPT, SETTINGS, TASKS, clip, kinds, make, speech
 import jobs.reports.kept_totals
 import jobs.reports.summary
 import jobs.reports.totals
+from jobs.cli import run
 from jobs.clips import clip_id
 from jobs.config import Config, Output
 from jobs.console import Console
@@ -132,9 +133,10 @@ def test_sums_that_are_lost_cost_a_scan_and_change_nothing(
 
 def test_small_files_are_summed_up_together(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of 10 rows in groups of 25; the last one has what is left."""
-    for run in range(5):
-        start = 100 + 10 * run
-        append(table, f"run{run}", [clip(n, kind_label=f"{run}") for n in range(start, start + 10)])
+    for number in range(5):
+        start = 100 + 10 * number
+        some = [clip(n, kind_label=f"{number}") for n in range(start, start + 10)]
+        append(table, f"run{number}", some)
     monkeypatch.setattr(jobs.reports.totals, "ROWS_OF_A_GROUP", 25)
     monkeypatch.setattr(jobs.reports.totals, "ROWS_OF_A_PIECE", 7)
     found = run_totals(table, keep=True)
@@ -142,6 +144,19 @@ def test_small_files_are_summed_up_together(table: Table, monkeypatch: pytest.Mo
     assert sorted(map(len, groups)) == [1, 2, 3]  # one was known
     assert found.rows == 65 and evaluation(table, found) == evaluate(table)
     assert_totals_are_those_of_a_scan(table)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+def test_a_command_tells_of_a_table_that_it_cannot_read(
+    table: Table, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    next(Path(table.path).glob("part-*")).unlink()
+    out = ["-o", str(tmp_path / "page")] if command == "report" else []
+    assert run([command, table.path, *out]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"error: expected a table that can be read at {table.path}, found: " in told
+    assert "`earmark verify` tells what is damaged" in told
+    assert not (tmp_path / "page").exists()
 
 
 def test_a_run_that_is_told_to_end_reads_few_rows(table: Table) -> None:
@@ -222,11 +237,11 @@ READERS: dict[str, Callable[[Table, Path], Any]] = {
 @pytest.fixture
 def loose(table: Table) -> Table:
     """A table of several files, as it is while a run goes on."""
-    for run, start in (("later", 60), ("last", 70)):
+    for run_id, start in (("later", 60), ("last", 70)):
         some = [
             whole(n, clip(n, kind_label="dog", sample_rate=8000)) for n in range(start, start + 3)
         ]
-        append(table, run, some)
+        append(table, run_id, some)
     return table
 
 

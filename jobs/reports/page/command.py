@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from jobs.arguments import positive
-from jobs.reports.arguments import add_table_arguments, open_table
+from jobs.reports.arguments import add_table_arguments, open_table, unreadable
 
 MARK = '<meta name="generator" content="earmark report">'
 MARK_WITHIN = 2_000  # characters of index.html
@@ -56,10 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_from(args: argparse.Namespace) -> int:
-    """Write the report; returns the exit code: 0, or 2 for no such table, or a folder that is in use."""
+    """Write the report; returns the exit code: 0, 2 for no such table, or a folder that is in use, or 1
+    for a table that cannot be read."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         return _refused(f"expected package {missing[0]}, found none: pip install 'earmark[report]'")
+    import duckdb
+    from deltalake.exceptions import DeltaError
+
     from jobs.reports.page.build import Choice, build
     from jobs.reports.page.database import reported_tasks
 
@@ -75,7 +79,10 @@ def run_from(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as work:
         new = Path(work, "new")
         new.mkdir()
-        built = build(table, new, choice, _progress())
+        try:
+            built = build(table, new, choice, _progress())
+        except (FileNotFoundError, DeltaError, duckdb.Error) as error:
+            return unreadable(args.table, error)
         if folder.exists():
             folder.rename(Path(work, "old"))
         new.rename(folder)
