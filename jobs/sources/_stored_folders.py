@@ -11,6 +11,8 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
@@ -72,6 +74,9 @@ def _on_s3(fs: Any, root: str, in_order: bool) -> Iterator[Info]:
     names.
     """
     bucket, key, _ = fs.split_path(root)
+    fs.connect()
+    parsers = fs.session.get_component("response_parser_factory")
+    parsers.set_parser_defaults(timestamp_parser=time_of)
     top = f"{key}/" if key else ""
     with ThreadPoolExecutor(LISTINGS_AT_ONCE) as threads:
         lister = _Lister(fs, bucket, threads)
@@ -83,6 +88,17 @@ def _on_s3(fs: Any, root: str, in_order: bool) -> Iterator[Info]:
                 yield from _in_parts(lister, top)
         finally:
             threads.shutdown(cancel_futures=True)
+
+
+def time_of(value: Any) -> datetime:
+    """A time in an answer of S3. With botocore's own parser, dateutil's, a name takes 92 µs of CPU,
+    and 36 µs with this one."""
+    if isinstance(value, str) and "T" in value and value.endswith("Z"):
+        with suppress(ValueError):
+            return datetime.fromisoformat(f"{value[:-1]}+00:00")
+    from botocore.utils import parse_timestamp
+
+    return parse_timestamp(value)  # type: ignore[no-any-return]
 
 
 def _in_parts(lister: _Lister, top: str) -> Iterator[Info]:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import fsspec
 import pytest
+from botocore.utils import parse_timestamp
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
@@ -19,7 +20,7 @@ from s3_proxy import flaky
 
 from jobs.input import Input
 from jobs.sources import load_source
-from jobs.sources._stored_folders import beginnings, stored_files
+from jobs.sources._stored_folders import beginnings, stored_files, time_of
 
 PAGE = 5  # keys of an answer, in place of 1,000
 ODD = ["a b+c&d=%41[1] \N{HEADPHONE}#x?y::z.wav", "x//y.wav", "x/", "x.wav/x.wav", "é/ü.wav", ".w"]
@@ -74,11 +75,27 @@ def test_parts_of_a_folder_have_what_one_listing_has(
     before = len(s3.asked(bucket))
     found = list(stored_files(fs, root, print, in_order=in_order))
     asked = len(s3.asked(bucket)) - before
-    assert essence(iter(found)) == essence(fs.find(root, detail=True).values())
+    assert essence(iter(found)) == essence(s3.files().find(root, detail=True).values())
     assert len(found) == len(SHAPES[shape])
     pages = -(-len(found) // PAGE)
     most = {"flat": pages + 1, "small": 1, "few folders": 2 * pages}.get(shape, 2 * pages + 40)
     assert pages <= asked <= (pages if in_order else most)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("2026-11-30T19:26:03.000Z", "2026-11-30T19:26:03Z", "2026-11-30T19:26:03.25Z"),
+        *(
+            "2026-11-30T19:26:03+02:00",
+            "Mon, 30 Nov 2026 19:26:03 GMT",
+            "Thu, 01 Jan 1970 00:00:00 GMT",
+        ),
+        *("20261130", "1796066763", "1796066763.25", 1796066763, 1796066763.5, "20261130T192603Z"),
+    ],
+)
+def test_times_are_those_that_botocore_reads(value: Any) -> None:
+    assert time_of(value) == parse_timestamp(value)
 
 
 def prefixes(s3: S3, bucket: str, start: int) -> Counter[str]:
