@@ -141,7 +141,6 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
         found = find_clips(run, console.say)
         rows_of_all = len(found.clips)
         found = evenly(found, run.sample) if run.sample else found
-        per_shard = clips_per_shard(run.sample, len(found.clips))
         summary.passed_over(found.passed_over)
         summary.plan = left_to_do(run, found, table)
         refuse_nothing(run, found, summary.plan)
@@ -167,18 +166,7 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
         if todo.obsolete:
             held.commit([], todo.obsolete)
         if len(todo.todo):
-            with probing(held.path, run.id), running_ray(run.config, console, stop):
-                console.progress("loading the models")
-                ledger = start_ledger()
-                shares, written = pipeline(run, todo, held, ledger, per_shard)
-                with Stream(written, shares) as stream:
-                    commit_as_it_comes(
-                        held, stream, progress, stop, run.config.resources.commit_every_s
-                    )
-                summary.worked(end_ledger(ledger))
-                if run.sample:
-                    prices = run.config.resources.price_per_hour
-                    summary.whole(rows_of_all, shares, shares_of_whole(run.config), prices)
+            label(run, todo, held, rows_of_all, summary=summary, console=console, stop=stop)
         console.progress("compacting the table")
         held.tidy(retain_h, compact=run.config.output.compact == "auto")
     finally:
@@ -189,6 +177,33 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
     if whole := summary.document["whole"]:
         console.say("\n".join(lines(whole)))
     return code
+
+
+def label(
+    run: Run,
+    todo: Plan,
+    table: HeldTable,
+    rows_of_all: int,
+    *,
+    summary: Summary,
+    console: Console,
+    stop: Stop,
+) -> None:
+    """Label what is to do, on Ray, and commit it. `rows_of_all` are those of the whole input, of which a
+    sample tells what they take."""
+    progress = summary.progress
+    assert progress is not None
+    per_shard = clips_per_shard(run.sample, rows_of_all)
+    with probing(table.path, run.id), running_ray(run.config, console, stop):
+        console.progress("loading the models")
+        ledger = start_ledger()
+        shares, written = pipeline(run, todo, table, ledger, per_shard)
+        with Stream(written, shares) as stream:
+            commit_as_it_comes(table, stream, progress, stop, run.config.resources.commit_every_s)
+        summary.worked(end_ledger(ledger))
+        if run.sample:
+            prices = run.config.resources.price_per_hour
+            summary.whole(rows_of_all, shares, shares_of_whole(run.config), prices)
 
 
 def commit_as_it_comes(
