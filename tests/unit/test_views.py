@@ -47,6 +47,6 @@ def test_a_view_of_duckdb_has_the_rows_of_all_tables(tables: dict[str, Work]) ->
 
 
 def test_polars_reads_the_committed_rows_of_all_tables(tables: dict[str, Work]) -> None:
-    labels = eval(line("pl.concat"), {"pl": pl})  # noqa: S307
+    labels = eval(line("pl.concat"), {"pl": pl})
     rows = labels.select("kind_label", "mood_label").collect().rows()
     assert sorted(rows, key=repr) == expected(tables)
