@@ -23,7 +23,15 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Field, Schema, Transaction, WriterProperties
+from deltalake import (
+    CommitProperties,
+    DeltaTable,
+    Field,
+    PostCommitHookProperties,
+    Schema,
+    Transaction,
+    WriterProperties,
+)
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
@@ -36,6 +44,9 @@ ROWS_AT_ONCE = 32_768
 FILE_BYTES, SMALL_FILE_BYTES = 256 << 20, 16 << 20  # of compacted data files, see `size_to_merge`
 COMPACTION_STEP = timedelta(minutes=1)
 FEW = 8  # transactions
+# Transactions from one removal of old ones to the next, as from checkpoint to checkpoint. delta-rs would
+# list the whole log at each: ten requests to a store with 10,000 transactions.
+CLEANED_EVERY = 100
 WRITER = WriterProperties(compression="ZSTD", max_row_group_size=ROWS_AT_ONCE)
 
 
@@ -180,13 +191,20 @@ class Transactions:
         mode: Literal["append", "overwrite"] = "append",
     ) -> None:
         delta = self.log.delta
-        self._commit(
-            lambda properties: delta.create_write_transaction(
-                list(actions), mode, schema, commit_properties=properties
-            ),
-            what,
-            note,
-        )
+
+        def step(properties: CommitProperties) -> None:
+            # None: as the table's own properties say, by default after 30 days.
+            cleans = None if (delta.version() + 2) % CLEANED_EVERY == 0 else False
+            hooks = PostCommitHookProperties(cleanup_expired_logs=cleans)
+            delta.create_write_transaction(
+                list(actions),
+                mode,
+                schema,
+                commit_properties=properties,
+                post_commithook_properties=hooks,
+            )
+
+        self._commit(step, what, note)
 
     def adapt(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
         """Add the columns, and fields of structs, that are missing, and replace the settings."""

@@ -49,6 +49,8 @@ def test_commits_read_no_more_of_a_store_the_more_there_were(s3: S3) -> None:
     before = asked()
     append(table, 1)
     assert max(asked() - before) - min(asked() - before) <= 1  # the last one and its own
+    whole = [r for r in s3.asked("many-commits") if r.path.endswith("prefix=table/_delta_log/")]
+    assert len(whole) <= 2  # listings: while the table was made
     before = asked()
     assert table.log.newest_run() == "run"
     assert (asked() - before).total() < 10
