@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-ALL = -1  # the set of all tasks, see `jobs.due`
+ALL = -1  # the set of all tasks, see `jobs.planning.due`
 IDS_AT_ONCE = 65_536
 
 

@@ -20,13 +20,13 @@ from jobs.config_file import load_config
 from jobs.console import Console, new_run_id
 from jobs.exit_codes import BAD_CONFIG, FAILED, IN_USE, OK, exit_with
 from jobs.pipeline import pipeline
-from jobs.plan import Plan
-from jobs.planning import find_clips, left_to_do, refuse_nothing
+from jobs.planning.find import find_clips, left_to_do, refuse_nothing
+from jobs.planning.plan import Plan
+from jobs.planning.refusal import refuse_other_labels, to_drop
 from jobs.preflight import Run, preflight
 from jobs.progress import Progress
 from jobs.ray_address import HeadGone, expect_answer, ray_address
 from jobs.ray_cluster import refuse_own_store, running_ray
-from jobs.refusal import refuse_other_labels, to_drop
 from jobs.reports.summary import Summary
 from jobs.resources import CannotRun
 from jobs.sample import clips_per_shard, evenly, lines, sample_config, shares_of_whole

@@ -11,9 +11,9 @@ import pyarrow as pa
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.tasks import load_task, most_speech
 from jobs import ray_compat
-from jobs.committed import RowSettings
 from jobs.config import Config
-from jobs.plan import Plan
+from jobs.planning.committed import RowSettings
+from jobs.planning.plan import Plan
 from jobs.preflight import Run
 from jobs.resources import (
     Nodes,

@@ -15,9 +15,9 @@ from audio_ops.schemas import SOUND
 from audio_ops.tasks import load_task
 from jobs.config import Config, ConfigError
 from jobs.config_file import options_of_others
-from jobs.due import Wanted
 from jobs.fingerprints import settings
 from jobs.models import find_model
+from jobs.planning.due import Wanted
 from jobs.sources import NoSuchColumn, Source, load_source
 from jobs.sources._auto import recognise
 from jobs.sources._paths import absolute

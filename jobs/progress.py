@@ -12,8 +12,8 @@ from typing import Any
 from jobs.config import Config
 from jobs.console import Console, printable
 from jobs.exit_codes import DRIFTED, OK, TOO_MANY_ERRORS
-from jobs.plan import Plan
-from jobs.plan_shards import FILES
+from jobs.planning.plan import Plan
+from jobs.planning.shards import FILES
 from jobs.recordings import WholeRecordings
 from jobs.sources._paths import absolute
 from jobs.sources._walk import listed

@@ -20,21 +20,21 @@ from deltalake.exceptions import DeltaError
 
 from jobs.arguments import add_plan_arguments, plan_arguments
 from jobs.clips import Ids, clip_ids
-from jobs.committed import WHY, committed
 from jobs.config import Config, ConfigError
 from jobs.config_file import load_config
 from jobs.console import printable
-from jobs.due import Cost, Costs
 from jobs.exit_codes import BAD_CONFIG, FAILED, OK
 from jobs.fingerprints import changes
-from jobs.plan import Plan
-from jobs.planning import find_clips, left_to_do, refuse_nothing
+from jobs.planning.committed import WHY, committed
+from jobs.planning.due import Cost, Costs
+from jobs.planning.find import find_clips, left_to_do, refuse_nothing
+from jobs.planning.plan import Plan
+from jobs.planning.refusal import refuse_other_labels
 from jobs.preflight import Run, preflight
 from jobs.prices import cost, price_per_hour
 from jobs.progress import clock
 from jobs.ray_address import ray_address
 from jobs.ray_compat import cpu_quota, first_line
-from jobs.refusal import refuse_other_labels
 from jobs.resources import CannotRun, share_out
 from jobs.shared_storage import refuse_uploads
 from jobs.sources import PLACE

@@ -19,7 +19,7 @@ import fsspec
 from jobs.config import Config
 from jobs.console import Console
 from jobs.input import Input
-from jobs.plan import Plan
+from jobs.planning.plan import Plan
 from jobs.prices import cost, machines, price_per_hour
 from jobs.progress import Progress
 from jobs.reports.drift import beyond, statistics

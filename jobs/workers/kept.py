@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from audio_ops.label import DUE, put
 from audio_ops.schemas import SOUND, failure_column
 from jobs.clips import ALL
-from jobs.committed import RowSettings
 from jobs.fingerprints import fingerprint_of, run_of
+from jobs.planning.committed import RowSettings
 from jobs.table.outcome import kept_failures
 from jobs.table.schema import (
     ERROR_OF_READING,
@@ -60,7 +60,7 @@ def kept_settings(rows: RowSettings, tasks: Collection[str], kept: Collection[st
 
 
 def due_of(channel: int | None, own: Sequence[Mapping[str, Any]]) -> tuple[int, str | None]:
-    """The tasks that are due on a clip with these rows of the table (see `jobs.plan.ROW`), all if some
+    """The tasks that are due on a clip with these rows of the table (see `jobs.planning.plan.ROW`), all if some
     of its channels have none; and the id of one whose labels stay in part."""
     of_channels = channel is None and bool(own) and own[0]["channel"] is not None
     is_whole = len(own) == (own[0]["channels"] if of_channels else 1)

@@ -25,10 +25,10 @@ from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare
 from audio_ops.tasks import WantsSpeech, most_speech
 from jobs.clips import clip_id, digest
-from jobs.committed import RowSettings
 from jobs.config import Audio
 from jobs.input import Input
-from jobs.plan_shards import with_known
+from jobs.planning.committed import RowSettings
+from jobs.planning.shards import with_known
 from jobs.shared_storage import SeenInput, expect_input
 from jobs.sources import NO_COLUMNS, PLACE, Source, load_source
 from jobs.sources._paths import open_file

@@ -18,11 +18,11 @@ from tables import TableOf
 from test_sources import write_lines, write_parquet, write_tar
 
 from audio_ops.tasks import load_task
-from jobs.committed import NOTHING_COMMITTED
 from jobs.config import Audio
 from jobs.input import Input
-from jobs.plan import plan
-from jobs.plan_shards import plan_shards
+from jobs.planning.committed import NOTHING_COMMITTED
+from jobs.planning.plan import plan
+from jobs.planning.shards import plan_shards
 from jobs.sources import NO_COLUMNS, load_source
 from jobs.table.table import Table
 from jobs.workers.read import ReadSettings, read

@@ -30,9 +30,9 @@ import jobs.table.write
 from audio_ops.label import is_due, put
 from audio_ops.schemas import ERROR, SOUND
 from audio_ops.tasks.audio_classification import Options
-from jobs.committed import RowSettings, committed
-from jobs.due import Wanted
-from jobs.plan import Plan, plan
+from jobs.planning.committed import RowSettings, committed
+from jobs.planning.due import Wanted
+from jobs.planning.plan import Plan, plan
 from jobs.reports.kept_totals import run_totals
 from jobs.reports.verify import verify
 from jobs.sources import NO_COLUMNS, PLACE, Listing

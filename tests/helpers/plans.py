@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from jobs.committed import COMMITTED, Committed
-from jobs.plan_shards import FILES, KNOWN
+from jobs.planning.committed import COMMITTED, Committed
+from jobs.planning.shards import FILES, KNOWN
 
 
 def in_memory(rows: pa.Table, files: Sequence[str] = ()) -> Committed:

@@ -36,12 +36,12 @@ from tables import existing, held
 from audio_ops.label import is_due, put
 from audio_ops.schemas import TASK_FAILURE, failure_column
 from audio_ops.tasks.audio_classification import Options
-from jobs.committed import RowSettings, committed
 from jobs.config import Audio
-from jobs.due import Wanted
 from jobs.input import Input
-from jobs.plan import Plan, plan
-from jobs.plan_shards import plan_shards, with_known
+from jobs.planning.committed import RowSettings, committed
+from jobs.planning.due import Wanted
+from jobs.planning.plan import Plan, plan
+from jobs.planning.shards import plan_shards, with_known
 from jobs.reports.verify import verify
 from jobs.sources import NO_COLUMNS, load_source
 from jobs.table.log import Transactions

@@ -22,11 +22,11 @@ from audio_ops.label import put
 from audio_ops.prepare import prepare
 from audio_ops.signal.waveforms import waveforms_of
 from jobs.clips import ALL, Shard
-from jobs.committed import WHY, committed
-from jobs.due import Costs, Wanted
 from jobs.fingerprints import changes, fingerprints, reads, table_settings
-from jobs.plan import plan
-from jobs.plan_shards import plan_shards
+from jobs.planning.committed import WHY, committed
+from jobs.planning.due import Costs, Wanted
+from jobs.planning.plan import plan
+from jobs.planning.shards import plan_shards
 from jobs.reports.drift import statistics
 from jobs.reports.evaluate import evaluate
 from jobs.reports.kept_totals import run_totals
@@ -339,7 +339,7 @@ def test_of_a_known_shard_only_the_models_of_due_tasks_are_needed() -> None:
         {"source": ["a.tar"], "member": [None], "source_version": ["1"], "offset_s": [0.0]}
     ).cast(PLACE)
     from jobs.clips import digest
-    from jobs.committed import COMMITTED
+    from jobs.planning.committed import COMMITTED
 
     ids = [f"{n:032x}" for n in (7, 8)]
     rows = pa.Table.from_pylist(

@@ -12,9 +12,9 @@ import pytest
 from sounds import encode, tone
 
 from audio_ops.errors import ClipError
-from jobs.committed import NOTHING_COMMITTED
 from jobs.input import Input
-from jobs.plan import plan
+from jobs.planning.committed import NOTHING_COMMITTED
+from jobs.planning.plan import plan
 from jobs.sources import parquet
 
 SOUND = encode(tone(0.1), 16_000, "wav")

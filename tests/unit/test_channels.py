@@ -17,11 +17,11 @@ from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare_clip, prepare_recording
 from audio_ops.schemas import Channels
 from jobs.clips import ALL, clip_id
-from jobs.committed import COMMITTED
 from jobs.config import Audio
 from jobs.input import Input
-from jobs.plan import Plan, plan
-from jobs.plan_shards import plan_shards
+from jobs.planning.committed import COMMITTED
+from jobs.planning.plan import Plan, plan
+from jobs.planning.shards import plan_shards
 from jobs.recordings import WholeRecordings
 from jobs.sources import load_source
 from jobs.workers.kept import without_kept

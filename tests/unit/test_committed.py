@@ -11,11 +11,11 @@ import pytest
 from deltalake import WriterProperties, write_deltalake
 from faults import Work, run
 
-import jobs.committed
+import jobs.planning.committed
 from jobs.clips import ALL, Ids, clip_id, clip_ids, numbers
-from jobs.committed import COMMITTED, RowSettings, committed, rows_of_shard
-from jobs.due import Wanted
-from jobs.plan_shards import plan_shards, with_known
+from jobs.planning.committed import COMMITTED, RowSettings, committed, rows_of_shard
+from jobs.planning.due import Wanted
+from jobs.planning.shards import plan_shards, with_known
 from jobs.sources import PLACE, Listing
 
 TARS = ["/audio/a.tar", "/audio/b.tar"]
@@ -45,7 +45,7 @@ def test_rows_come_with_their_numbers_however_they_are_cut(
     stored = pq.read_table(Path(work.path, name))["clip_id"].to_pylist()
     assert whole["clip_id"].to_pylist() == stored and whole["row"].to_pylist() == list(range(90))
     for rows in (1, 7, 20, 64):
-        monkeypatch.setattr(jobs.committed, "ROWS_AT_ONCE", rows)
+        monkeypatch.setattr(jobs.planning.committed, "ROWS_AT_ONCE", rows)
         scanned = list(committed(work.table(), work.wanted).scan(COMMITTED.names))
         assert max(map(len, scanned)) <= max(7, rows)
         assert pa.concat_tables(scanned).equals(whole)

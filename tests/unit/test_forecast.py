@@ -20,7 +20,7 @@ from audio_ops.label import put
 from audio_ops.schemas import ERROR, SOUND
 from jobs.config_file import load_config
 from jobs.fingerprints import settings
-from jobs.planning import find_clips, left_to_do
+from jobs.planning.find import find_clips, left_to_do
 from jobs.preflight import find_models, preflight
 from jobs.prices import machines
 from jobs.reports.forecast import forecast, lines

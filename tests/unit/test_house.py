@@ -71,8 +71,8 @@ import pyarrow as pa
 from jobs.config import Audio
 from jobs.input import Input
 from jobs.pipeline import blocks
-from jobs.committed import NOTHING_COMMITTED
-from jobs.plan import plan
+from jobs.planning.committed import NOTHING_COMMITTED
+from jobs.planning.plan import plan
 from jobs.sources import files
 from jobs.workers.read import ReadSettings, read
 input = Input(path=sys.argv[1], format="files")

@@ -25,11 +25,11 @@ from runs import PATHS, ROOT
 from sounds import encode, tone
 
 from audio_ops.prepare import prepare_clip
-from jobs.committed import NOTHING_COMMITTED
 from jobs.config import Audio
 from jobs.input import Input
-from jobs.plan import plan
-from jobs.plan_shards import plan_shards
+from jobs.planning.committed import NOTHING_COMMITTED
+from jobs.planning.plan import plan
+from jobs.planning.shards import plan_shards
 from jobs.sources import load_source
 from jobs.workers import sandbox
 from jobs.workers.lanes import LONG_BYTES, Lanes

@@ -10,8 +10,8 @@ import pytest
 
 from jobs.config import Config
 from jobs.console import Console
-from jobs.plan import Plan
-from jobs.plan_shards import FILES
+from jobs.planning.plan import Plan
+from jobs.planning.shards import FILES
 from jobs.progress import Incomplete, Progress
 from jobs.reports.summary import _counts
 from jobs.resources import Shares, TaskShare

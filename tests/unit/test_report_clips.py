@@ -20,11 +20,11 @@ from test_sources import SOUNDS, settled, write_tar
 from audio_ops.errors import ClipError
 from audio_ops.schemas import Channels
 from audio_ops.signal.waveforms import waveforms_of
-from jobs.committed import NOTHING_COMMITTED
 from jobs.config import Audio
 from jobs.input import Input
-from jobs.plan import plan
-from jobs.plan_shards import plan_shards
+from jobs.planning.committed import NOTHING_COMMITTED
+from jobs.planning.plan import plan
+from jobs.planning.shards import plan_shards
 from jobs.reports.page.clips import RATE, read_clips
 from jobs.reports.page.media import WIDTH, spectrogram_picture, wave_picture, write_media
 from jobs.reports.summary import packaging

@@ -22,12 +22,12 @@ from audio_ops.decode.open import decode
 from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare_clip
 from jobs.clips import clip_id, clip_ids
-from jobs.committed import NOTHING_COMMITTED
 from jobs.config import Audio, Config, ConfigError
 from jobs.config_file import load_config
 from jobs.input import Input
 from jobs.pipeline import blocks
-from jobs.plan import plan
+from jobs.planning.committed import NOTHING_COMMITTED
+from jobs.planning.plan import plan
 from jobs.preflight import find_source
 from jobs.sources import PLACE, Listing, NoSuchColumn, load_source, source_names
 from jobs.sources._paths import resolve

@@ -16,9 +16,9 @@ from tables import existing, held, with_failures
 from audio_ops.errors import KINDS
 from audio_ops.tasks.audio_classification import Options
 from jobs.clips import Shard
-from jobs.committed import committed
-from jobs.due import Wanted
 from jobs.fingerprints import LAYOUT
+from jobs.planning.committed import committed
+from jobs.planning.due import Wanted
 from jobs.table.log import FILE_BYTES, SMALL_FILE_BYTES, size_to_merge
 from jobs.table.schema import (
     ADDED_LATER,

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.clips import ALL, Shard, numbers
-from jobs.committed import Committed, RowSettings, rows_of_shard
-from jobs.plan import END, ROW, Plan, at_row, in_order
+from jobs.planning.committed import Committed, RowSettings, rows_of_shard
+from jobs.planning.plan import END, ROW, Plan, at_row, in_order
 from jobs.sources import NO_VERSION, Listing
 
 # The table's rows of a shard, in the plan's row of the shard: its reader skips those that are done.

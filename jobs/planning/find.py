@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import cast
 
-from jobs.committed import Committed, committed
 from jobs.config import ConfigError
-from jobs.plan import Plan, plan
-from jobs.plan_shards import plan_shards
+from jobs.planning.committed import Committed, committed
+from jobs.planning.plan import Plan, plan
+from jobs.planning.shards import plan_shards
 from jobs.preflight import Run
 from jobs.sample import clips_per_shard
 from jobs.sources import BadInput, Listing, ShardedSource

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from jobs.committed import WHY, committed
-from jobs.due import Cost, Costs, Wanted
 from jobs.fingerprints import changes
+from jobs.planning.committed import WHY, committed
+from jobs.planning.due import Cost, Costs, Wanted
 from jobs.preflight import Run
 from jobs.table.schema import ADDED_LATER, TableMismatch, columns_by_task
 from jobs.table.table import Table

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.due import REASONS, Wanted, due, expressions
+from jobs.planning.due import REASONS, Wanted, due, expressions
 from jobs.sources import PLACE
 from jobs.table.storage import Storage
 

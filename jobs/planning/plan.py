@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from audio_ops.schemas import Channels
 from jobs.clips import ALL, Ids, clip_ids
-from jobs.committed import COMMITTED, Committed
+from jobs.planning.committed import COMMITTED, Committed
 from jobs.sources import NO_VERSION, PLACE, Listing
 
 # A row of the table in the plan: which tasks are due on it, and where it stands (see `COMMITTED`).
@@ -31,7 +31,7 @@ class Plan:
     of the committed rows that the clip's new row replaces, or null), `replaces_labels` (whether
     they have labels), `_due` (the tasks to run) and `_kept` (see `KEPT`). If channels are labelled
     one by one, its rows are recordings, whose channels are not known yet: null. If the source has
-    shards, it has a row per shard, with `_files` (see `jobs.plan_shards`) in place of the latter four. They come
+    shards, it has a row per shard, with `_files` (see `jobs.planning.shards`) in place of the latter four. They come
     in the order of the data files that hold their old rows, so that each of these files is
     rewritten within a short time (see `jobs.table.rewrite`). `obsolete` are `clip_id`s of committed
     rows whose files still exist but no longer hold the clips. `due` are the tasks that are due on

@@ -69,7 +69,7 @@ class Costs:
         self.of_tasks = {name: dict.fromkeys(REASONS, Cost()) for name in tasks}
 
     def add(self, rows: pa.Table) -> None:
-        """Count rows with `due`, `audio_s` and each reason's tasks, see `jobs.committed`."""
+        """Count rows with `due`, `audio_s` and each reason's tasks, see `jobs.planning.committed`."""
         sets, audio_s = rows["due"].to_numpy(), rows["audio_s"].to_numpy()
         self.whole += _cost(sets != 0, audio_s)
         for bit, found in enumerate(self.of_tasks.values()):
