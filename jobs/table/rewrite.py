@@ -136,11 +136,12 @@ class Rewriter:
         return max(MIN_PIECE_ROWS, PIECE_OF_REMOVED * removed)
 
     def _read_hashes(self, name: str) -> np.ndarray:
-        def read() -> pa.ChunkedArray:
-            with self.storage.open(name) as file:
-                return pq.ParquetFile(file).read(columns=["clip_id"])["clip_id"]
+        def read() -> list[np.ndarray]:
+            with self.storage.open(name) as file, pq.ParquetFile(file) as parquet:
+                batches = parquet.iter_batches(ROWS_AT_ONCE, columns=["clip_id"])
+                return [_hashes(batch["clip_id"].to_pylist()) for batch in batches]
 
-        return _hashes(self.storage.retrying(read).to_pylist())
+        return np.concatenate([np.empty(0, np.int64), *self.storage.retrying(read)])
 
 
 class _Pieces:
