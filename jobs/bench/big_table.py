@@ -34,7 +34,7 @@ from jobs.table.log import ROWS_AT_ONCE
 from jobs.table.rewrite import add
 from jobs.table.schema import fingerprint_column, in_schema, run_column, table_schema
 from jobs.table.storage import Storage
-from jobs.table.table import hold
+from jobs.table.table import HeldTable, hold
 
 CLIPS_OF_A_SHARD = LINKS = 1000  # of a file; file systems allow 65,000
 ROWS_OF_A_FILE = 2_000_000
@@ -93,25 +93,30 @@ def _write(config: Config, labels: dict[str, Any]) -> None:
     schema = table_schema(config.tasks, pa.schema([]))
     table = hold(Storage(config.output.path), RUN_ID, schema, labels, {})
     known: dict[str, Shard] = {}
-    rows, done = _places(config, known), 0
-    actions: list[AddAction] = []
-    group = next(rows, None)
-    while group is not None:
-        name = f"part-{RUN_ID}-{len(actions):06}.parquet"
-        written = 0
-        with pq.ParquetWriter(f"{table.path}/{name}", table.schema(), compression="zstd") as writer:
-            while group is not None and written < ROWS_OF_A_FILE:
-                writer.write_table(_labelled(group, table.schema(), fingerprints(labels)["it"]))
-                written += len(group)
-                group = next(rows, None)
-        actions.append(add(name, Path(table.path, name).stat().st_size, written))
-        done += written
-        print(f"{done:,} rows", file=sys.stderr, flush=True)
-    table.transactions.append(actions, "label", {"rows": done})
+    print_ = fingerprints(labels)["it"]
+    fill(table, (_labelled(rows, table.schema(), print_) for rows in _places(config, known)))
     if known:
         table.added_shards.add(known)
         table.added_shards.merge()
     table.release()
+
+
+def fill(table: HeldTable, groups: Iterator[pa.Table]) -> None:
+    """Commit rows, which come in row groups, in data files of about `ROWS_OF_A_FILE`."""
+    actions: list[AddAction] = []
+    done = 0
+    group = next(groups, None)
+    while group is not None:
+        name, written = f"part-{RUN_ID}-{len(actions):06}.parquet", 0
+        with pq.ParquetWriter(f"{table.path}/{name}", table.schema(), compression="zstd") as writer:
+            while group is not None and written < ROWS_OF_A_FILE:
+                writer.write_table(group)
+                written += len(group)
+                group = next(groups, None)
+        actions.append(add(name, Path(table.path, name).stat().st_size, written))
+        done += written
+        print(f"{done:,} rows", file=sys.stderr, flush=True)
+    table.transactions.append(actions, "label", {"rows": done})
 
 
 def _places(config: Config, known: dict[str, Shard]) -> Iterator[pa.Table]:

@@ -6,16 +6,15 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from audio_ops.speech.wer import WordErrors
 from audio_ops.tasks import load_task
+from jobs.bench.big_table import DAY, RUN_ID, fill
 from jobs.bench.measure import measured
 from jobs.bench.report import COST, show, target
 from jobs.clips import clip_ids
@@ -24,14 +23,11 @@ from jobs.reports.drift import statistics
 from jobs.reports.evaluate import evaluation
 from jobs.reports.kept_totals import run_totals
 from jobs.table.log import ROWS_AT_ONCE
-from jobs.table.rewrite import add
 from jobs.table.schema import fingerprint_column, in_schema, run_column, table_schema
 from jobs.table.storage import Storage
 from jobs.table.table import Table, hold
 
-RUN_ID = "20260101-000000-bench"
-DAY = datetime(2026, 1, 1, tzinfo=timezone.utc)
-ROWS_OF_A_FILE, CLIPS_OF_A_TAR = 1_000_000, 1_000
+CLIPS_OF_A_TAR = 1_000
 SENTENCES, WORDS, WORDS_OF_A_SENTENCE = 5_000, 2_000, 12
 KEPT = pa.schema([("text", pa.string()), ("sound", pa.string())])
 ROWS = 10_000_000
@@ -86,16 +82,9 @@ def labelled_table(folder: Path, count: int) -> Table:
     schema = table_schema(tasks, KEPT)
     table = hold(Storage(str(folder)), RUN_ID, schema, settings, {})
     sentences, prints = _sentences(), fingerprints(settings)
-    actions = []
-    for start in range(0, count, ROWS_OF_A_FILE):
-        rows = min(ROWS_OF_A_FILE, count - start)
-        name = f"part-{RUN_ID}-{start:09}.parquet"
-        with pq.ParquetWriter(f"{table.path}/{name}", table.schema(), compression="zstd") as writer:
-            for at in range(start, start + rows, ROWS_AT_ONCE):
-                group = _rows(at, min(ROWS_AT_ONCE, start + rows - at), sentences, prints)
-                writer.write_table(in_schema(group, table.schema()))
-        actions.append(add(name, Path(table.path, name).stat().st_size, rows))
-    table.transactions.append(actions, "label", {"rows": count})
+    starts = range(0, count, ROWS_AT_ONCE)
+    groups = (_rows(at, min(ROWS_AT_ONCE, count - at), sentences, prints) for at in starts)
+    fill(table, (in_schema(group, table.schema()) for group in groups))
     table.release()
     return table
 
