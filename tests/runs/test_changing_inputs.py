@@ -75,7 +75,8 @@ def test_a_tar_packed_anew_with_another_text_is_labelled_anew_where_rows_keep_th
     ]
 
 
-@pytest.mark.parametrize("retry_errors", [pytest.param(False, marks=pytest.mark.chaos), True])
+@pytest.mark.chaos
+@pytest.mark.parametrize("retry_errors", [False, True])
 def test_a_tar_that_was_broken_and_is_mended_leaves_no_error_behind(
     tmp_path: Path, local_ray: None, classifier: Path, retry_errors: bool
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_tar_that_breaks_keeps_the_labels_of_what_cannot_be_reached_any_more(
     assert "nothing to do" in job.run().text
 
 
+@pytest.mark.chaos
 def test_rows_that_a_parquet_file_has_no_more_are_removed(
     tmp_path: Path, local_ray: None, classifier: Path
 ) -> None:
@@ -134,6 +136,7 @@ def test_rows_that_a_parquet_file_has_no_more_are_removed(
     assert empty.code == 2 and "nothing to do" not in empty.text
 
 
+@pytest.mark.chaos
 def test_error_rows_of_lines_that_were_mended_go(
     tmp_path: Path, local_ray: None, classifier: Path
 ) -> None:
@@ -214,6 +217,7 @@ def test_a_row_with_labels_outlives_that_its_new_version_cannot_be_read(
     assert [row["status"] for row in rows(job)] == ["ok", "ok"]
 
 
+@pytest.mark.chaos
 def test_a_table_whose_tar_rows_have_the_versions_of_their_tars_is_taken_over(
     tmp_path: Path, local_ray: None, classifier: Path
 ) -> None:

@@ -248,6 +248,7 @@ def test_a_signal_commits_what_is_finished_and_ends_the_run(
         goes_on(job, local_ray)
 
 
+@pytest.mark.chaos
 def test_a_signal_while_ray_starts_ends_the_run_as_well(
     job: Job, start: Callable[..., Running]
 ) -> None:

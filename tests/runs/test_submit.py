@@ -230,6 +230,7 @@ def test_a_job_server_wants_the_token(head: Head) -> None:
     assert answer.status_code in (401, 403)
 
 
+@pytest.mark.chaos
 def test_prometheus_sees_a_run_and_every_panel_of_grafana_has_something_to_show(
     head: Head, job: Job
 ) -> None:
