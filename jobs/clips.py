@@ -33,13 +33,11 @@ def _ids(found: pa.Table) -> pa.Array:
     if "channel" in found.column_names:
         channels = pc.binary_join_element_wise("\0", found["channel"].cast(pa.string()), "")
         places = pc.binary_join_element_wise(places, pc.fill_null(channels, ""), "")
-    hashes = [hashlib.blake2b(p, digest_size=16).hexdigest() for p in _bytes(places)]
+    hashes = [
+        hashlib.blake2b(place, digest_size=16).hexdigest()
+        for place in places.cast(pa.binary()).to_pylist()
+    ]
     return pa.array(hashes, pa.string())
-
-
-def _bytes(texts: pa.ChunkedArray) -> list[bytes]:
-    found: list[bytes] = texts.cast(pa.binary()).to_pylist()
-    return found
 
 
 def clip_id(

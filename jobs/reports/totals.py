@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
-import pyarrow.parquet as pq
 
 from jobs.fingerprints import fingerprint_of, run_of
 from jobs.reports.columns import TaskColumns, task_columns
 from jobs.spilling import spilling
+from jobs.table.rows import rows_by_number
 from jobs.table.table import Table
 
 ROWS_AT_ONCE = 8192  # from a file; and those that are summed up at once:
@@ -204,22 +204,14 @@ def totals_of(
 
 
 def rows_at(table: Table, places: Sequence[Place], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Those of some columns that a table has, of the rows at these places, each from the row group that
-    has it."""
+    """Those of some columns that a table has, of the rows at these places."""
+    schema = pa.schema([field for field in table.schema() if field.name in columns])
     rows: dict[Place, dict[str, Any]] = {}
     for name in sorted({place.file for place in places}):
         here = sorted((place for place in places if place.file == name), key=lambda one: one.row)
-        with table.storage.open(name) as opened, pq.ParquetFile(opened) as file:
-            have = [column for column in columns if column in file.schema_arrow.names]
-            begin, group = 0, -1
-            end = 0
-            for place in here:
-                while place.row >= end:
-                    group += 1
-                    begin, end = end, end + file.metadata.row_group(group).num_rows
-                    read = None
-                read = file.read_row_group(group, columns=have) if read is None else read
-                [rows[place]] = read.slice(place.row - begin, 1).to_pylist()
+        parts = rows_by_number(table.storage, name, [place.row for place in here], schema)
+        found = [row for part in parts for row in part.to_pylist()]
+        rows.update(zip(here, found, strict=True))
     return [rows[place] for place in places]
 
 

@@ -38,13 +38,14 @@ def read_shards(storage: Storage, *, strict: bool = False) -> dict[str, Shard]:
     Those in a damaged file are missing or, if `strict`, raise DamagedShards with the file's name.
     """
     found: dict[str, Shard] = {}
-    for name in (MERGED, *_added(storage)):
+    # The merged file last: it has those of added files that a run has merged and removed meanwhile.
+    for name in (*reversed(_added(storage)), MERGED):
         try:
             content = storage.read(f"{FOLDER}/{name}")
         except FileNotFoundError:
             continue
         try:
-            found |= _parsed(content)
+            found = _parsed(content) | found
         except (pa.ArrowException, OSError, KeyError) as error:  # OSError: of content in memory
             if strict:
                 raise DamagedShards(f"{FOLDER}/{name}", str(error)) from None

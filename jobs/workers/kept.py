@@ -9,10 +9,8 @@ from functools import reduce
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from audio_ops.label import DUE, put
 from audio_ops.schemas import SOUND, failure_column
@@ -20,16 +18,13 @@ from jobs.clips import ALL
 from jobs.fingerprints import fingerprint_of, run_of
 from jobs.planning.committed import RowSettings
 from jobs.table.outcome import kept_failures
+from jobs.table.rows import rows_by_number
 from jobs.table.schema import (
     ERROR_OF_READING,
     columns_by_task,
     fingerprint_column,
-    in_schema,
     run_column,
 )
-from jobs.table.storage import Storage
-
-ROWS_AT_ONCE = 2048  # of the table, in the memory of a reader
 
 
 @dataclass(frozen=True)
@@ -144,7 +139,7 @@ class KeptRows:
         parts = [schema.empty_table()]
         for file, of_file in groupby(rows, key=lambda row: row["file"]):
             name, numbers = settings.rows.files[file], [row["row"] for row in of_file]
-            parts += storage.retrying(lambda: list(_rows(storage, name, numbers, schema)))  # noqa: B023
+            parts += storage.retrying(lambda: list(rows_by_number(storage, name, numbers, schema)))  # noqa: B023
         found = pa.concat_tables(parts).combine_chunks()
         return self._made(found)
 
@@ -179,32 +174,6 @@ def _kept(plan: pa.Table) -> Iterator[Mapping[str, Any]]:
         for row in rows:
             if row["due"] != ALL and (row["member"], row["offset_s"]) in is_due:
                 yield row
-
-
-def _rows(
-    storage: Storage, name: str, numbers: Sequence[int], schema: pa.Schema
-) -> Iterator[pa.Table]:
-    """Rows of a data file by their numbers, which ascend; of its row groups only those needed, a few
-    rows at a time."""
-    wanted = np.asarray(numbers, np.int64)
-    with storage.open(name) as file, pq.ParquetFile(file) as parquet:
-        start = 0
-        for group in range(parquet.num_row_groups):
-            end = start + parquet.metadata.row_group(group).num_rows
-            inside = wanted[(wanted >= start) & (wanted < end)] - start
-            first = 0
-            for batch in _batches(parquet, group, schema.names) if len(inside) else ():
-                here = inside[(inside >= first) & (inside < first + len(batch))] - first
-                if len(here):  # first the types, for delta-rs's string_view lacks kernels
-                    yield in_schema(pa.Table.from_batches([batch]), schema).take(pa.array(here))
-                first += len(batch)
-            start = end
-
-
-def _batches(parquet: pq.ParquetFile, group: int, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    have = set(parquet.schema_arrow.names)
-    columns = [name for name in names if name in have]
-    return parquet.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns)
 
 
 def _unless(is_due: pa.Array, column: pa.ChunkedArray) -> pa.Array:
