@@ -60,8 +60,8 @@ class Progress:
         if self.to_do:
             what = "shards" if self.sharded else "clips"
             console.say(
-                f"{plan.found:,} clips {'known' if self.sharded else 'found'}, "
-                f"{plan.done:,} already labelled, {self.to_do:,} {what} to do"
+                f"{plan.found + plan.known_to_read:,} clips {'known' if self.sharded else 'found'}, "
+                f"{plan.done + plan.done_to_read:,} already labelled, {self.to_do:,} {what} to do"
             )
         if plan.obsolete:
             console.say(

@@ -38,8 +38,10 @@ class Plan:
     any of the clips, `keeps` is whether some old row keeps labels, and `files` are the names of the
     data files that `file` numbers.
 
-    The counts are of clips, as far as these are known before shards are read. `vanished` counts
-    clips with a row in the table, which stays, that are missing from the input.
+    The counts are of clips, as far as these are known before shards are read: `found` and `done` are
+    those of shards that need not be read, `known_to_read` and `done_to_read` the table's rows of the
+    others. `vanished` counts clips with a row in the table, which stays, that are missing from the
+    input.
     """
 
     todo: pa.Table
@@ -51,6 +53,8 @@ class Plan:
     due: int = ALL
     keeps: bool = False
     files: Sequence[str] = ()
+    known_to_read: int = 0
+    done_to_read: int = 0
 
     @property
     def is_empty(self) -> bool:

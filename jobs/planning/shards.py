@@ -111,6 +111,8 @@ def plan_shards(listing: Listing, committed: Committed, shards: Mapping[str, Sha
         due=reduce(operator.or_, (rows.due for rows in of_todo), 0) if are_known else ALL,
         keeps=any(rows.keeps for rows in of_todo),
         files=committed.files,
+        known_to_read=sum(rows.own for rows in of_todo),
+        done_to_read=sum(rows.done for rows in of_todo),
     )
 
 

@@ -56,8 +56,8 @@ SUMMARIES = 20  # of the newest runs, for their speeds
 
 def forecast(config_path: str, overrides: list[str], **options: Any) -> dict[str, Any]:
     """The run's work, as JSON values: the clips `found`, `done`, `due` and `vanished`; by task its clips,
-    by `why`, and the hours of sound that are known to be in them; `shards_to_read`, in which there may
-    be more clips; what would be `refused`, and the `exit_code` that a run would begin with, 2 or 0.
+    by `why`, and the hours of sound that are known to be in them; `shards_to_read`, of whose clips the
+    table's rows are counted; what would be `refused`, and the `exit_code` that a run would begin with, 2 or 0.
 
     `seconds`, of each task and of the whole, are those that its models took in earlier runs of this
     table for so much sound; None if there was none. Clips of unknown length count like the table's
@@ -106,8 +106,8 @@ def _work(run: Run, table: Table | None, notes: list[str]) -> dict[str, Any]:
     seconds = [task["seconds"] for task in shown.values()]
     own = known.costs.whole.clips
     return {
-        "found": todo.found + (own if run.source.SHARDED else 0),
-        "done": todo.done,
+        "found": todo.found + todo.known_to_read,
+        "done": todo.done + todo.done_to_read,
         "due": own + unknown,
         "failed_before": todo.failed_before,
         "vanished": todo.vanished,
@@ -265,7 +265,7 @@ def lines(document: Mapping[str, Any]) -> Iterator[str]:
             f"{document['due']:,} due"
         )
         if document["shards_to_read"]:
-            yield f"{document['shards_to_read']:,} shards to read, which may hold more clips"
+            yield f"{document['shards_to_read']:,} shards to read, whose new clips are not counted"
         if document["rows_to_remove"]:
             yield f"{document['rows_to_remove']:,} rows to remove, whose files hold them no more"
         if document["vanished"]:

@@ -17,6 +17,7 @@ from tables import existing
 from test_sources import write_tar
 
 from jobs.clips import clip_id
+from jobs.reports.forecast import forecast
 from jobs.reports.verify import verify
 
 
@@ -45,7 +46,10 @@ def test_of_a_tar_that_grows_only_the_new_clips_are_labelled(
     assert job.run().code == 0
     before = rows(job)
     write_tar(job.audio / "day.tar", clips)
+    found = forecast(str(job.config), [])
+    assert (found["found"], found["done"], found["due"], found["shards_to_read"]) == (2, 2, 0, 1)
     grown = job.run()
+    assert "2 clips known, 2 already labelled, 1 shards to do" in grown.text
     assert grown.code == 0 and "2 already done + 1 labelled" in grown.text
     assert members(job) == ["a.wav", "b.wav", "c.wav"]
     assert rows(job)[:2] == before
@@ -190,6 +194,7 @@ def test_labels_outlive_a_folder_that_is_away_for_a_while(
     assert rows(job) == before
 
 
+@pytest.mark.chaos
 def test_a_row_with_labels_outlives_that_its_new_version_cannot_be_read(
     tmp_path: Path, local_ray: None, classifier: Path
 ) -> None:

@@ -219,6 +219,7 @@ def goes_on_over(flaky_s3: Proxy, s3: S3, bucket: str, requests: int) -> None:
     assert set(codes) <= {0, 1} and codes.count(1) <= len(codes) // 10, codes
 
 
+@pytest.mark.chaos
 def test_runs_over_a_flaky_server_end_and_go_on(s3: S3, tmp_path: Path) -> None:
     with flaky(s3, tmp_path / "log", share=0.2, spoils="/part-") as proxy:
         goes_on_over(proxy, s3, "flaky", 200)

@@ -552,7 +552,7 @@ def with_labels(clips: pa.Table, names: list[str], tasks: Tasks, retry_errors: b
     return clips
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(150, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("count", [4, pytest.param(150, marks=pytest.mark.chaos)])
 @pytest.mark.parametrize("world", [Files, Tars, TarsThatBreak, Parquet, Manifests])
 def test_a_table_is_what_its_input_has_become(world: type[World], count: int) -> None:
     machine = type("Machine", (Histories,), {"world": world})

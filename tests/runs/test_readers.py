@@ -98,11 +98,8 @@ def test_readers_see_the_rows_after_every_kind_of_run(
     rewrite(job, 0, 1, 2, 3, 4, 5)
     assert job.run().code == 0  # new clips
     assert_readable(job, 0, 1, 2, 3, 4, 5)
-    rewrite(job, 5, 4, 3, 2, 1, 0)
-    assert job.run().code == 0  # changed ones
-    assert_readable(job, 0, 1, 2, 3, 4, 5)
-    rewrite(job, 0, 2, 4)
-    assert job.run().code == 0  # fewer: the others' rows are gone
+    rewrite(job, 4, 2, 0)
+    assert job.run().code == 0  # changed ones, and fewer: the others' rows are gone
     assert_readable(job, 0, 2, 4)
     (job.audio / "all.parquet").rename(job.audio / "old.parquet.away")
     rewrite(job, 1, 3)

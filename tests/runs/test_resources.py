@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -291,6 +292,10 @@ def test_an_actor_with_a_gpu_that_torch_cannot_use_ends_the_run_and_says_what_to
     assert "error: RuntimeError: tasks.kind: expected a GPU on node" in done.stdout
     assert "resources.tasks.kind.num_gpus: 0 to run on CPUs" in done.stdout
     assert not job.files()
+    [file] = (job.table / "_runs").glob("*.json")
+    summary = json.loads(file.read_text())
+    assert (summary["exit_code"], summary["stopped"]) == (1, "failed")
+    assert "expected a GPU on node" in summary["error"] and summary["clips"]["left"] == 2
 
 
 def store(cpus: float, mib: int, gpus: float = 0) -> dict[str, float]:

@@ -17,10 +17,10 @@ from jobs.sources import load_source
 @pytest.mark.parametrize(
     "name",
     [
-        *("files", "webdataset"),
+        "webdataset",
         *(
             pytest.param(name, marks=pytest.mark.chaos)
-            for name in ("audiofolder", "manifest", "parquet")
+            for name in ("files", "audiofolder", "manifest", "parquet")
         ),
     ],
 )

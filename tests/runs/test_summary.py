@@ -114,24 +114,6 @@ def test_a_run_that_is_refused_says_so_in_its_summary(job: Job) -> None:
     assert "did you mean 'top_k'" in summary["error"]
 
 
-def test_a_run_that_breaks_says_so_in_its_summary(job: Job, local_ray: None) -> None:
-    """A model that the actors cannot build, which shows only there."""
-    job.sounds(3)
-    model = job.folder / "model"
-    model.mkdir()
-    for path in Path(job.sections["tasks"]["kind"]["model"]).iterdir():
-        (model / path.name).write_bytes(path.read_bytes())
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"hidden_act": "no such function"}))
-    file = job.folder / "summary.json"
-    result = job.run(f"tasks.kind.model={model}", summary_file=str(file))
-    assert result.code == 1
-    [summary] = kept(job)
-    assert summary == read(file)
-    assert (summary["exit_code"], summary["stopped"]) == (1, "failed")
-    assert summary["error"] and summary["clips"]["left"] == 3
-
-
 def test_a_time_limit_ends_a_run_with_what_is_finished(job: Job, local_ray: None) -> None:
     import ray
 

@@ -128,7 +128,8 @@ def test_tasks_come_change_and_go_and_each_run_loads_what_is_due(
     assert again.code == 0 and "the table has no task of that name" in again.text
 
 
-@pytest.mark.parametrize("packed", [pytest.param("files", marks=pytest.mark.chaos), "tar"])
+@pytest.mark.chaos
+@pytest.mark.parametrize("packed", ["files", "tar"])
 def test_a_task_is_new_to_channels_and_another_tried_again(
     tmp_path: Path, local_ray: None, classifier: Path, packed: str
 ) -> None:

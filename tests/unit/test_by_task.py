@@ -353,6 +353,7 @@ def test_of_a_known_shard_only_the_models_of_due_tasks_are_needed() -> None:
     shard = Shard("1", 2, (), digest(ids))
     found = plan_shards(Listing(listed), in_memory(rows, ("f",)), {"a.tar": shard})
     assert (found.due, found.keeps, len(found.todo)) == (2, True, 1)
+    assert (found.known_to_read, found.done_to_read) == (2, 0)
     for other in (shard._replace(version="0"), shard._replace(clips=3)):
         assert plan_shards(Listing(listed), in_memory(rows), {"a.tar": other}).due == ALL
     assert plan_shards(Listing(listed), in_memory(rows), {}).due == ALL
