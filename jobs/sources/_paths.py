@@ -33,12 +33,16 @@ VERSIONS = ("ETag", "etag", "xet_hash", "blob_id", "md5Hash")
 
 
 class Found(NamedTuple):
-    """A file. Its version is its ETag, or its size and mtime, or one of `NO_VERSION`."""
+    """A file. `tag` is its ETag or one of `NO_VERSION`, or None where size and mtime tell its version."""
 
     source: str
-    version: str
+    tag: str | None
     size_bytes: int | None
-    mtime_s: float | None
+    mtime_ns: int | None
+
+    @property
+    def version(self) -> str:
+        return f"{self.size_bytes}-{self.mtime_ns}" if self.tag is None else self.tag
 
 
 def open_file(source: str, version: str | None, options: dict[str, Any], **how: Any) -> BinaryIO:
@@ -205,16 +209,16 @@ def absolute(folder: str) -> str:
     return folder.rstrip("/")
 
 
-def local_file(path: str) -> Found:
-    """A local file and its version. Raises OSError if the file system does not answer whether it
-    exists."""
+def local_file(path: str, name: str | None = None, folder: int | None = None) -> Found:
+    """A local file and its version. With its `name` in an open `folder`, a descriptor, the kernel need
+    not find the folder again. Raises OSError if the file system does not answer whether it exists."""
     try:
         path.encode()
         source = path
     except UnicodeEncodeError:
         source = Path(path).as_uri()
     try:
-        status = os.stat(path)
+        status = os.stat(name or path, dir_fd=folder)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # e.g. a broken link, a NUL
         return Found(source, MISSING, None, None)
     except OSError as error:
@@ -223,8 +227,7 @@ def local_file(path: str) -> Found:
         raise OSError(error.errno, f"the file can't be looked at: {error.strerror}", path) from None
     if not stat.S_ISREG(status.st_mode):
         return Found(source, NOT_A_FILE, None, None)
-    version = f"{status.st_size}-{status.st_mtime_ns}"
-    return Found(source, version, status.st_size, status.st_mtime)
+    return Found(source, None, status.st_size, status.st_mtime_ns)
 
 
 def info_of(fs: Any, name: str) -> dict[str, Any]:
@@ -247,4 +250,5 @@ def stored_file(source: str, info: dict[str, Any]) -> Found:
     mtime = modified.timestamp() if isinstance(modified, datetime) else modified
     tag = next((info[name] for name in VERSIONS if info.get(name)), "")
     etag = str(tag).strip('"')
-    return Found(source, etag or f"{info['size']}-{mtime}", info["size"], mtime)
+    mtime_ns = round(mtime * 1e9) if isinstance(mtime, int | float) else None
+    return Found(source, etag or f"{info['size']}-{mtime}", info["size"], mtime_ns)

@@ -63,9 +63,11 @@ def _part(files: pa.Table, pattern: str) -> pa.ChunkedArray:
 
 def _times(files: pa.Table) -> pa.Array:
     """Times of modification, rounded to microseconds as `datetime.fromtimestamp` does it."""
-    rest, whole = np.modf(files["mtime_s"].to_numpy())
-    is_unknown = np.isnan(whole)
-    microseconds = np.where(is_unknown, 0, whole * 1e6 + np.rint(rest * 1e6)).astype(np.int64)
+    whole, rest = np.divmod(pc.fill_null(files["mtime_ns"], 0).to_numpy(), 10**9)
+    seconds = whole + 1e-9 * rest  # a float64, like `os.stat`'s
+    rest_s, whole_s = np.modf(seconds)
+    microseconds = (whole_s * 1e6 + np.rint(rest_s * 1e6)).astype(np.int64)
+    is_unknown = files["mtime_ns"].is_null().to_numpy()
     return pa.array(microseconds, mask=is_unknown).cast(pa.timestamp("us", "UTC"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from test_sources import SOUNDS, found, sounds, walk, write_lines, write_parquet
 
 from audio_ops.errors import ClipError
 from jobs.input import Input
-from jobs.sources import load_source
+from jobs.sources import MISSING, load_source
 from jobs.sources._walk import expand_braces
 
 ODD = ["take [3]", "50%41", "a#b", "what?", "st*r", "{a,b}", "n_OP_0..1_CL_", "x::y", "c?sig=d"]
@@ -65,6 +66,30 @@ def test_globs_name_what_they_match(tmp_path: Path) -> None:
     assert names(f"{tmp_path}/**/deep", tmp_path) == [every[1]]
     with pytest.raises(FileNotFoundError, match=r"found nothing at .*/none\*\.wav"):
         names(f"{tmp_path}/none*.wav", tmp_path)
+
+
+@pytest.mark.parametrize("batch", [100, 150, 1 << 16])
+def test_of_a_large_folder_every_file_is_found_once_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr("jobs.sources._walk.TUPLES_AT_ONCE", 50)
+    monkeypatch.setattr("jobs.sources._walk.FILES_AT_ONCE", batch)
+    for folder in ("a", "a/b", "a-b"):
+        for number in range(100):
+            put(tmp_path, f"{folder}/{number}.wav")
+    (tmp_path / "a" / "again").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "gone.wav").symlink_to(tmp_path / "nothing")
+    opened = len(os.listdir("/proc/self/fd"))
+    listed = found(Input(path=str(tmp_path), format="files"))
+    assert len(os.listdir("/proc/self/fd")) == opened
+    sources = listed["source"].to_pylist()
+    assert sources == sorted(map(str, tmp_path.rglob("*.wav"))) and len(sources) == 301
+    for source, version in zip(sources, listed["source_version"].to_pylist(), strict=True):
+        if source.endswith("gone.wav"):
+            assert version == MISSING
+        else:
+            status = os.stat(source)
+            assert version == f"{status.st_size}-{status.st_mtime_ns}"
 
 
 @pytest.mark.parametrize(
