@@ -12,6 +12,7 @@ from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP
 
 FLOOR = 1.192092955078125e-07  # of a band's power, as in Kaldi
 PREEMPHASIS = 0.97
+VARIANCE_FLOOR = 1e-7  # added by `Wav2Vec2FeatureExtractor`
 
 
 def compute_on(device: str, extractor: Any) -> Any:
@@ -57,23 +58,37 @@ class Normed:
         import torch
         from transformers import BatchFeature
 
-        lengths = torch.tensor([len(waveform) for waveform in waveforms], device=self.device)
         step = pad_to_multiple_of or 1
         longest = -(-max(map(len, waveforms)) // step) * step
         padded = np.zeros((len(waveforms), longest), np.float32)
         for row, waveform in zip(padded, waveforms, strict=True):
             row[: len(waveform)] = waveform
+            if self.normalize and self.device == "cpu":
+                _normalize(row[: len(waveform)])  # while a core's caches have it
         values = torch.from_numpy(padded).to(self.device)
-        mask = (torch.arange(values.shape[1], device=self.device) < lengths[:, None]).int()
-        if self.normalize:
-            values -= values.sum(1, keepdim=True) / lengths[:, None]
-            values *= mask
-            variance = values.square().sum(1, keepdim=True) / lengths[:, None]
-            values /= (variance + 1e-7).sqrt()
+        lengths = torch.tensor([len(waveform) for waveform in waveforms], device=self.device)
+        mask = torch.arange(longest, device=self.device) < lengths[:, None]
+        if self.normalize and self.device != "cpu":
+            normalize_batch(values, lengths, mask)
         features = {"input_values": values}
         if self.wants_mask if return_attention_mask is None else return_attention_mask:
-            features["attention_mask"] = mask
+            features["attention_mask"] = mask.int()
         return BatchFeature(features)
+
+
+def _normalize(waveform: np.ndarray) -> None:
+    """Give (samples,) float32 zero mean and unit variance, in place and to the bit as the extractor."""
+    waveform -= waveform.mean()
+    waveform /= np.sqrt(np.square(waveform).mean() + VARIANCE_FLOOR)
+
+
+def normalize_batch(values: Any, lengths: Any, mask: Any) -> None:
+    """Give each row of (clips, samples), float32, zero mean and unit variance up to its length, in
+    place. `mask` is true up to there; behind it are zeros, before and afterwards."""
+    values -= values.sum(1, keepdim=True) / lengths[:, None]
+    values *= mask
+    variance = values.square().sum(1, keepdim=True) / lengths[:, None]
+    values /= (variance + VARIANCE_FLOOR).sqrt()
 
 
 class FilterBank:

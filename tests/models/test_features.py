@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hearing import RATE, sound
 from transformers import (
     ASTFeatureExtractor,
@@ -15,7 +16,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from audio_ops.inference.features import FilterBank, Normed, compute_on
+from audio_ops.inference.features import FilterBank, Normed, compute_on, normalize_batch
 from audio_ops.inference.runner import available_device
 from audio_ops.inference.transformers_compat import replace_filter_bank
 
@@ -64,6 +65,17 @@ def test_normed_sound_is_the_extractors(
     for name, values in expected.items():
         assert found[name].dtype == values.dtype
         np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-4)
+
+
+def test_a_batch_is_normed_on_a_gpu_like_clip_by_clip_on_a_cpu() -> None:
+    waves = [0.01 + wave for wave in SOUNDS]
+    expected = Normed(Wav2Vec2FeatureExtractor(return_attention_mask=True), "cpu")(waves)
+    values = torch.zeros_like(expected["input_values"])
+    for row, wave in zip(values, waves, strict=True):
+        row[: len(wave)] = torch.from_numpy(wave)
+    lengths = torch.tensor([len(wave) for wave in waves])
+    normalize_batch(values, lengths, expected["attention_mask"].bool())
+    torch.testing.assert_close(values, expected["input_values"], rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("other", [{"padding_value": 1.0}, {"padding_side": "left"}])
