@@ -28,7 +28,7 @@ from pydantic_core import PydanticUndefined
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from audio_ops.decode.formats import CODECS, CONTAINERS, DTX_DECODERS, REFUSED  # noqa: E402
+from audio_ops.decode.formats import CODECS, CONTAINERS, OTHER_DECODERS, REFUSED  # noqa: E402
 from audio_ops.decode.headerless import ENCODINGS  # noqa: E402
 from audio_ops.errors import KINDS  # noqa: E402
 from audio_ops.flags import FLAGS  # noqa: E402
@@ -190,7 +190,7 @@ def formats() -> str:
 
 def codecs() -> str:
     """FFmpeg's decoders that may run."""
-    pauses = code(DTX_DECODERS.values())
+    pauses = code(name for codec, name in OTHER_DECODERS.items() if codec.startswith("amr"))
     return f"{code(CODECS)}, {pauses} for AMR with pauses, and all PCM (`pcm_...`)."
 
 

@@ -53,7 +53,8 @@ class SoundChunk:
 
     start: its offset in bytes.
     size: its size in bytes, as claimed; None if it extends to the end of a streamed file.
-    wav_format: the first 16 bytes of a WAV's first format chunk, if that precedes the samples.
+    wav_format: the first 16 bytes of the first format chunk of WAV or W64, if that precedes the
+        samples.
     more: bytes behind it that are no chunks.
     """
 
@@ -75,8 +76,7 @@ def byte_shortage(
     chunk: SoundChunk, available: int, found_s: float = 0.0, tolerance: int = HEADER_BYTES
 ) -> tuple[ClipError, float] | None:
     """The error of a file that ends within its sound, and the share of its bytes that is missing;
-    None if it is whole,
-    but for `tolerance` bytes. found_s: seconds of sound in the `available` bytes."""
+    None if it is whole, but for `tolerance` bytes. found_s: seconds of sound in the `available` bytes."""
     if chunk.size is None or (chunk.size - available <= tolerance and available):
         return None
     share = (chunk.size - available) / chunk.size if chunk.size else 0.0
@@ -106,7 +106,7 @@ def find_sound_chunk(source: Source, chunks: Chunks) -> SoundChunk:
             break
         name, size = struct.unpack(chunks.header, header)
         start = position + len(header)
-        if chunks.size_includes_header:
+        if chunks.size_includes_header and size not in _UNKNOWN_SIZES:
             size -= len(header)
         if size < 0 and (name != chunks.sound or size != -1):
             raise ClipError("damaged", f"the chunk {name!r} has a negative size")
@@ -116,7 +116,7 @@ def find_sound_chunk(source: Source, chunks: Chunks) -> SoundChunk:
             if size == 0xFFFFFFFF and rf64_size:
                 size = rf64_size
             return _sized(source, chunks, start, size, wav_format)
-        if name == b"fmt ":
+        if name in (b"fmt ", b"fmt " + W64_TAIL):
             wav_format = wav_format or source.at(start, 16)
         position = start + size + -size % chunks.align
     raise _no_sound_chunk(source)
@@ -145,14 +145,15 @@ def _sized(
 
 
 _UNKNOWN_SIZES = (-1, (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1)
+_STREAMED_SIZES = (1 << 31, 1 << 32, 0x7F000000)  # the last one is sox's in AIFF
 
 
 def _is_placeholder(size: int) -> bool:
     """True for the sizes that writers leave if they cannot seek back to the header: those next to
-    2^31 and 2^32, and multiples of 10^9, with or without the header's own bytes."""
+    _STREAMED_SIZES and multiples of 10^9, with or without the header's own bytes."""
     return any(
         abs(size - whole) <= _STREAM_HEADER_BYTES
-        for whole in (1 << 31, 1 << 32, max(1, round(size / 10**9)) * 10**9)
+        for whole in (*_STREAMED_SIZES, max(1, round(size / 10**9)) * 10**9)
     )
 
 
@@ -168,7 +169,9 @@ def _bytes_without_chunks(source: Source, chunks: Chunks | None, at: int) -> int
             break
         name, size = struct.unpack(chunks.header, header)
         size -= len(header) if chunks.size_includes_header else 0
-        if not name[:4].isascii() or not name[:4].decode().isprintable() or name[:4] == b"RIFF":
+        if not name[:4].isascii() or not name[:4].decode().isprintable():
+            return left
+        if name == chunks.sound or name[:4] in (b"RIFF", b"riff", b"FORM"):  # or another file
             return left
         at += len(header) + size + -size % chunks.align
         if size < 0 or at > source.length + 1:
@@ -223,11 +226,11 @@ _MP4_BOXES = (
 
 
 def mp4_bytes(source: Source) -> int:
-    """The end of the last box; what follows may be anything, as of an upload's form."""
+    """The end of the last box; what follows may be an upload's form, or another file."""
     end = 0
     for _ in range(_MAX_CHUNKS):
         box = source.at(end, 16)
-        if len(box) < 8 or box[4:8] not in _MP4_BOXES:
+        if len(box) < 8 or box[4:8] not in _MP4_BOXES or (end and box[4:8] == b"ftyp"):
             break
         size = int.from_bytes(box[:4], "big")
         if size == 1:
@@ -250,10 +253,17 @@ def matroska_bytes(source: Source) -> int:
 
 
 def asf_bytes(source: Source) -> int:
+    properties = _asf_properties(source)
+    return int.from_bytes(properties[40:48], "little") if properties else 0
+
+
+def _asf_properties(source: Source) -> bytes:
+    """ASF's file properties object; nothing if there is none, or if it is that of a broadcast, whose
+    size and duration were not known."""
     head = source.at(0, HEAD_BYTES)
-    at = head.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))  # file properties
-    is_broadcast = head[at + 88 : at + 89] != b"\x02" and head[at + 88 : at + 89] != b"\x00"
-    return 0 if at < 0 or is_broadcast else int.from_bytes(head[at + 40 : at + 48], "little")
+    at = head.find(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
+    properties = head[at : at + 104] if at >= 0 else b""
+    return properties if len(properties) == 104 and not properties[88] & 1 else b""
 
 
 def avi_bytes(source: Source) -> int:
@@ -355,6 +365,15 @@ def tag_claim(source: Source, opened: av.container.InputContainer, stream: av.Au
     if tagged is None and b"\x44\x89" in source.at(0, HEAD_BYTES):
         return _tolerant(_file_duration(opened), stream)
     return _tolerant(tagged, stream)
+
+
+def asf_claim(source: Source, opened: av.container.InputContainer, stream: av.AudioStream) -> Claim:
+    """ASF: the play duration of a file with one stream; of several it is that of the longest."""
+    properties = _asf_properties(source)
+    if not properties or len(opened.streams) > 1:
+        return Claim(None)
+    play, preroll = struct.unpack_from("<Q8xQ", properties, 64)  # in 100 ns and in ms
+    return _tolerant(play / 1e7 - preroll / 1e3, stream)
 
 
 def flv_claim(source: Source, opened: av.container.InputContainer, stream: av.AudioStream) -> Claim:

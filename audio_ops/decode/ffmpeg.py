@@ -11,15 +11,28 @@ from typing import Any
 import av
 from av.stream import Discard
 
+from audio_ops.decode.amr import amr_packets
 from audio_ops.decode.claims import HEAD_BYTES, Claim, byte_shortage
 from audio_ops.decode.decoder_errors import clip_errors
-from audio_ops.decode.formats import CODECS, CONTAINERS, DTX_DECODERS, Container
+from audio_ops.decode.formats import (
+    CODECS,
+    CONTAINERS,
+    OTHER_DECODERS,
+    Container,
+    begins_with_magic,
+)
 from audio_ops.decode.frames import MPEG, amr_has_pauses
 from audio_ops.decode.headerless import CONTAINERS as HEADERLESS
 from audio_ops.decode.join import Joiner
 from audio_ops.decode.mp3 import Packet, mp3_packets
-from audio_ops.decode.ogg import changing_links, open_links
-from audio_ops.decode.packets import Decoded, PacketDecoder, demuxed, encrypted
+from audio_ops.decode.ogg import changing_links, open_links, with_first_times
+from audio_ops.decode.packets import (
+    Decoded,
+    PacketDecoder,
+    demuxed,
+    encrypted,
+    without_repeated_times,
+)
 from audio_ops.decode.sound import (
     MAX_CHANNELS,
     Expected,
@@ -78,7 +91,8 @@ def _shortage(source: Source, container: Container) -> tuple[tuple[ClipError, fl
         ), chunk.more_share
     claimed = container.bytes_claimed(source)
     if claimed <= source.length:
-        return None, 0.0
+        is_followed = claimed > 0 and begins_with_magic(source.at(claimed, HEAD_BYTES))
+        return None, (source.length - claimed) / claimed if is_followed else 0.0
     error = ClipError("truncated", f"header says {claimed} bytes, found {source.length}")
     return (error, 1 - source.length / claimed), 0.0
 
@@ -106,9 +120,15 @@ def _open(
     reached = Progress()
     if container.frames is MPEG and stream.codec_context.name.startswith("mp3"):
         packets = mp3_packets(source, opened, stream)
+    elif container.name == "amr":
+        packets = amr_packets(source, stream, stream.codec_context.name, findings)
     else:
         packets = demuxed(opened, stream, findings, reached, cut[0] if cut else None)
-    context = _dtx_decoder(source, container, stream)
+    if container.demuxer in ("mpeg", "mpegts"):
+        packets = without_repeated_times(packets)
+    elif container.name == "ogg" and stream.codec_context.name == "flac":
+        packets = with_first_times(packets)
+    context = _other_decoder(source, container, stream)
     decoded = PacketDecoder(container, findings, reached, context)(packets)
     begun: list[Decoded] = []
     for part in decoded:
@@ -138,23 +158,32 @@ def _open(
     )
 
 
-def _dtx_decoder(
+def _other_decoder(
     source: Source, container: Container, stream: av.AudioStream
 ) -> av.AudioCodecContext | None:
-    """Another decoder for AMR with pauses that were not sent, in which FFmpeg's own one fails."""
+    """Another decoder where FFmpeg's own one fails or decodes something else: of Opus, and of AMR
+    with pauses that were not sent."""
     codec = stream.codec_context.name
-    if codec not in DTX_DECODERS or DTX_DECODERS[codec] not in av.codecs_available:
+    if codec not in OTHER_DECODERS or OTHER_DECODERS[codec] not in av.codecs_available:
         return None
+    if not (stream.channels if codec == "opus" else _has_pauses(source, container, codec)):
+        return None
+    context: Any = av.CodecContext.create(OTHER_DECODERS[codec], "r")
+    if codec == "opus":
+        context.extradata = stream.codec_context.extradata
+        context.options = {"request_sample_fmt": "flt"}  # else 16 bits, which would clip
+    return context  # type: ignore[no-any-return]
+
+
+def _has_pauses(source: Source, container: Container, codec: str) -> bool:
+    """Whether there are pauses in AMR that were not sent."""
     position = source.tell()
     source.seek(0)
     with open_demuxer(source, container.demuxer) as opened:
         packets = map(bytes, opened.demux(opened.streams.audio[0]))
         has_pauses = any(amr_has_pauses(packet, codec) for packet in packets)
     source.seek(position)
-    if not has_pauses:
-        return None
-    context: Any = av.CodecContext.create(DTX_DECODERS[codec], "r")
-    return context  # type: ignore[no-any-return]
+    return has_pauses
 
 
 def _no_samples(claim: Claim, findings: Findings) -> ClipError:
@@ -180,7 +209,7 @@ def _open_stream(opened: av.container.InputContainer) -> av.AudioStream:
     for other in opened.streams:
         if other is not stream:
             other.discard = Discard.all  # so that a video's pictures are not read
-    if codec in ("flac", "ac3", "eac3"):  # FFmpeg does not check a frame's CRC by itself
+    if codec in ("flac", "wavpack", "ac3", "eac3"):  # FFmpeg does not check a frame's CRC by itself
         stream.codec_context.options = {"err_detect": "crccheck+explode"}
     stream.codec_context.thread_count = 1
     return stream

@@ -79,6 +79,13 @@ CONTAINERS = (  # the first whose magic matches
         sound_chunk=_chunks(12, "<4sI", b"data", 2),
     ),
     Container(
+        "rifx",  # WAV with big-endian numbers
+        demuxer="wav",
+        extensions=(),
+        magic=rb"RIFX....WAVE",
+        sound_chunk=_chunks(12, ">4sI", b"data", 2),
+    ),
+    Container(
         "w64",
         demuxer="w64",
         extensions=("w64",),
@@ -158,7 +165,7 @@ CONTAINERS = (  # the first whose magic matches
         "mp4",
         demuxer="mov",
         extensions=("m4a", "m4b", "mp4", "m4v", "3gp"),
-        magic=rb"....ftyp",
+        magic=rb"....(ftyp|styp|moof|sidx)",
         bytes_claimed=claims.mp4_bytes,
         duration=claims.index_claim,
         has_timestamps=True,
@@ -189,7 +196,7 @@ CONTAINERS = (  # the first whose magic matches
         extensions=("wma", "wmv"),
         magic=re.escape(bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")),
         bytes_claimed=claims.asf_bytes,
-        duration=claims.stream_claim,
+        duration=claims.asf_claim,
         has_timestamps=True,
         encryption=ASF_ENCRYPTION,
     ),
@@ -198,8 +205,7 @@ CONTAINERS = (  # the first whose magic matches
         demuxer="avi",
         extensions=("avi",),
         magic=rb"RIFF....AVI ",
-        bytes_claimed=claims.avi_bytes,
-        duration=claims.stream_claim,
+        bytes_claimed=claims.avi_bytes,  # its durations count packets that are empty
     ),
     Container(
         "flv",
@@ -271,9 +277,13 @@ CODECS = (
     *("adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt", "adpcm_ima_oki", "adpcm_ct"),
     *("adpcm_swf", "adpcm_yamaha", "nellymoser"),
 )
-# Decoders that are used in place of FFmpeg's own for streams with pauses that were not sent (DTX),
-# which those refuse.
-DTX_DECODERS = {"amrnb": "libopencore_amrnb", "amrwb": "libopencore_amrwb"}
+# Decoders that are used in place of FFmpeg's own: those of AMR refuse streams with pauses that were
+# not sent (DTX), that of Opus makes two to three times the power of tones that sweep (SILK).
+OTHER_DECODERS = {
+    "amrnb": "libopencore_amrnb",
+    "amrwb": "libopencore_amrwb",
+    "opus": "libopus",
+}
 
 
 # Of files that are listed, so that they get an error row unless `audio.raw` declares them.
@@ -323,6 +333,12 @@ REFUSED = (
         "`git lfs pull` fetches the file",
     ),
     Refused(
+        "a git-annex pointer",
+        "not_audio",
+        rb"/annex/objects/",
+        "`git annex get` fetches the file",
+    ),
+    Refused(
         "an AppleDouble file of macOS",
         "not_audio",
         rb"\0\x05\x16[\0\x07]",
@@ -336,12 +352,12 @@ REFUSED = (
     Refused(
         "an archive",
         "not_audio",
-        rb"PK\x03\x04|\x1f\x8b|BZh|7z\xbc\xaf|\xfd7zXZ|Rar!|.{257}ustar",
+        rb"PK\x03\x04|\x1f\x8b|BZh|7z\xbc\xaf|\xfd7zXZ|Rar!|\x28\xb5\x2f\xfd|.{257}ustar",
     ),
     Refused(
         "a document",
         "not_audio",
-        rb"%PDF|\xd0\xcf\x11\xe0|PAR1|ARROW1|(?i:\s*<(!DOCTYPE|html|svg|\?xml))",
+        rb"%PDF|\xd0\xcf\x11\xe0|PAR1|ARROW1|(\xef\xbb\xbf)?(?i:\s*<(!|html|svg|error|\?xml))",
     ),
     _sound("an unknown RIFF or IFF file", rb"RIFF|FORM", ""),
 )
@@ -361,13 +377,14 @@ _MAGIC = re.compile(
 _REFUSED_MAGIC = [(refused, re.compile(refused.magic, re.DOTALL)) for refused in REFUSED]
 _FRAMED = [(container, container.frames) for container in CONTAINERS if container.frames]
 _FRAME_SYNC = re.compile(rb"\xff[\xe0-\xff]|\x0b\x77")  # of MPEG audio and ADTS, and of AC-3
+_TS_SYNC = re.compile(rb"G(.{187}G){5}|.{4}G(.{191}G){5}", re.DOTALL)
 _MAX_TAGS = 16
 _TEXT = re.compile(rb"[\t\n\f\r -~]*")
 
 
-def has_magic(source: Source) -> bool:
-    """Whether the file begins as one of the containers with magic bytes does."""
-    return bool(_MAGIC.match(source.at(0, HEAD_BYTES)))
+def begins_with_magic(head: bytes) -> bool:
+    """Whether these are the first bytes of one of the containers with magic bytes."""
+    return bool(_MAGIC.match(head))
 
 
 def recognise(source: Source) -> Container:
@@ -383,6 +400,9 @@ def recognise(source: Source) -> Container:
             what = f"{refused.name} is not a supported format"
             remedy = refused.remedy and f": {refused.remedy}"
             raise ClipError(refused.kind, what + remedy)
+    if sync := _TS_SYNC.search(head):  # cut within a packet
+        source.skip(sync.start())
+        return _BY_NAME["mpegts"]
     for sync in _FRAME_SYNC.finditer(head):
         for container, frames in _FRAMED:
             if _is_chain(source, head, sync.start(), frames):

@@ -105,7 +105,7 @@ def eac3_frame(head: bytes) -> Frame | None:
     return Frame(size, 0, 0, head[5] >> 3 << 2 | head[4] >> 6) if size > 6 else None
 
 
-_AMR_BYTES = {  # of speech, and of the description of a pause, by frame type
+AMR_BYTES = {  # of speech, and of the description of a pause, by frame type
     "amrnb": (12, 13, 15, 17, 19, 20, 26, 31, 5),
     "amrwb": (17, 23, 32, 36, 40, 46, 50, 58, 60, 5),
 }
@@ -113,7 +113,7 @@ _AMR_BYTES = {  # of speech, and of the description of a pause, by frame type
 
 def amr_has_pauses(packet: bytes, codec: str) -> bool:
     """Whether one of the frames in an AMR packet is not speech (3GPP TS 26.101, 26.201)."""
-    sizes, at = _AMR_BYTES[codec], 0
+    sizes, at = AMR_BYTES[codec], 0
     while at < len(packet):
         kind = packet[at] >> 3 & 15
         if kind >= len(sizes) - 1:

@@ -17,6 +17,7 @@ from audio_ops.flags import Findings
 from audio_ops.signal.waveforms import as_float32
 
 MIN_GAP_S = 0.015  # timestamps in milliseconds jitter by one; the shortest packets in use have 20
+MAX_JITTER_S = 1.0  # by which timestamps may go back; those that go back further begin anew
 MAX_GAP_S = 600.0  # beyond it the timestamps begin anew, as where recordings were joined
 _PIECE_SAMPLES = 1 << 14
 
@@ -63,7 +64,11 @@ class Joiner:
             start_s = end_s or 0.0
         elif end_s is not None and start_s - end_s > MIN_GAP_S:
             yield from self._gap(start_s - end_s, end_s)
-        self._end_s = self._reached.end_s = start_s + frame.samples / frame.sample_rate
+        length_s = frame.samples / frame.sample_rate
+        self._reached.end_s = start_s + length_s
+        if end_s is not None and start_s < end_s < start_s + MAX_JITTER_S:
+            start_s = end_s  # else silence would be inserted wherever jitter returns
+        self._end_s = start_s + length_s
 
     def _flush(self, last: bool = False) -> Iterator[np.ndarray]:
         """What was joined so far. last: before another rate, or the end."""

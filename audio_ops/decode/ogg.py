@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
 from audio_ops.decode.claims import TAIL_BYTES
 from audio_ops.decode.join import Converter
+from audio_ops.decode.mp3 import Packet
 from audio_ops.decode.sound import Sound
 from audio_ops.decode.source import Source
 from audio_ops.errors import ClipError
@@ -51,6 +52,25 @@ def _kind(header: bytes) -> bytes:
         if header.startswith(magic):
             return magic + header[part]
     return header[:8]
+
+
+def with_first_times(packets: Iterator[Packet]) -> Iterator[Packet]:
+    """The packets, those before the first time that a page says with times that lead up to it:
+    FFmpeg has FLAC begin at 0, also if it was cut from a longer stream."""
+    begun: list[Packet] = []
+    late = 0
+    for item in packets:
+        packet, before = item[0], begun[-1][0] if begun else None
+        if before and None not in (packet.pts, before.pts, before.duration):
+            late = packet.pts - before.pts - before.duration
+        if late or (before and packet.pos != before.pos):
+            packets = chain([item], packets)
+            break
+        begun.append(item)
+    for packet, _ in begun if late > 0 else ():
+        packet.pts = None if packet.pts is None else packet.pts + late
+    yield from begun
+    yield from packets
 
 
 def open_links(

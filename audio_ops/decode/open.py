@@ -11,9 +11,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from audio_ops.decode.claims import HEAD_BYTES
 from audio_ops.decode.decoder_errors import clip_errors
 from audio_ops.decode.ffmpeg import open_ffmpeg
-from audio_ops.decode.formats import has_magic, recognise
+from audio_ops.decode.formats import begins_with_magic, recognise
 from audio_ops.decode.headerless import CONTAINERS as HEADERLESS
 from audio_ops.decode.headerless import Headerless
 from audio_ops.decode.pcm import open_headerless, open_pcm
@@ -49,7 +50,7 @@ def open_sound(
     if not source.length:
         raise ClipError("empty", "the file has no bytes")
     findings = Findings(damage)
-    headerless = raw if raw and not has_magic(source) else None
+    headerless = raw if raw and not begins_with_magic(source.at(0, HEAD_BYTES)) else None
     container = HEADERLESS[headerless.encoding] if headerless else recognise(source)
     with clip_errors(source):
         if headerless:

@@ -48,6 +48,18 @@ def demuxed(
             findings.damage("corrupt", cut or ClipError("damaged", reason(exc)))
 
 
+def without_repeated_times(packets: Iterator[Packet]) -> Iterator[Packet]:
+    """The packets, without the timestamp of each that has that of the next one: FFmpeg's parsers give
+    the time of a frame that begins in a transport packet also to the frame that ends in it."""
+    before = next(packets, None)
+    while before:
+        packet = next(packets, None)
+        if packet and before[0].pts is not None and before[0].pts == packet[0].pts:
+            before[0].pts = None
+        yield before
+        before = packet
+
+
 def encrypted() -> ClipError:
     """The error of a file whose sound is encrypted."""
     remedy = "`ffmpeg -decryption_key KEY -i x.mp4 -c copy y.mp4` decrypts it"
@@ -100,7 +112,9 @@ class PacketDecoder:
         parse = self._parse
         try:
             frames = self._context.decode(packet) if self._context else packet.decode()
-        except (av.InvalidDataError, av.ArgumentError, av.PatchWelcomeError) as exc:
+        except (av.MemoryError, av.EOFError):
+            raise
+        except av.FFmpegError as exc:  # AAC's and AC-3's have numbers of their own
             return [], reason(exc), expected or 0
         head = self._head(packet) if parse and packet.size else b""
         found = parse(head) if parse and head else None

@@ -43,8 +43,11 @@ def open_pcm(
         return None
     chunk = container.sound_chunk(source)
     available = max(0, source.length - chunk.start)
-    file: Any = _Pcm16.open(source, chunk, available) if container.name == "wav" else None
-    if file is None and chunk.size is not None:
+    file: Any = None
+    if container.name in ("wav", "w64"):
+        file = _Pcm16.open(source, chunk, available)
+    # A streamed file is left to FFmpeg, but AIFF, which it does not read then
+    if file is None and (chunk.size is not None or container.name == "aiff"):
         source.seek(0)
         with suppress(soundfile.LibsndfileError):
             file = soundfile.SoundFile(source)

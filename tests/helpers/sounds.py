@@ -24,6 +24,7 @@ SNDFILE = {  # name: (libsndfile's container, its subtype)
     "wav_ms": ("WAV", "MS_ADPCM"),
     "wavex": ("WAVEX", "PCM_16"),
     "rf64": ("RF64", "PCM_16"),
+    "rifx": ("WAV", "PCM_16"),
     "w64": ("W64", "PCM_16"),
     "aiff": ("AIFF", "PCM_16"),
     "aiff_float": ("AIFF", "FLOAT"),
@@ -102,7 +103,8 @@ def encode(samples: np.ndarray, rate: int, format: str) -> bytes:
     if format in SNDFILE:
         container, subtype = SNDFILE[format]
         buffer = io.BytesIO()
-        soundfile.write(buffer, samples.T, rate, format=container, subtype=subtype)
+        endian = "BIG" if format == "rifx" else "FILE"
+        soundfile.write(buffer, samples.T, rate, subtype, endian, format=container)
         return buffer.getvalue()
     if format in PYAV:
         return _mux(*PYAV[format], None, samples, rate)

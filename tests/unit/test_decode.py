@@ -461,6 +461,11 @@ def test_what_is_no_sound_is_refused_by_name(kind: str, data: bytes) -> None:
     [
         (b"\x02#!SILK_V3" + bytes(range(256)), "unsupported", "SILK v3"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "not_audio", "Git LFS"),
+        (b"/annex/objects/SHA256E-s448044--0123.wav\n", "not_audio", "git-annex"),
+        (b"\xef\xbb\xbf<html><body>404</body></html>", "not_audio", "document"),
+        (b"<!-- gateway -->\n<html></html>", "not_audio", "document"),
+        (b"<Error><Code>NoSuchKey</Code></Error>", "not_audio", "document"),
+        (b"\x28\xb5\x2f\xfd" + bytes(100), "not_audio", "archive"),
     ],
 )
 def test_what_a_name_hides_is_named(data: bytes, kind: str, name: str) -> None:

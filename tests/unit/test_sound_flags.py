@@ -100,6 +100,7 @@ def remuxed(data: bytes, muxer: str, keep: Callable[[float], bool], later_s: flo
         ("m4a", "mpegts"),
         ("m4a", "mp4"),
         ("m4a", "flv"),
+        ("ogg_flac", "ogg"),
     ],
 )
 @pytest.mark.parametrize("later_s", [5.0, 1000.0])
@@ -155,7 +156,7 @@ def broken(format: str, seconds: float = 10.0) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("format", ["mp3", "flac"])
+@pytest.mark.parametrize("format", ["mp3", "flac", "m4a", "ac3", "eac3", "wv"])
 def test_a_bad_packet_costs_itself(format: str) -> None:
     found = clip(broken(format))
     assert found["duration_s"] == pytest.approx(10, abs=0.05)
