@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice, pairwise, starmap
@@ -32,6 +32,7 @@ from jobs.sources._paths import (
     is_local,
     local_file,
     local_path,
+    spelt_otherwise,
     stored_file,
 )
 from jobs.sources._stored_folders import stored_files
@@ -161,10 +162,13 @@ def walk(path: str, search: Search, *, in_order: bool = False) -> Iterator[Found
 
 
 class _Storage(NamedTuple):
-    """What is found at a name (None: nothing), and under the names that a pattern matches."""
+    """What is found at a name (None: nothing), and under the names that a pattern matches; whether it
+    is a folder, and whether a search wants a file of that name."""
 
     look_up: Callable[[str], Any]
     glob: Callable[[str], Mapping[str, Any]]
+    is_folder: Callable[[Any], bool]
+    search: Search
 
 
 def _walk_local(path: str, search: Search) -> Iterator[Found]:
@@ -177,7 +181,7 @@ def _walk_local(path: str, search: Search) -> Iterator[Found]:
     as_it_stands = os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
     quoted = os.path.abspath(os.path.expanduser(local_path(path)))
     name = as_it_stands if os.path.lexists(as_it_stands) else quoted
-    for match in _matches(name, _Storage(look_up, matches), os.path.isdir):
+    for match in _matches(name, _Storage(look_up, matches, os.path.isdir, search)):
         if os.path.isdir(match):
             yield from _local_folder(match, search)
         else:
@@ -185,6 +189,8 @@ def _walk_local(path: str, search: Search) -> Iterator[Found]:
 
 
 def _walk_store(path: str, search: Search, in_order: bool) -> Iterator[Found]:
+    from botocore.exceptions import BotoCoreError
+
     fs = file_system(path, dict(search.options))
 
     def look_up(name: str) -> Any:
@@ -192,6 +198,8 @@ def _walk_store(path: str, search: Search, in_order: bool) -> Iterator[Found]:
             return info_of(fs, name)
         except FileNotFoundError:
             return None
+        except (TypeError, BotoCoreError) as error:
+            raise _mistake(error, path, type(fs).__name__) from None
 
     def matches(pattern: str) -> Mapping[str, Any]:
         found = fs.glob(pattern, detail=True)
@@ -202,14 +210,29 @@ def _walk_store(path: str, search: Search, in_order: bool) -> Iterator[Found]:
     def is_folder(info: Any) -> bool:
         return bool(info["type"] == "directory")
 
-    for info in _matches(path.rstrip("/"), _Storage(look_up, matches), is_folder):
+    for info in _matches(path.rstrip("/"), _Storage(look_up, matches, is_folder, search)):
         if is_folder(info):
             yield from _stored_folder(fs, info["name"].rstrip("/"), search, in_order)
         elif info["type"] == "file":
             yield stored_file(fs.unstrip_protocol(info["name"]), info)
 
 
-def _matches(path: str, storage: _Storage, is_folder: Callable[[Any], bool]) -> list[Any]:
+def _mistake(error: Exception, path: str, store: str) -> Exception:
+    """The error as a BadInput, if not the store but the config is to blame."""
+    name, what = type(error).__name__, " ".join(str(error).split())
+    if name == "TypeError":  # s3fs makes its client when it is first used
+        return BadInput(f"input.storage_options: expected options of fsspec's {store}: {what}")
+    if name == "ParamValidationError":
+        return BadInput(f"input.path: expected a URL that S3 knows, found {path}: {what}")
+    if name == "NoCredentialsError":
+        return BadInput(
+            f"input.storage_options: expected credentials for {path}, found none in them and in the "
+            f"environment: a public bucket needs {{anon: true}}"
+        )
+    return error
+
+
+def _matches(path: str, storage: _Storage) -> list[Any]:
     """What `storage` finds at the names that a path stands for.
 
     Raises FileNotFoundError if one of them is not there.
@@ -217,19 +240,20 @@ def _matches(path: str, storage: _Storage, is_folder: Callable[[Any], bool]) -> 
     if (here := storage.look_up(path)) is not None:
         return [here]
     names = _names(path, storage)
-    if names != [path] and (found := _matches_of(path, storage, is_folder)):
+    if names != [path] and (found := _matches_of(path, storage)):
         return found
 
     def each_of(name: str) -> list[Any]:
         here = None if name == path else storage.look_up(name)
-        return [here] if here is not None else _matches_of(name, storage, is_folder)
+        return [here] if here is not None else _matches_of(name, storage)
 
     with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as threads:
         every = list(threads.map(each_of, names))
     if missing := [name for name, each in zip(names, every, strict=True) if not each]:
         more = f" nor at {len(missing) - 1:,} more of its names" if len(missing) > 1 else ""
         raise FileNotFoundError(
-            f"expected a file, folder or glob, found nothing at {missing[0]}{more}"
+            f"expected a file, folder or glob, found nothing at {missing[0]}"
+            f"{spelt_otherwise(missing[0])}{more}"
         )
     return [item for each in every for item in each]
 
@@ -246,7 +270,7 @@ def _names(path: str, storage: _Storage) -> list[str]:
     return ["/".join([*parts[:literal], name]) for name in rest]
 
 
-def _matches_of(name: str, storage: _Storage, is_folder: Callable[[Any], bool]) -> list[Any]:
+def _matches_of(name: str, storage: _Storage) -> list[Any]:
     """What a pattern matches.
 
     A folder that matches is walked. If its files match as well, as with `**`, they are enough.
@@ -254,15 +278,30 @@ def _matches_of(name: str, storage: _Storage, is_folder: Callable[[Any], bool]) 
     if not _MAGIC.search(name):
         return []
     matches = _glob(name, storage)
+    folders = {match for match, item in matches.items() if storage.is_folder(item)}
     if re.search(r"(^|/)\*\*(/\*+)?$", name):
-        return [item for item in matches.values() if not is_folder(item)]
-    folders = {match for match, item in matches.items() if is_folder(item)}
+        found = {match: item for match, item in matches.items() if match not in folders}
+        return _as_in_folders(name, found, set(), storage.search)
 
     def is_walked(match: str) -> bool:
         parents = itertools.accumulate(match.split("/"), lambda left, right: f"{left}/{right}")
         return any(parent in folders for parent in parents if parent != match)
 
-    return [item for match, item in sorted(matches.items()) if not is_walked(match)]
+    found = {match: item for match, item in sorted(matches.items()) if not is_walked(match)}
+    return _as_in_folders(name, found, folders, storage.search)
+
+
+def _as_in_folders(
+    pattern: str, found: Mapping[str, Any], folders: Set[str], search: Search
+) -> list[Any]:
+    """What a pattern matches, without the files that a search in folders passes over.
+
+    They stay if the pattern ends with an extension, or matches nothing else.
+    """
+    has_extension = "." in re.split(r"[*?\]]", pattern.rpartition("/")[2])[-1]
+    if has_extension or not (folders or any(m.lower().endswith(search.suffixes) for m in found)):
+        return list(found.values())
+    return [item for match, item in found.items() if match in folders or search.wants(match)]
 
 
 def _glob(pattern: str, storage: _Storage) -> Mapping[str, Any]:
