@@ -53,6 +53,7 @@ LARGE = {pa.string(): pa.large_string()}
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
 _MAGIC = re.compile(r"[*?[]")
+_EXTENSION = re.compile(r"\.[0-9]*[A-Za-z][0-9A-Za-z]*$")
 
 
 @dataclass(frozen=True)
@@ -294,14 +295,19 @@ def _matches_of(name: str, storage: _Storage) -> list[Any]:
 def _as_in_folders(
     pattern: str, found: Mapping[str, Any], folders: Set[str], search: Search
 ) -> list[Any]:
-    """What a pattern matches, without the files that a search in folders passes over.
+    """What a pattern matches, without the files that a search in folders passes over for their
+    extensions.
 
     They stay if the pattern ends with an extension, or matches nothing else.
     """
     has_extension = "." in re.split(r"[*?\]]", pattern.rpartition("/")[2])[-1]
     if has_extension or not (folders or any(m.lower().endswith(search.suffixes) for m in found)):
         return list(found.values())
-    return [item for match, item in found.items() if match in folders or search.wants(match)]
+    return [
+        item
+        for match, item in found.items()
+        if match in folders or not _EXTENSION.search(match) or search.wants(match)
+    ]
 
 
 def _glob(pattern: str, storage: _Storage) -> Mapping[str, Any]:

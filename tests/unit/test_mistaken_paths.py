@@ -17,17 +17,18 @@ from jobs.sources._walk import Search, find_files
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("*", ["a.wav", "sub/b.wav"]),
-        ("**", ["a.wav", "sub/b.wav"]),
+        ("*", ["a.wav", "sub/b.wav", "take|2"]),
+        ("**", ["a.wav", "sub/b.wav", "take|2"]),
         ("[an]*", ["a.wav"]),
         ("*.txt", ["notes.txt"]),  # its extension is named
         ("n*", ["notes.txt"]),  # nothing else matches
+        ("[!n]*", ["a.wav", "sub/b.wav", "take|2"]),  # its name tells nothing
     ],
 )
 def test_a_glob_passes_over_what_a_folder_would(
     tmp_path: Path, pattern: str, expected: list[str]
 ) -> None:
-    for name in ("a.wav", "notes.txt", "sub/b.wav", "sub/c.json"):
+    for name in ("a.wav", "notes.txt", "take|2", "sub/b.wav", "sub/c.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     search = Search((".wav",), {}, print)
