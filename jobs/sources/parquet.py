@@ -24,7 +24,14 @@ import pyarrow.parquet as pq
 from audio_ops.errors import ClipError
 from jobs.input import Input
 from jobs.sources import NO_COLUMNS, PROBLEM, BadInput, Clip, Listing, NoSuchColumn
-from jobs.sources._arrow_types import as_stored, holds_sound, is_text, storage_type, table_type
+from jobs.sources._arrow_types import (
+    as_stored,
+    holds_sound,
+    is_of_tables,
+    is_text,
+    storage_type,
+    table_type,
+)
 from jobs.sources._decoded import decoded_sound
 from jobs.sources._entries import allowed, base_of
 from jobs.sources._lakes import live_files
@@ -71,6 +78,11 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
     for name in names:
         if offered and name not in offered:
             raise NoSuchColumn(name, ", ".join(offered))
+        if offered and not is_of_tables(offered[name]):
+            raise BadInput(
+                f"output.keep: expected columns of types that Delta tables have, found {name!r}: "
+                f"{offered[name]}: write it as text or numbers"
+            )
     return pa.schema([(name, offered.get(name, pa.string())) for name in names])
 
 

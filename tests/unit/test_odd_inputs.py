@@ -171,3 +171,20 @@ def test_the_parquet_file_without_sound_is_named(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "0.parquet", pa.table({"x": [1]}))
     with pytest.raises(BadInput, match=rf"input\.columns\.audio.*among x in {path}"):
         load_source("parquet").columns(Input(path=str(tmp_path), format="parquet"), [])
+
+
+def test_a_column_of_a_type_that_no_table_has_is_refused(tmp_path: Path) -> None:
+    columns = {
+        "took": pa.array([1], pa.duration("s")),
+        "within": pa.array([[1]], pa.list_(pa.duration("s"))),
+        "price": pa.array([None], pa.decimal64(10, 2)),
+        "counts": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.uint8())),
+    }
+    write_parquet(tmp_path / "0.parquet", pa.table({"audio": SOUNDS[:1], **columns}))
+    input = Input(path=str(tmp_path), format="parquet")
+    for name in ("took", "within"):
+        with pytest.raises(BadInput, match=rf"output\.keep: expected .*'{name}': .*duration"):
+            load_source("parquet").columns(input, [name])
+    kept = load_source("parquet").columns(input, ["price", "counts"])
+    assert kept.types == [pa.decimal128(10, 2), pa.map_(pa.string(), pa.int64())]
+    assert walk(input, ["price", "counts"])[0][0]["counts"] == [("a", 1)]
