@@ -257,6 +257,7 @@ def _problems(
             lines[key] = f"expected a text, found {in_quotes(texts[key], detail['input'])}"
         elif key not in lines:
             expected = detail["msg"].removeprefix("Input should be ")
+            expected = expected.replace("a valid tuple", "a list")
             found = "a value" if "storage_options" in where else shown(detail["input"])
             lines[key] = f"expected {expected}, found {found}"
     return [f"{key}: {line}" for key, line in lines.items()]

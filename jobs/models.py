@@ -24,6 +24,7 @@ from audio_ops.inference.checkpoint import (
     with_adapter,
 )
 from jobs.own_folder import own_folder
+from jobs.stores import store_of
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,11 @@ def on_this_node(checkpoint: Checkpoint) -> Checkpoint:
 
 def fetch(url: str, options: Mapping[str, Any]) -> StoredCheckpoint:
     """Copy the files that `from_pretrained` may read into the cache, unless they are there."""
-    import fsspec
-
-    fs, root = fsspec.url_to_fs(url.rstrip("/"), **options)
+    try:
+        fs, root = store_of(url, options)
+    except ValueError as error:
+        raise FileNotFoundError(str(error)) from None
+    root = root.rstrip("/")
     fs.invalidate_cache()
     try:
         infos = fs.ls(root, detail=True)

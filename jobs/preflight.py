@@ -22,6 +22,7 @@ from jobs.sources import NoSuchColumn, Source, load_source
 from jobs.sources._auto import recognise
 from jobs.sources._paths import absolute
 from jobs.table.schema import IDENTITY, table_schema
+from jobs.table.storage import Storage
 
 COLUMN_OPTIONS = ("reference", "prompt_column")  # they name a column that the task reads
 
@@ -75,6 +76,7 @@ def preflight(
         raise ConfigError(
             f"--drop: expected tasks that are no longer in {config_path}, found {', '.join(still)}"
         )
+    check_output(config, config_path)
     checkpoints = find_models(config, config_path)
     config, kept = find_source(config, config_path, say)
     made_with = settings(config, checkpoints)
@@ -91,6 +93,14 @@ def preflight(
         sample,
         drop,
     )
+
+
+def check_output(config: Config, path: str | Path) -> None:
+    """Raise ConfigError if there can be no folder at `output.path`."""
+    try:
+        Storage(config.output.path, config.output_options)
+    except ValueError as error:
+        raise ConfigError(f"{path}: output.path: {error}") from None
 
 
 def find_models(config: Config, path: str | Path) -> dict[str, Checkpoint]:

@@ -62,9 +62,14 @@ def yaml_problem(error: yaml.YAMLError, text: str = "") -> str:
     marks = [mark for mark in (error.problem_mark, error.context_mark) if mark]
     where = f"{error.problem} in line {marks[0].line + 1}, column {marks[0].column + 1}"
     lines = text.splitlines()
-    keys = [KEY.match(lines[mark.line]) for mark in marks if mark.line < len(lines)]
-    for key in filter(None, keys):
-        if (key[2] or " ") in NEEDS_QUOTES:
+    keys = [(KEY.match(lines[mark.line]), mark) for mark in marks if mark.line < len(lines)]
+    for key, mark in keys:
+        if key is None:
+            continue
+        if "flow" in str(error.context) and " #" in lines[mark.line]:
+            return f"{where}: {key[1]}: a # behind a space begins a comment: write texts with # in quotes"
+        # The problem is in this value, not where the line begins, as it is with one further above.
+        if (key[2] or " ") in NEEDS_QUOTES and mark.column >= key.start(2):
             return f"{where}: {key[1]}: write a text that begins with {key[2]} in quotes"
         if "mapping values" in str(error.problem):
             return f"{where}: {key[1]}: write a text with a colon and a space in quotes"

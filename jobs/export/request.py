@@ -53,7 +53,10 @@ def request_of(args: argparse.Namespace) -> Request:
         raise BadExport(str(error)) from None
     if config and not storage:
         storage = config.output_options
-    folder = Storage(args.table, storage)
+    try:
+        folder = Storage(args.table, storage)
+    except ValueError as error:
+        raise BadExport(str(error)) from None
     table = Table.open(folder)
     if table is None or "tasks" not in table.settings():
         raise BadExport(f"expected a table that Earmark made, found none at {folder.path}")

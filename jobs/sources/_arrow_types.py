@@ -40,6 +40,10 @@ def table_type(type: pa.DataType) -> pa.DataType:
         return pa.struct([(field.name, table_type(field.type)) for field in type])
     if types.is_list(type) or types.is_large_list(type) or types.is_fixed_size_list(type):
         return pa.list_(table_type(type.value_type))
+    if types.is_map(type):
+        return pa.map_(table_type(type.key_type), table_type(type.item_type))
+    if types.is_decimal32(type) or types.is_decimal64(type):
+        return pa.decimal128(type.precision, type.scale)
     if types.is_unsigned_integer(type):
         return pa.int64()
     if types.is_float16(type):
@@ -53,6 +57,17 @@ def table_type(type: pa.DataType) -> pa.DataType:
     if types.is_null(type) or types.is_large_string(type) or types.is_time(type):
         return pa.string()
     return type
+
+
+def is_of_tables(type: pa.DataType) -> bool:
+    """Whether a Delta table can have a column of this type."""
+    from deltalake import Schema
+
+    try:
+        Schema.from_arrow(pa.schema([("column", type)]))
+    except Exception:  # which is what delta-rs raises for durations, unions, ...
+        return False
+    return True
 
 
 def holds_sound(type: pa.DataType) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 
 from jobs.input import Input
@@ -16,12 +16,13 @@ from jobs.sources import (
     manifest,
     source_names,
 )
-from jobs.sources._lines import TextList, first_line
+from jobs.sources._lines import PACKED, TextList, first_line
 from jobs.sources._paths import Found, absolute, folder_of
-from jobs.sources._walk import Search, walk
+from jobs.sources._walk import Search, extension, walk
 
 MAX_FILES = 10_000  # whose names are looked at, for each path
-NAMED_LISTS = (".json", ".json.gz", ".txt", ".lst", ".txt.gz")  # only if `path` names the file
+# Only if `path` names the file.
+NAMED_LISTS = tuple(f"{kind}{packed}" for kind in (".json", ".txt", ".lst") for packed in PACKED)
 LISTS = ("lhotse", "ljspeech")  # told from other manifests by their first line
 NOUNS = {
     "audiofolder": ("audio file, with metadata", "audio files, with metadata"),
@@ -32,10 +33,18 @@ NOUNS = {
     "parquet": ("Parquet file", "Parquet files"),
     "webdataset": ("tar", "tars"),
 }
+ARROW = (
+    "Arrow files, as of save_to_disk, are not read: write Parquet from them, "
+    "datasets.load_from_disk(FOLDER).to_parquet(FILE)"
+)
+UNPACK = (
+    "zips and the like are not read, and of compressed files those of gzip and zstd: unpack them"
+)
+TABLES = "tables of this kind are not read: write Parquet from them"
 HINTS = {
-    ".arrow": "Arrow files, as of save_to_disk, are not read: write Parquet from them, "
-    "datasets.load_from_disk(FOLDER).to_parquet(FILE)",
-    ".zip": "zips are not read: unpack them",
+    **dict.fromkeys((".arrow", ".feather", ".ipc"), ARROW),
+    **dict.fromkeys((".zip", ".bz2", ".tbz2", ".xz", ".txz", ".7z", ".rar"), UNPACK),
+    **dict.fromkeys((".lance", ".orc", ".avro", ".xlsx", ".xls", ".h5", ".hdf5"), TABLES),
 }
 
 
@@ -73,13 +82,23 @@ def recognise(input: Input, output: str) -> tuple[Input, str]:
             f"more than one kind of file: {summary}"
         )
     kind = kinds.pop()
+    if kind == "files":
+        _refuse_unread([file.source for file in found.get("files", ())])
     line = f"input.format: {kind} ({summary or 'no known kind of file'} in {where(input)})"
     return input.model_copy(update={"format": kind}), line
 
 
-def hint(passed_over: Mapping[str, int]) -> str:
+def hint(extensions: Collection[str]) -> str:
     """What to do about files that no packaging reads, for the end of a message."""
-    return "".join(f"; {text}" for kind, text in HINTS.items() if kind in passed_over)
+    texts = dict.fromkeys(text for kind, text in HINTS.items() if kind in extensions)
+    return "".join(f"; {text}" for text in texts)
+
+
+def _refuse_unread(named: Sequence[str]) -> None:
+    """Raise BadInput if all files that `path` names are of kinds that no packaging reads."""
+    kinds = {extension(source) for source in named}
+    if named and kinds <= HINTS.keys():
+        raise BadInput(f"input.path: expected sound, found {named[0]}{hint(kinds)}")
 
 
 def where(input: Input) -> str:

@@ -8,6 +8,7 @@ file, so a text that changes in a list does not relabel the clip.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,7 @@ OPTIONS = ("audio_root", "audio_allow")
 MAX_SECONDS = 1e9
 SHOWN = 300  # characters of a problem in a message
 LOOKUPS_BEFORE_LISTING = 3
+OF_PARTS = re.compile(r"(?i)(^|_)(start|begin|end|onset)(_|$)")
 
 
 class Entry(NamedTuple):
@@ -123,6 +125,7 @@ def find_listed(
     """
     rows, complete = listed_rows(lists, input, warn, kept)
     versions = add_versions(rows, input)
+    _warn_of_missing(rows, versions, warn)
     return Listing(as_table(rows, kept), complete, versions, passed_over)
 
 
@@ -139,6 +142,7 @@ def listed_rows(
     """
     rows: dict[tuple[str, str | None, float], dict[str, Any]] = {}
     repeated: list[str] = []
+    parts: dict[str, None] = {}  # names of columns that may tell which part of a file a clip is
     complete: set[str] = set()
     for file, base, entries in lists:
         complete.add(file.source)
@@ -152,6 +156,8 @@ def listed_rows(
                 place = (row["source"], row["member"], row["offset_s"])
                 if place in rows:
                     repeated.append(f"{file.source}, {entry.place}")
+                    names = entry.values.keys() - {input.columns.offset, input.columns.duration}
+                    parts |= dict.fromkeys(filter(OF_PARTS.search, sorted(names)))
                     continue
             else:
                 place = (file.source, row["member"], 0.0)
@@ -162,8 +168,19 @@ def listed_rows(
                 f"{entry.problem.message[:SHOWN]}"
             )
     if repeated:
-        warn(f"{len(repeated):,} clips are listed more than once, e.g. in {repeated[0]}")
+        each = f"{len(repeated):,} clips are listed more than once, e.g. in {repeated[0]}"
+        warn(each + _if_parts(parts))
     return list(rows.values()), complete
+
+
+def _if_parts(columns: Collection[str]) -> str:
+    """What to do if repeated entries are parts of files, whose places are in these columns."""
+    if not columns:
+        return ""
+    return (
+        f": if {', '.join(columns)} tell a part of the file, name the columns with its start and its "
+        f"length, in seconds, in input.columns.offset and input.columns.duration"
+    )
 
 
 def as_table(rows: Sequence[dict[str, Any]], kept: pa.Schema) -> pa.Table:
@@ -252,6 +269,18 @@ def add_versions(rows: Sequence[dict[str, Any]], input: Input) -> dict[str, str]
     for row in rows:
         row["source_version"] = row["source_version"] or versions[row["source"]]
     return {source: version for source, version in versions.items() if version not in NO_VERSION}
+
+
+def _warn_of_missing(
+    rows: Sequence[dict[str, Any]], versions: Mapping[str, str], warn: Callable[[str], None]
+) -> None:
+    """Tell if none of the files that lists name exists, as it is with a wrong `audio_root`."""
+    named = [row["source"] for row in rows if row["_problem"] is None]
+    if named and not versions:
+        warn(
+            f"none of the {len(named):,} files that are listed exists, e.g. {named[0]}: paths are "
+            f"relative to input.audio_root, or else to the list's folder"
+        )
 
 
 def _versions(sources: Collection[str], input: Input) -> dict[str, str]:

@@ -21,6 +21,7 @@ from jobs.sources._unpack import unpacked
 MAX_LINE = 1 << 20  # characters, in all lines of an entry together
 MAX_BAD_LINES = 1000  # in succession: such a file is no list, and its rest gets no entries
 MAX_ARRAY_BYTES = 256 << 20  # of a JSON array, which is parsed as a whole
+PACKED = ("", ".gz", ".zst")  # what may follow the extension of a list
 DELIMITERS = (",", ";", "\t", "|")
 HEAD_BYTES = 4096
 SHOWN = 200  # characters of a first line in a message
@@ -203,7 +204,8 @@ class TextList:
                 f"input.columns.names; other fields than {', '.join(names)[:SHOWN]} need "
                 f"input.delimiter or input.encoding)"
             )
-        if twice := [name for name in names if names.count(name) > 1]:
+        # Spreadsheets write delimiters for empty columns, behind the others.
+        if twice := [name for name in names if name and names.count(name) > 1]:
             raise BadInput(
                 f"input.path: expected columns of different names in {self.found.source}, found "
                 f"{twice[0]!r} twice"

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -15,7 +16,8 @@ from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from audio_ops.errors import ClipError
-from jobs.sources import MISSING, NOT_A_FILE
+from jobs.sources import MISSING, NOT_A_FILE, BadInput
+from jobs.stores import store_of
 
 _CREDENTIALS = re.compile(
     r"(?i)://[^/@]*:[^/@]+@|[?&](sig|signature|x-[a-z]+-(signature|credential|security-token)|"
@@ -24,6 +26,7 @@ _CREDENTIALS = re.compile(
 
 
 _SNAPSHOT = re.compile(r"(.*/(?:datasets|models|spaces)--[^/]+)/snapshots/[^/]+/")
+MAX_PATH = 4096  # characters
 # Errors of `stat` for a path at which no file can exist.
 NO_SUCH_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
 
@@ -65,7 +68,7 @@ def open_file(source: str, version: str | None, options: dict[str, Any], **how: 
     except FileNotFoundError:
         raise ClipError(
             "unreadable",
-            "there is no such file"
+            f"there is no such file{spelt_otherwise(source)}"
             if version in (None, MISSING)
             else "the file existed when the run was planned and is gone",
         ) from None
@@ -80,13 +83,22 @@ def open_file(source: str, version: str | None, options: dict[str, Any], **how: 
     return file
 
 
+def spelt_otherwise(source: str) -> str:
+    """What to say of a missing file if there is one whose name only looks the same: macOS takes names
+    apart into letters and accents (NFD), and most texts are in composed letters (NFC)."""
+    names = {unicodedata.normalize(form, source) for form in ("NFC", "NFD")} - {source}
+    if not is_local(source) or not any(os.path.exists(name) for name in names):
+        return ""
+    return ", but one of the same letters in another Unicode form (NFC, NFD)"
+
+
 def _open_nonblocking(path: str, flags: int) -> int:
     """Open without blocking, even if the file has become a pipe, which would wait for a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def file_system(source: str, options: dict[str, Any]) -> Any:
-    """The fsspec file system of a URL, without cached listings.
+    """The fsspec file system of a URL, without cached listings. Raises BadInput, see `store_of`.
 
     Unlike `fsspec.open`, it does not take `::` in a name for a chain of protocols.
     """
@@ -95,7 +107,10 @@ def file_system(source: str, options: dict[str, Any]) -> Any:
     options = {"use_listings_cache": False, **options}
     if "::" in source:
         return fsspec.filesystem(urlsplit(source).scheme, **options)
-    return fsspec.url_to_fs(source, **options)[0]  # a URL may name a host or an account
+    try:
+        return store_of(source, options)[0]  # a URL may name a host or an account
+    except ValueError as error:
+        raise BadInput(f"input.path: {error}") from None
 
 
 def exists(path: str, options: dict[str, Any]) -> bool:
@@ -129,6 +144,11 @@ def resolve(reference: str, base: str, roots: Sequence[str]) -> str:
     that points outside of the folders `roots`, by its name or through a link, and for a URL with
     credentials, which its row would keep.
     """
+    if len(reference) > MAX_PATH:
+        what = (
+            f"a path may have {MAX_PATH:,} characters, found {len(reference):,}: {reference[:40]!r}"
+        )
+        raise ClipError("unreadable", f"{what}...")
     target = reference if "://" in reference or reference.startswith("/") else f"{base}/{reference}"
     if holds_credentials(target):
         raise ClipError("unreadable", "the reference is a URL with credentials in it")
@@ -145,7 +165,7 @@ def resolve(reference: str, base: str, roots: Sequence[str]) -> str:
     if not is_inside or not any(_is_below(target, root) for root in roots):
         raise ClipError(
             "unreadable",
-            f"{reference!r} is not in {' or '.join(roots)}: if it is to be read, "
+            f"{reference!r} is not in {' or '.join(dict.fromkeys(roots))}: if it is to be read, "
             "name a folder that contains it in input.audio_allow",
         )
     return target

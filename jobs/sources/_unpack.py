@@ -14,11 +14,13 @@ from audio_ops.errors import ClipError
 
 # Limits of a decompressed file, in bytes and in multiples of its size: the larger one holds.
 UNPACKED_BYTES, UNPACKED_TIMES = 256 << 20, 100
+POINTER, POINTER_BYTES = b"version https://git-lfs.github.com/spec/", 1024  # and the most it has
 
 
 @contextmanager
 def unpacked(file: BinaryIO) -> Iterator[Bounded]:
-    """The file, decompressed as it is read, up to a limit."""
+    """The file, decompressed as it is read, up to a limit. Raises ClipError for a Git LFS pointer."""
+    refuse_pointer(file)
     max_bytes = max(UNPACKED_BYTES, UNPACKED_TIMES * file.seek(0, 2))
     file.seek(0)
     magic = file.read(4)
@@ -31,6 +33,16 @@ def unpacked(file: BinaryIO) -> Iterator[Bounded]:
             yield Bounded(stream, max_bytes)
     else:
         yield Bounded(file, max_bytes, at_once=1 << 16)
+
+
+def refuse_pointer(file: BinaryIO) -> None:
+    """Raise ClipError if the file is what Git LFS leaves in its place until it is fetched."""
+    is_small = file.seek(0, 2) <= POINTER_BYTES
+    file.seek(0)
+    if is_small and file.read(len(POINTER)) == POINTER:
+        what = "a Git LFS pointer in place of the file: `git lfs pull` fetches it"
+        raise ClipError("not_audio", what)
+    file.seek(0)
 
 
 class Bounded:

@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice, pairwise, starmap
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.sources import BadInput
+from jobs.sources._braces import expand_braces
 from jobs.sources._hub import in_cache
 from jobs.sources._inventory import files_of, read_inventory
 from jobs.sources._paths import (
@@ -32,12 +33,12 @@ from jobs.sources._paths import (
     is_local,
     local_file,
     local_path,
+    spelt_otherwise,
     stored_file,
 )
 from jobs.sources._stored_folders import stored_files
 
 LOOKUPS_AT_ONCE = 16
-MAX_NAMES = 1_000_000  # of one path with brace ranges
 NO_EXTENSION = "no extension"
 FILES_AT_ONCE = 1 << 16  # of which there are Python objects
 TUPLES_AT_ONCE = 500  # Python looks for garbage after 700 new ones: a quarter of a listing's time
@@ -50,9 +51,8 @@ FOUND = pa.schema(
     ]
 )
 LARGE = {pa.string(): pa.large_string()}
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
 _MAGIC = re.compile(r"[*?[]")
+_EXTENSION = re.compile(r"\.[0-9]*[A-Za-z][0-9A-Za-z]*$")
 
 
 @dataclass(frozen=True)
@@ -177,10 +177,13 @@ def walk(path: str, search: Search, *, in_order: bool = False) -> Iterator[Found
 
 
 class _Storage(NamedTuple):
-    """What is found at a name (None: nothing), and under the names that a pattern matches."""
+    """What is found at a name (None: nothing), and under the names that a pattern matches; whether it
+    is a folder, and whether a search wants a file of that name."""
 
     look_up: Callable[[str], Any]
     glob: Callable[[str], Mapping[str, Any]]
+    is_folder: Callable[[Any], bool]
+    search: Search
 
 
 def _walk_local(path: str, search: Search) -> Iterator[Found]:
@@ -193,7 +196,7 @@ def _walk_local(path: str, search: Search) -> Iterator[Found]:
     as_it_stands = os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
     quoted = os.path.abspath(os.path.expanduser(local_path(path)))
     name = as_it_stands if os.path.lexists(as_it_stands) else quoted
-    found = _matches(name, _Storage(look_up, matches), os.path.isdir)
+    found = _matches(name, _Storage(look_up, matches, os.path.isdir, search))
     return chain.from_iterable(
         _local_folder(match, search) if os.path.isdir(match) else [local_file(match)]
         for match in found
@@ -201,6 +204,8 @@ def _walk_local(path: str, search: Search) -> Iterator[Found]:
 
 
 def _walk_store(path: str, search: Search, in_order: bool) -> Iterator[Found]:
+    from botocore.exceptions import BotoCoreError
+
     fs = file_system(path, dict(search.options))
 
     def look_up(name: str) -> Any:
@@ -208,6 +213,8 @@ def _walk_store(path: str, search: Search, in_order: bool) -> Iterator[Found]:
             return info_of(fs, name)
         except FileNotFoundError:
             return None
+        except (TypeError, BotoCoreError) as error:
+            raise _mistake(error, path, type(fs).__name__) from None
 
     def matches(pattern: str) -> Mapping[str, Any]:
         found = fs.glob(pattern, detail=True)
@@ -218,14 +225,29 @@ def _walk_store(path: str, search: Search, in_order: bool) -> Iterator[Found]:
     def is_folder(info: Any) -> bool:
         return bool(info["type"] == "directory")
 
-    for info in _matches(path.rstrip("/"), _Storage(look_up, matches), is_folder):
+    for info in _matches(path.rstrip("/"), _Storage(look_up, matches, is_folder, search)):
         if is_folder(info):
             yield from _stored_folder(fs, info["name"].rstrip("/"), search, in_order)
         elif info["type"] == "file":
             yield stored_file(fs.unstrip_protocol(info["name"]), info)
 
 
-def _matches(path: str, storage: _Storage, is_folder: Callable[[Any], bool]) -> list[Any]:
+def _mistake(error: Exception, path: str, store: str) -> Exception:
+    """The error as a BadInput, if not the store but the config is to blame."""
+    name, what = type(error).__name__, " ".join(str(error).split())
+    if name == "TypeError":  # s3fs makes its client when it is first used
+        return BadInput(f"input.storage_options: expected options of fsspec's {store}: {what}")
+    if name == "ParamValidationError":
+        return BadInput(f"input.path: expected a URL that S3 knows, found {path}: {what}")
+    if name == "NoCredentialsError":
+        return BadInput(
+            f"input.storage_options: expected credentials for {path}, found none in them and in the "
+            f"environment: a public bucket needs {{anon: true}}"
+        )
+    return error
+
+
+def _matches(path: str, storage: _Storage) -> list[Any]:
     """What `storage` finds at the names that a path stands for.
 
     Raises FileNotFoundError if one of them is not there.
@@ -233,19 +255,20 @@ def _matches(path: str, storage: _Storage, is_folder: Callable[[Any], bool]) -> 
     if (here := storage.look_up(path)) is not None:
         return [here]
     names = _names(path, storage)
-    if names != [path] and (found := _matches_of(path, storage, is_folder)):
+    if names != [path] and (found := _matches_of(path, storage)):
         return found
 
     def each_of(name: str) -> list[Any]:
         here = None if name == path else storage.look_up(name)
-        return [here] if here is not None else _matches_of(name, storage, is_folder)
+        return [here] if here is not None else _matches_of(name, storage)
 
     with ThreadPoolExecutor(LOOKUPS_AT_ONCE) as threads:
         every = list(threads.map(each_of, names))
     if missing := [name for name, each in zip(names, every, strict=True) if not each]:
         more = f" nor at {len(missing) - 1:,} more of its names" if len(missing) > 1 else ""
         raise FileNotFoundError(
-            f"expected a file, folder or glob, found nothing at {missing[0]}{more}"
+            f"expected a file, folder or glob, found nothing at {missing[0]}"
+            f"{spelt_otherwise(missing[0])}{more}"
         )
     return [item for each in every for item in each]
 
@@ -262,7 +285,7 @@ def _names(path: str, storage: _Storage) -> list[str]:
     return ["/".join([*parts[:literal], name]) for name in rest]
 
 
-def _matches_of(name: str, storage: _Storage, is_folder: Callable[[Any], bool]) -> list[Any]:
+def _matches_of(name: str, storage: _Storage) -> list[Any]:
     """What a pattern matches.
 
     A folder that matches is walked. If its files match as well, as with `**`, they are enough.
@@ -270,15 +293,35 @@ def _matches_of(name: str, storage: _Storage, is_folder: Callable[[Any], bool]) 
     if not _MAGIC.search(name):
         return []
     matches = _glob(name, storage)
+    folders = {match for match, item in matches.items() if storage.is_folder(item)}
     if re.search(r"(^|/)\*\*(/\*+)?$", name):
-        return [item for item in matches.values() if not is_folder(item)]
-    folders = {match for match, item in matches.items() if is_folder(item)}
+        found = {match: item for match, item in matches.items() if match not in folders}
+        return _as_in_folders(name, found, set(), storage.search)
 
     def is_walked(match: str) -> bool:
         parents = itertools.accumulate(match.split("/"), lambda left, right: f"{left}/{right}")
         return any(parent in folders for parent in parents if parent != match)
 
-    return [item for match, item in sorted(matches.items()) if not is_walked(match)]
+    found = {match: item for match, item in sorted(matches.items()) if not is_walked(match)}
+    return _as_in_folders(name, found, folders, storage.search)
+
+
+def _as_in_folders(
+    pattern: str, found: Mapping[str, Any], folders: Set[str], search: Search
+) -> list[Any]:
+    """What a pattern matches, without the files that a search in folders passes over for their
+    extensions.
+
+    They stay if the pattern ends with an extension, or matches nothing else.
+    """
+    has_extension = "." in re.split(r"[*?\]]", pattern.rpartition("/")[2])[-1]
+    if has_extension or not (folders or any(m.lower().endswith(search.suffixes) for m in found)):
+        return list(found.values())
+    return [
+        item
+        for match, item in found.items()
+        if match in folders or not _EXTENSION.search(match) or search.wants(match)
+    ]
 
 
 def _glob(pattern: str, storage: _Storage) -> Mapping[str, Any]:
@@ -300,37 +343,6 @@ def _glob(pattern: str, storage: _Storage) -> Mapping[str, Any]:
         if "[" not in "".join(rest):
             break
     return {}
-
-
-def expand_braces(path: str) -> list[str]:
-    """The names of `a-{000..123}.tar`, `{a,b}.tar` and of NeMo's `a_OP_0..9_CL_.tar`, in order."""
-    return list(dict.fromkeys(_expanded(path.replace("_OP_", "{").replace("_CL_", "}"))))
-
-
-def _expanded(path: str) -> list[str]:
-    for match in _BRACES.finditer(path):
-        if choices := _choices(match[1]):
-            before, after = path[: match.start()], path[match.end() :]
-            names = [name for choice in choices for name in _expanded(before + choice + after)]
-            if len(names) > MAX_NAMES:
-                raise BadInput(f"input.path: expected at most {MAX_NAMES:,} names in {path}")
-            return names
-    return [path]
-
-
-def _choices(inside: str) -> list[str]:
-    """What stands for `{inside}`; nothing if it is neither a range nor a list."""
-    if "," in inside:
-        return inside.split(",")
-    if not (match := _RANGE.fullmatch(inside)):
-        return []
-    first, last, step = int(match[1]), int(match[2]), int(match[3] or 1) or 1
-    if abs(last - first) // step >= MAX_NAMES:
-        raise BadInput(f"input.path: expected at most {MAX_NAMES:,} names of {{{inside}}}")
-    is_padded = any(re.match(r"-?0\d", end) for end in match.groups()[:2])
-    width = max(len(match[1]), len(match[2])) if is_padded else 0
-    numbers = range(first, last + 1, step) if first <= last else range(first, last - 1, -step)
-    return [f"{number:0{width}}" for number in numbers]
 
 
 def _stored_folder(fs: Any, root: str, search: Search, in_order: bool) -> Iterator[Found]:

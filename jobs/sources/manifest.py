@@ -7,6 +7,7 @@ it), and lead into these and into the folders of `audio_allow`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,8 +27,9 @@ from jobs.sources._entries import (
     seconds,
     text_columns,
 )
-from jobs.sources._lines import DELIMITERS, Line, TextList, first_line
+from jobs.sources._lines import DELIMITERS, PACKED, Line, TextList, first_line
 from jobs.sources._paths import Found, absolute, exists, folder_of
+from jobs.sources._walk import extension
 
 __all__ = ["OPTIONS", "SHARDED", "clips", "columns", "find", "suffixes"]
 
@@ -44,7 +46,7 @@ PATH_COLUMNS = (
 
 def suffixes(input: Input) -> tuple[str, ...]:
     names = (".jsonl", ".csv", ".tsv", "manifest.json")
-    return (*names, *(f"{name}.gz" for name in names))
+    return tuple(f"{name}{packed}" for packed in PACKED for name in names)
 
 
 def columns(input: Input, names: list[str]) -> pa.Schema:
@@ -60,12 +62,15 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
 
 
 def is_list(found: Found, input: Input) -> bool:
-    """Whether a file holds objects of JSON, or a table with a column of paths. Raises BadInput if it is
-    in an unknown encoding."""
-    if found.source.lower().removesuffix(".gz").endswith(".json"):
-        return first_line(found, input).lstrip().startswith(("{", "["))
+    """Whether a file holds objects of JSON, or a table with a column of paths, or paths without a
+    header. Raises BadInput if it is in an unknown encoding."""
     line = first_line(found, input)
-    return any(_path_columns(line.split(delimiter), input) for delimiter in DELIMITERS)
+    if found.source.lower().removesuffix(".gz").removesuffix(".zst").endswith(".json"):
+        return line.lstrip().startswith(("{", "["))
+    fields = re.split(f"[{''.join(DELIMITERS)}\\s]", line)
+    has_paths = any(extension(field)[1:] in input.extensions for field in fields)
+    headers = (line.split(delimiter) for delimiter in DELIMITERS)
+    return has_paths or bool(input.columns.names) or any(_path_columns(h, input) for h in headers)
 
 
 def _entries(found: Found, input: Input) -> Iterator[Entry]:
@@ -110,10 +115,18 @@ def path_of(values: dict[str, Any], input: Input) -> str:
     if isinstance(path, dict):  # as `datasets` writes it
         path = path.get("path")
     if not isinstance(path, str) or not path:
+        found = [_found(name, values[name], name in names) for name in values]
         raise ClipError(
-            "unreadable", f"expected a path in {' or '.join(names)}, found {', '.join(values)}"
+            "unreadable", f"expected a path in {' or '.join(names)}, found {', '.join(found)}"
         )
     return path
+
+
+def _found(name: str, value: Any, is_of_paths: bool) -> str:
+    """A column for a message, with what it holds if that should be a path."""
+    if not is_of_paths or value is None:
+        return name
+    return f"{name}: {'an empty text' if value == '' else type(value).__name__}"
 
 
 def _base(source: str, input: Input) -> str:

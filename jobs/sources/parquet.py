@@ -23,13 +23,21 @@ import pyarrow.parquet as pq
 
 from audio_ops.errors import ClipError
 from jobs.input import Input
-from jobs.sources import NO_COLUMNS, PROBLEM, Clip, Listing, NoSuchColumn
-from jobs.sources._arrow_types import as_stored, holds_sound, is_text, storage_type, table_type
+from jobs.sources import NO_COLUMNS, PROBLEM, BadInput, Clip, Listing, NoSuchColumn
+from jobs.sources._arrow_types import (
+    as_stored,
+    holds_sound,
+    is_of_tables,
+    is_text,
+    storage_type,
+    table_type,
+)
 from jobs.sources._decoded import decoded_sound
 from jobs.sources._entries import allowed, base_of
 from jobs.sources._lakes import live_files
 from jobs.sources._parquet_pages import PageWatcher
 from jobs.sources._paths import Found, open_file, resolve
+from jobs.sources._unpack import refuse_pointer
 from jobs.sources._walk import Search, find_files
 
 SHARDED = False
@@ -40,6 +48,7 @@ FIELDS = ("bytes", "path", "array", "sampling_rate")  # of Hugging Face's struct
 ROWS_AT_ONCE = 4  # a small page may hold one large value that is copied into each row
 READ_BYTES = 8 << 20  # of a column in one request, if the file is on a store
 FOOTERS_AT_ONCE = 16
+LOOKED_INTO = 100  # files at most, spread over all, for a column that the first one does not have
 
 
 def suffixes(input: Input) -> tuple[str, ...]:
@@ -47,22 +56,41 @@ def suffixes(input: Input) -> tuple[str, ...]:
 
 
 def columns(input: Input, names: list[str]) -> pa.Schema:
-    """The columns of the first file that can be opened, with Delta's types."""
+    """The columns, with Delta's types, each of the first file that has it. Files that cannot be opened,
+    or have no rows and often no types either, are passed over."""
     search = _search(input, lambda _: None)
-    for found in live_files(find_files(input.paths, search), input).files:
+    files = live_files(find_files(input.paths, search), input).files
+    offered: dict[str, pa.DataType] = {}
+    for found in files[:: max(1, len(files) // LOOKED_INTO)]:
         try:
             with opened(found.source, found.version, input) as (file, _):
-                schema = file.schema_arrow
+                schema, rows = file.schema_arrow, file.metadata.num_rows
         except ClipError:
             continue
+        if not rows:
+            continue
+        if not offered:
+            _check_audio_column(schema, found.source, input)
+        offered = {name: pa.string() for name in _partitions(found.source)} | offered
+        offered = {field.name: table_type(field.type) for field in schema} | offered
+        if offered.keys() >= set(names):
+            break
+    for name in names:
+        if offered and name not in offered:
+            raise NoSuchColumn(name, ", ".join(offered))
+        if offered and not is_of_tables(offered[name]):
+            raise BadInput(
+                f"output.keep: expected columns of types that Delta tables have, found {name!r}: "
+                f"{offered[name]}: write it as text or numbers"
+            )
+    return pa.schema([(name, offered.get(name, pa.string())) for name in names])
+
+
+def _check_audio_column(schema: pa.Schema, source: str, input: Input) -> None:
+    try:
         _audio_column(schema, input)
-        offered = {name: pa.string() for name in _partitions(found.source)}
-        offered |= {field.name: table_type(field.type) for field in schema}
-        for name in names:
-            if name not in offered:
-                raise NoSuchColumn(name, ", ".join(offered))
-        return pa.schema([(name, offered[name]) for name in names])
-    return pa.schema([(name, pa.string()) for name in names])
+    except ValueError as error:
+        raise BadInput(f"{error} in {source}") from None
 
 
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
@@ -315,6 +343,7 @@ def opened(source: str, version: str, input: Input) -> Iterator[tuple[pq.Parquet
     """Open a Parquet file, with a watcher of its pages and a read-ahead of at most READ_BYTES. Raises
     ClipError."""
     with open_file(source, version, input.storage_options, cache_type="none") as file:
+        refuse_pointer(file)
         pages = PageWatcher(file)
         try:
             parquet = pq.ParquetFile(pages, buffer_size=READ_BYTES)

@@ -317,12 +317,21 @@ def _audio(
 ) -> io.BytesIO | ClipError:
     """The content, or a ClipError in its place; `before` bytes are in its sample already."""
     if not header.isreg() or header.issparse():
-        what = f"a link to {as_utf8(header.linkname)}" if header.linkname else "not a file"
-        return ClipError("unreadable", f"the member is {what}")
+        return ClipError("unreadable", f"the member is {_kind(header)}")
     if (size := before + header.size) > max_bytes:
         limit = f"input.max_clip_bytes allows {max_bytes:,} in a sample, found {size:,}"
         return ClipError("too_large", limit)
     return content_of(archive, header)
+
+
+def _kind(header: tarfile.TarInfo) -> str:
+    """What a member is that is not read, and what packs it anew."""
+    if header.linkname:
+        to = as_utf8(header.linkname)
+        return f"a link to {to}: `tar --dereference --hard-dereference` packs the file itself"
+    return (
+        "a sparse file: `tar` without --sparse packs all of it" if header.issparse() else "no file"
+    )
 
 
 def _digest(sound: io.BytesIO, columns: dict[str, str | None]) -> str:

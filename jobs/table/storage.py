@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
-import fsspec
+from jobs.stores import store_of
 
 T = TypeVar("T")
 
@@ -26,13 +26,18 @@ RETRY_AFTER_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 class Storage:
-    """A folder by its path or URL. `name` is a path below it, `options` are fsspec's."""
+    """A folder by its path or URL. `name` is a path below it, `options` are fsspec's.
+
+    Raises ValueError for a path that is a file or leads through one, and for a URL of no store.
+    """
 
     def __init__(self, path: str, options: Mapping[str, Any] | None = None) -> None:
         self.options = dict(options or {})
-        self.fs, self.root = fsspec.url_to_fs(path, **self.options)
+        self.fs, self.root = store_of(path, self.options)
         self.is_local = "file" in self.protocols
         self.path = self.root if self.is_local else path
+        if self.is_local and (file := _file_in(self.root)):
+            raise ValueError(f"expected a folder, found a file at {file}")
 
     @property
     def delta_path(self) -> str:
@@ -225,3 +230,10 @@ DELTA_OPTIONS = {
     "gs": gcs_options,
     "abfs": azure_options,
 }
+
+
+def _file_in(path: str) -> str | None:
+    """The file that stands where a path needs a folder, if there is one."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return None if os.path.isdir(path) else path

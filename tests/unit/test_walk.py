@@ -16,7 +16,7 @@ from test_sources import SOUNDS, found, sounds, walk, write_lines, write_parquet
 from audio_ops.errors import ClipError
 from jobs.input import Input
 from jobs.sources import MISSING, load_source
-from jobs.sources._walk import expand_braces
+from jobs.sources._braces import expand_braces
 
 ODD = ["take [3]", "50%41", "a#b", "what?", "st*r", "{a,b}", "n_OP_0..1_CL_", "x::y", "c?sig=d"]
 

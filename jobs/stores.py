@@ -1,0 +1,26 @@
+"""The store that a path or URL names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+WITH_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+
+
+def store_of(path: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """fsspec's file system of a path or URL, and the path in it.
+
+    Raises ValueError for a URL without a bucket, and for a store that fsspec does not know, or whose
+    package is not installed.
+    """
+    import fsspec
+
+    protocol, is_url, rest = path.partition("://")
+    if is_url and protocol in WITH_BUCKETS and not rest.strip("/"):
+        raise ValueError(f"expected a bucket in the URL, found {path}")
+    try:
+        fs, root = fsspec.url_to_fs(path, **options)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"expected a URL that fsspec can open, found {path}: {error}") from None
+    return fs, root
