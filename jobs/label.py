@@ -166,7 +166,7 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
         if todo.obsolete:
             held.commit([], todo.obsolete)
         if len(todo.todo):
-            label(run, todo, held, rows_of_all, summary=summary, console=console, stop=stop)
+            label(run, todo, held, rows_of_all, progress=progress, summary=summary, stop=stop)
         console.progress("compacting the table")
         held.tidy(retain_h, compact=run.config.output.compact == "auto")
     finally:
@@ -185,14 +185,13 @@ def label(
     table: HeldTable,
     rows_of_all: int,
     *,
+    progress: Progress,
     summary: Summary,
-    console: Console,
     stop: Stop,
 ) -> None:
     """Label what is to do, on Ray, and commit it. `rows_of_all` are those of the whole input, of which a
     sample tells what they take."""
-    progress = summary.progress
-    assert progress is not None
+    console = progress.console
     per_shard = clips_per_shard(run.sample, rows_of_all)
     with probing(table.path, run.id), running_ray(run.config, console, stop):
         console.progress("loading the models")
