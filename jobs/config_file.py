@@ -17,6 +17,7 @@ from jobs.config import Config, ConfigError, Range, TaskResources, shown
 from jobs.input import Input
 from jobs.sources import load_source, source_names
 from jobs.sources._paths import holds_credentials
+from jobs.stores import GCS_METHODS
 from jobs.yaml_values import OTHER_BASE, in_quotes, put, read_yaml, set_value
 
 SECRETS = "storage_options"  # in whose keys values may be secrets
@@ -86,11 +87,18 @@ def _literal_secrets(raw: dict[str, Any]) -> Iterator[str]:
             keys, value = stack.pop()
             if isinstance(value, dict):
                 stack += [((*keys, str(key)), inner) for key, inner in value.items()]
-            elif SECRET_KEY.search(keys[-1]) and value and not ENVIRONMENT.search(str(value)):
+            elif SECRET_KEY.search(keys[-1]) and value and not _names_secret(str(value)):
                 yield (
                     f"{'.'.join(keys)}: expected a variable of the environment such as "
                     f"${{{keys[-1].upper()}}}, found the secret itself"
                 )
+
+
+def _names_secret(value: str) -> bool:
+    """Whether an option does not hold a secret but says where one is: in the environment, in a key file,
+    or where one of gcsfs's methods finds it."""
+    is_key_file = value.endswith(".json") and os.path.isabs(value)
+    return bool(ENVIRONMENT.search(value)) or value in GCS_METHODS or is_key_file
 
 
 def _urls_with_credentials(raw: dict[str, Any]) -> Iterator[str]:

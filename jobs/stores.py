@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# Values of gcsfs's `token` that are no credentials but ways to find some.
+GCS_METHODS = ("anon", "google_default", "cache", "cloud", "browser")
 WITH_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 
 
@@ -22,5 +24,10 @@ def store_of(path: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     try:
         fs, root = fsspec.url_to_fs(path, **options)
     except (ImportError, ValueError) as error:
-        raise ValueError(f"expected a URL that fsspec can open, found {path}: {error}") from None
+        why = (
+            f" ({error.__cause__})" if error.__cause__ else ""
+        )  # of a package that is there but broken
+        raise ValueError(
+            f"expected a URL that fsspec can open, found {path}: {error}{why}"
+        ) from None
     return fs, root

@@ -13,12 +13,10 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
-from jobs.stores import store_of
+from jobs.stores import GCS_METHODS, store_of
 
 T = TypeVar("T")
 
-# Values of gcsfs's `token` that are no credentials but ways to find some.
-GCS_METHODS = ("anon", "google_default", "cache", "cloud", "browser")
 RENEWED_BY_DELTA = ("iam-role", "container-role", "assume-role-with-web-identity")
 # Retries beyond those of the store's client: delta-rs does not repeat a request whose answer breaks
 # off in its body, nor a commit whose connection breaks.

@@ -381,6 +381,12 @@ def test_a_literal_secret_is_refused_and_not_printed(
         assert SECRET not in message
 
 
+@pytest.mark.parametrize("token", ["anon", "google_default", "cloud", "/etc/keys/labeller.json"])
+def test_where_credentials_are_is_no_secret(tmp_path: Path, token: str) -> None:
+    path = write(tmp_path, changed("input.storage_options", {"token": token}))
+    assert load_config(path).input.storage_options == {"token": token}
+
+
 @pytest.mark.parametrize("section", ["input", "output"])
 def test_a_password_in_a_url_is_refused_and_not_printed(tmp_path: Path, section: str) -> None:
     message = complaint(tmp_path, changed(f"{section}.path", f"sftp://me:{SECRET}@host/x"))
