@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ MAX_LINE = 1 << 20  # characters, in all lines of an entry together
 MAX_BAD_LINES = 1000  # in succession: such a file is no list, and its rest gets no entries
 MAX_ARRAY_BYTES = 256 << 20  # of a JSON array, which is parsed as a whole
 PACKED = ("", ".gz", ".zst")  # what may follow the extension of a list
+ARRAY = re.compile(rb"(\xef\xbb\xbf)?\s*\[")
+ARRAY_OF_OBJECTS = re.compile(ARRAY.pattern + rb"\s*\{")  # else it is a line that is no object
 DELIMITERS = (",", ";", "\t", "|")
 HEAD_BYTES = 4096
 SHOWN = 200  # characters of a first line in a message
@@ -114,10 +117,8 @@ class TextList:
         name = self.found.source.lower().removesuffix(".gz").removesuffix(".zst")
         with opened_text(self.found, self._input) as (text, head):
             if name.endswith((".jsonl", ".json")):
-                is_array = name.endswith(".json") and head.lstrip(
-                    b"\xef\xbb\xbf \t\r\n"
-                ).startswith(b"[")
-                entries = self._array(text) if is_array else self._objects(numbered(text))
+                begins = ARRAY if name.endswith(".json") else ARRAY_OF_OBJECTS
+                entries = self._array(text) if begins.match(head) else self._objects(numbered(text))
             elif self._layout:
                 entries = self._laid_out(numbered(text), self._layout)
             else:

@@ -143,7 +143,7 @@ def test_columns_of_paths_are_known_by_their_usual_names(recordings: Path, colum
     assert texts(manifest(write_lines(recordings / "a.jsonl", lines))) == [text for _, text in ROWS]
 
 
-@pytest.mark.parametrize("kind", ["lines", "array", "printed array", "gzip"])
+@pytest.mark.parametrize("kind", ["lines", "array", "printed array", "misnamed array", "gzip"])
 def test_a_json_file_of_objects_is_a_manifest_to_auto(
     recordings: Path, classifier: Path, kind: str
 ) -> None:
@@ -151,10 +151,10 @@ def test_a_json_file_of_objects_is_a_manifest_to_auto(
     entries = [{"audio_filepath": path, "text": text} for path, text in ROWS[:2]]
     entries += [{"audio": {"path": ROWS[2][0]}, "text": ROWS[2][1]}]  # type: ignore[dict-item]
     lines = "".join(json.dumps(entry) + "\n" for entry in entries)
-    text = {"array": json.dumps(entries), "printed array": json.dumps(entries, indent=2)}.get(
-        kind, lines
-    )
-    path = recordings / ("dev.json.gz" if kind == "gzip" else "dev.json")
+    array = json.dumps(entries, indent=None if kind == "array" else 2)
+    text = array if kind.endswith("array") else lines
+    name = {"gzip": "dev.json.gz", "misnamed array": "dev.jsonl"}.get(kind, "dev.json")
+    path = recordings / name
     path.write_bytes(gzip.compress(text.encode()) if kind == "gzip" else text.encode())
     config, _, _ = settled(recordings, classifier, input={"path": str(path)})
     assert config.input.format == "manifest"
