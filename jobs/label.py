@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs import ray_compat
-from jobs.arguments import add_plan_arguments, plan_arguments, positive
+from jobs.arguments import add_plan_arguments, plan_arguments, positive, refuse_unknown
 from jobs.config import Config, ConfigError
 from jobs.config_file import load_config
 from jobs.console import Console, new_run_id
@@ -300,7 +300,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="earmark run", description="Label the audio that a config names."
     )
     add_arguments(parser)
-    return run_from(parser.parse_args(argv))
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        refuse_unknown(parser, unknown)
+    return run_from(args)
 
 
 def seconds(text: str) -> float:
