@@ -66,6 +66,8 @@ def run(
             config = sample_config(config) if sample else config
             summary.storage_options = config.output_options
             refuse_uploads(config, config_path, summary_file)
+            if summary_file:
+                summary.check(summary_file)
             with stop.interrupting():
                 if address := ray_address():
                     refuse_own_store(config)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
+OF_STORES = ("AWS_", "AZURE_", "GOOGLE_")  # begin the names of their variables
 WITH_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 
 
@@ -16,6 +18,7 @@ def store_of(path: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """
     import fsspec
 
+    forget_empty_variables()
     protocol, is_url, rest = path.partition("://")
     if is_url and protocol in WITH_BUCKETS and not rest.strip("/"):
         raise ValueError(f"expected a bucket in the URL, found {path}")
@@ -24,3 +27,10 @@ def store_of(path: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         raise ValueError(f"expected a URL that fsspec can open, found {path}: {error}") from None
     return fs, root
+
+
+def forget_empty_variables() -> None:
+    """Unset variables of stores whose values are empty, as a scheduler sets those that it does not have:
+    for a client of a store an empty profile or endpoint is one."""
+    for name in [n for n, value in os.environ.items() if n.startswith(OF_STORES) and not value]:
+        del os.environ[name]
