@@ -54,6 +54,7 @@ EXIT_CODES = {
     TOO_MANY_ERRORS: "More than `max_error_fraction` of the run's clips failed (default 5 %). They have their rows.",
     DRIFTED: "The labels drifted beyond the config's bounds. They have their rows.",
     IN_USE: "Another run holds the table, or took it over.",
+    128 + signal.SIGHUP: "Stopped by SIGHUP: its terminal was closed. Finished work is committed.",
     128 + signal.SIGINT: "Stopped by SIGINT. Finished work is committed.",
     128 + signal.SIGTERM: "Stopped by SIGTERM. Finished work is committed.",
 }

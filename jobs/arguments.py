@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +47,15 @@ def plan_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "relabel": False if tasks is None else tasks or True,
         "retry_errors": args.retry_errors,
     }
+
+
+def refuse_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
+    """End with exit code 2 and the arguments that a command does not have, with the nearest option."""
+    known = [text for action in parser._actions for text in action.option_strings]
+    option = next((text for text in unknown if text.startswith("-")), "").partition("=")[0]
+    near = get_close_matches(option, known, n=1)
+    suggestion = f" (did you mean {near[0]}?)" if near else ""
+    parser.error(f"unknown arguments: {' '.join(unknown)}{suggestion}")
 
 
 def positive(text: str) -> int:

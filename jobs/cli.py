@@ -6,9 +6,11 @@ Only the module of the command that is called is imported: `earmark --help` impo
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from typing import NamedTuple
 
@@ -54,7 +56,11 @@ def main() -> None:
     """Run the command of this process's arguments, and end the process with its exit code."""
     open_standard_streams()
     sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)  # type: ignore[assignment]
-    exit_with(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # of a command that only reads: the others have `Stop`
+        code = 128 + signal.SIGINT
+    exit_with(code)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -67,7 +73,9 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if name is not None and name not in COMMANDS:
         parser.error(_unknown(name))
-    args = parser.parse_args(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        args.refuse_unknown(unknown)
     run_from: Callable[[argparse.Namespace], int] = args.run_from
     return run_from(args)
 
@@ -82,9 +90,13 @@ def _parser(called: str | None) -> argparse.ArgumentParser:
         description = f"{command.does[0].upper()}{command.does[1:]}."
         subparser = subparsers.add_parser(name, help=command.does, description=description)
         if name == called:
+            from jobs.arguments import refuse_unknown
+
             module = import_module(command.module)
             module.add_arguments(subparser)
-            subparser.set_defaults(run_from=module.run_from)
+            subparser.set_defaults(
+                run_from=module.run_from, refuse_unknown=partial(refuse_unknown, subparser)
+            )
     return parser
 
 

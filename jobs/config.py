@@ -120,7 +120,8 @@ class Output(Section):
     """Where the labels go."""
 
     path: str
-    """Folder of the table, local or on a store (`s3://`, `gs://`, `az://`, `abfs://`)."""
+    """Folder of the table, local or on a store (`s3://`, `gs://`, `az://`, `abfs://`), with no `#`, `?`,
+    `\\` or `%20` in its path: Delta tables cannot have such ones."""
     keep: tuple[str, ...] = ()
     """Columns of the source that each row carries along."""
     storage_options: Annotated[dict[str, Any] | None, Field(repr=False)] = None
@@ -137,6 +138,8 @@ class Output(Section):
     @classmethod
     def _on_a_known_store(cls, path: str) -> str:
         protocol, is_url, _ = path.partition("://")
+        if not path.strip():
+            raise ValueError("expected a folder or URL, found nothing, as from an empty variable")
         if is_url and protocol not in STORES:
             raise ValueError(
                 "expected a local folder, or a URL that begins with s3://, gs://, az:// or abfs://, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import time
 import uuid
@@ -16,6 +17,8 @@ from typing import TextIO
 from jobs.own_folder import own_folder
 
 LOG_EVERY_S = 10.0
+MESSAGE_CHARACTERS = 500
+CAUSE = re.compile(r"\n\s*(\x1b\[\d+m)?↳(\x1b\[0m)? ")  # between those of an error of delta-rs
 
 
 def printable(text: str) -> str:
@@ -27,12 +30,23 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(error: BaseException) -> str:
+    """An error's message: its first line or, where delta-rs lists causes below each other, all of these."""
+    text = CAUSE.sub(": ", str(error)).partition(": <?xml")[0]  # a store's answer
+    line = next(filter(str.strip, text.splitlines()), type(error).__name__)
+    return printable(line if len(line) <= MESSAGE_CHARACTERS else f"{line[:MESSAGE_CHARACTERS]}…")
+
+
 class Lasting(io.TextIOBase):
     """A stream that goes on when nobody reads it any more, as after `| head`: a command's exit code
     says what it found, not who listened."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # what it cannot encode, as in a C locale, is escaped
+            stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
         try:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs import ray_compat
-from jobs.arguments import add_plan_arguments, plan_arguments, positive
+from jobs.arguments import add_plan_arguments, plan_arguments, positive, refuse_unknown
 from jobs.config import Config, ConfigError
 from jobs.config_file import load_config
 from jobs.console import Console, new_run_id
@@ -66,6 +66,8 @@ def run(
             config = sample_config(config) if sample else config
             summary.storage_options = config.output_options
             refuse_uploads(config, config_path, summary_file)
+            if summary_file:
+                summary.check(summary_file)
             with stop.interrupting():
                 if address := ray_address():
                     refuse_own_store(config)
@@ -299,7 +301,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="earmark run", description="Label the audio that a config names."
     )
     add_arguments(parser)
-    return run_from(parser.parse_args(argv))
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        refuse_unknown(parser, unknown)
+    return run_from(args)
 
 
 def seconds(text: str) -> float:

@@ -96,9 +96,9 @@ def preflight(
 
 
 def check_output(config: Config, path: str | Path) -> None:
-    """Raise ConfigError if there can be no folder at `output.path`."""
+    """Raise ConfigError if there can be no table at `output.path`."""
     try:
-        Storage(config.output.path, config.output_options)
+        Storage(config.output.path, config.output_options).delta_path  # noqa: B018
     except ValueError as error:
         raise ConfigError(f"{path}: output.path: {error}") from None
 

@@ -12,7 +12,7 @@ from jobs.config import Config
 from jobs.console import Console
 from jobs.ray_address import HeadWatch, ray_address
 from jobs.resources import CannotRun
-from jobs.stop import Stop, Stopped
+from jobs.stop import Stop, Stopped, outlasting_the_terminal
 
 IMPORTED_MEANWHILE = ("jobs.planned_reads", "jobs.workers.model_actor")  # 0.6 s
 ACTOR_STARTS = 3  # a model that cannot be loaded ends the run after so many
@@ -30,7 +30,11 @@ def running_ray(config: Config, console: Console, stop: Stop) -> Iterator[None]:
         refuse_own_store(config)
     if starts:
         console.progress(f"joining the Ray cluster at {address}" if address else "starting Ray")
-        with ray_compat.own_packages_first(), ThreadPoolExecutor(1) as meanwhile:
+        with (
+            ray_compat.own_packages_first(),
+            outlasting_the_terminal(),
+            ThreadPoolExecutor(1) as meanwhile,
+        ):
             # This thread waits for other processes.
             imported = [meanwhile.submit(import_module, name) for name in IMPORTED_MEANWHILE]
             _start(address, config.resources.object_store_mb, console)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from jobs.console import one_line
+
 if TYPE_CHECKING:
     import ray.data
 
@@ -358,4 +360,4 @@ def first_line(error: BaseException) -> str:
     lines = [line for line in str(error).partition("\n\nThe above")[0].splitlines() if line.strip()]
     if lines and "ray::" in lines[0]:
         return lines[-1]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return f"{type(error).__name__}: {one_line(error) if lines else ''}"

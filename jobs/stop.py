@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 LOOK_EVERY_S = 1.0
 
@@ -18,8 +20,9 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """SIGINT, SIGTERM and the time limit end a run after a last commit; a second signal ends it at
-    once. `why` is the signal's name, `max_runtime`, or empty."""
+    """SIGINT, SIGTERM, SIGHUP (a terminal that closes, unless `nohup` has it ignored) and the time limit
+    end a run after a last commit; a second signal ends it at once. In another thread than the main one,
+    which gets no signals, only the time limit does. `why` is the signal's name, `max_runtime`, or empty."""
 
     def __init__(self, max_runtime_s: float | None = None) -> None:
         self.signal = 0
@@ -30,14 +33,19 @@ class Stop:
         self._interrupts = False
 
     def __enter__(self) -> Stop:
-        self._before = {s: signal.signal(s, self._on) for s in (signal.SIGINT, signal.SIGTERM)}
-        self._before_alarm = signal.signal(signal.SIGALRM, lambda *_: self._interrupt())
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            hung_up = [signal.SIGHUP] * (signal.getsignal(signal.SIGHUP) != signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM, *hung_up):
+                self._before[number] = signal.signal(number, self._on)
+            self._before_alarm = signal.signal(signal.SIGALRM, lambda *_: self._interrupt())
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        signal.signal(signal.SIGALRM, self._before_alarm)
+        if self._before:
+            signal.signal(signal.SIGALRM, self._before_alarm)
 
     @property
     def code(self) -> int:
@@ -49,7 +57,9 @@ class Stop:
         """Raise Stopped in the block of the `with`, which must not write anything, as soon as the run
         is to stop."""
         self._interrupts = True
-        if math.isfinite(self._until):  # no other run needs a signal that interrupts system calls
+        if self._before and math.isfinite(
+            self._until
+        ):  # no other run needs a signal that interrupts system calls
             left_s = max(self._until - time.monotonic(), 0.01)
             signal.setitimer(signal.ITIMER_REAL, left_s, LOOK_EVERY_S)
         try:
@@ -58,7 +68,8 @@ class Stop:
             self._interrupt()
         finally:
             self._interrupts = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            if self._before:
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _interrupt(self) -> None:
         if self._interrupts and self.now():
@@ -89,3 +100,14 @@ class Stop:
         if not self.why and time.monotonic() >= self._until:
             self.why = "max_runtime"
         return bool(self.why)
+
+
+@contextmanager
+def outlasting_the_terminal() -> Iterator[None]:
+    """Processes that are started inside of the `with` get no SIGHUP. A terminal that closes sends it to
+    Ray's as well, without which no work could be finished."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

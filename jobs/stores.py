@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 # Values of gcsfs's `token` that are no credentials but ways to find some.
 GCS_METHODS = ("anon", "google_default", "cache", "cloud", "browser")
+OF_STORES = ("AWS_", "AZURE_", "GOOGLE_")  # begin the names of their variables
 WITH_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 
 
@@ -18,16 +20,23 @@ def store_of(path: str, options: Mapping[str, Any]) -> tuple[Any, str]:
     """
     import fsspec
 
+    forget_empty_variables()
     protocol, is_url, rest = path.partition("://")
     if is_url and protocol in WITH_BUCKETS and not rest.strip("/"):
         raise ValueError(f"expected a bucket in the URL, found {path}")
     try:
         fs, root = fsspec.url_to_fs(path, **options)
     except (ImportError, ValueError) as error:
-        why = (
-            f" ({error.__cause__})" if error.__cause__ else ""
-        )  # of a package that is there but broken
+        # Of a package that is installed but broken.
+        why = f" ({error.__cause__})" if error.__cause__ else ""
         raise ValueError(
             f"expected a URL that fsspec can open, found {path}: {error}{why}"
         ) from None
     return fs, root
+
+
+def forget_empty_variables() -> None:
+    """Unset variables of stores whose values are empty, as a scheduler sets those that it does not have:
+    for a client of a store an empty profile or endpoint is one."""
+    for name in [n for n, value in os.environ.items() if n.startswith(OF_STORES) and not value]:
+        del os.environ[name]

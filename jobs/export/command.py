@@ -27,7 +27,7 @@ from jobs.exit_codes import BAD_CONFIG, FAILED, IN_USE, OK, TOO_MANY_ERRORS, exi
 from jobs.export.arguments import add_arguments
 from jobs.export.folder import ABOUT, PROBE, Folder, complete, folders, is_empty
 from jobs.export.formats import Export, load_format
-from jobs.export.options import BadExport
+from jobs.export.options import BadExport, UnreadableTable
 from jobs.export.request import Request, request_of
 from jobs.export.select import Selection, Shape, select, shape_of
 from jobs.export.sound import SoundSettings
@@ -40,6 +40,7 @@ from jobs.resources import CannotRun
 from jobs.sources._paths import absolute, is_local
 from jobs.stop import Stop, Stopped
 from jobs.table.lease import Holder, Lease, TableInUse, holder_of, watched
+from jobs.table.storage import Storage
 
 __all__ = ["add_arguments", "export", "run_from"]
 
@@ -114,7 +115,17 @@ def write(
 
 
 def refuse_places(request: Request, out: Folder) -> None:
-    """Raise BadExport for a folder that readers of the table would read, or that Ray deletes."""
+    """Raise BadExport for what is no folder, or none that an unfinished one can replace, for one that
+    readers of the table would read, and for one that Ray deletes."""
+    try:
+        Storage(request.out, request.storage)
+    except ValueError as error:
+        raise BadExport(f"OUT: {error}") from None
+    if is_local(out.path) and os.path.ismount(out.path):
+        raise BadExport(
+            f"OUT: expected a folder that another one can replace, found a mount point at {out.path}: "
+            "name a new folder in it"
+        )
     table = absolute(request.table.path)
     if f"{out.path}/".startswith(f"{table}/"):
         raise BadExport(f"OUT: expected a folder outside of the table, found {out.path}")
@@ -257,6 +268,10 @@ def run_from(args: argparse.Namespace) -> int:
         except (ConfigError, CannotRun, BadExport) as error:
             console.say(f"error: {error}")
             return BAD_CONFIG
+        except UnreadableTable as error:
+            traceback.print_exc()
+            console.say(f"error: {error}\nlog: {console.log}")
+            return FAILED
         except (Stopped, SystemExit):
             console.say(f"stopped ({stop.why}): the same command continues")
             return stop.code or 128 + signal.SIGTERM

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from jobs.sources._paths import absolute
+from jobs.sources._paths import absolute, is_local
 from jobs.table.storage import Storage
 
 ABOUT = ".earmark/export.json"  # which export this is; in OUT when it is whole
@@ -98,8 +98,10 @@ class Folder:
 
 
 def folders(out: str, options: Mapping[str, Any]) -> tuple[Folder, Folder]:
-    """The finished and the unfinished folder of an export to `out`."""
+    """The finished and the unfinished folder of an export to `out`, of a link that to which it leads."""
     path = absolute(out)
+    if is_local(out) and os.path.islink(path):
+        path = os.path.realpath(path)
     return Folder(path, options), Folder(f"{path}.unfinished", options)
 
 

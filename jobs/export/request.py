@@ -8,14 +8,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deltalake.exceptions import DeltaError
+
 from jobs.config import Audio as AudioSettings
 from jobs.config import Config, Output
 from jobs.config_file import load_config
 from jobs.export.formats import load_format
-from jobs.export.options import Audio, BadExport, Cut, Options, columns_of, split_of
+from jobs.export.options import (
+    Audio,
+    BadExport,
+    Cut,
+    Options,
+    UnreadableTable,
+    columns_of,
+    split_of,
+)
 from jobs.input import Input
-from jobs.reports.arguments import storage_options
-from jobs.table.storage import Storage
+from jobs.reports.arguments import open_table, storage_options, unreadable
 from jobs.table.table import Table
 
 
@@ -44,7 +53,7 @@ class Request:
 
 
 def request_of(args: argparse.Namespace) -> Request:
-    """The export that the arguments ask for. Raises BadExport and ConfigError."""
+    """The export that the arguments ask for. Raises BadExport, ConfigError and UnreadableTable."""
     options = options_of(args)
     config = load_config(args.config) if args.config else None
     try:
@@ -54,12 +63,11 @@ def request_of(args: argparse.Namespace) -> Request:
     if config and not storage:
         storage = config.output_options
     try:
-        folder = Storage(args.table, storage)
+        table = open_table(args.table, storage)
+    except (OSError, DeltaError) as error:
+        raise UnreadableTable(unreadable(args.table, error)) from error
     except ValueError as error:
         raise BadExport(str(error)) from None
-    table = Table.open(folder)
-    if table is None or "tasks" not in table.settings():
-        raise BadExport(f"expected a table that Earmark made, found none at {folder.path}")
     request = Request(table, args.out, options, config_of(config, table, storage), storage)
     request.audio  # noqa: B018  # or it is refused
     return request

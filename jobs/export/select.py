@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from deltalake.exceptions import DeltaError
 
-from jobs.export.options import BadExport, Options, part_names
+from jobs.export.options import BadExport, Options, UnreadableTable, part_names
+from jobs.reports.arguments import unreadable
 from jobs.reports.columns import task_columns
 from jobs.reports.labels import connected, quoted
 from jobs.table.table import Table
 
 ROWS_AT_ONCE = 8192
+OF_A_FILE = "reading the stream"  # in what DuckDB says if Arrow fails to read the table
 MAX_PARTS = 1000
 EXTRA = "column:"  # begins the names of columns that are carried along
 BYTES_PER_SAMPLE = 2
@@ -111,8 +114,13 @@ def shape_of(table: Table, task: str | None) -> Shape:
 
 
 def select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selection:
-    """Select what is exported, into a file in `scratch`. Raises BadExport."""
-    return table.newest(lambda: _select(table, shape, options, scratch))
+    """Select what is exported, into a file in `scratch`. Raises BadExport and UnreadableTable."""
+    import duckdb
+
+    try:
+        return table.newest(lambda: _select(table, shape, options, scratch))
+    except (OSError, DeltaError, duckdb.Error, pa.ArrowException) as error:
+        raise UnreadableTable(unreadable(table.path, error)) from error
 
 
 def _select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selection:
@@ -172,7 +180,7 @@ def _fitting(options: Options, names: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except (duckdb.DataError, duckdb.NotSupportedError, duckdb.ProgrammingError) as error:
-        if options.where is None:
+        if options.where is None or OF_A_FILE in str(error):
             raise
         has = [*names, *(["segment"] if options.cut else [])]
         raise BadExport(f"--where: {error}\nthe columns are: {', '.join(has)}") from None

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jobs.console import printable
-from jobs.exit_codes import FAILED
+import pyarrow as pa
+from deltalake.exceptions import DeltaError
+
+from jobs.console import one_line, printable
+from jobs.exit_codes import BAD_CONFIG, FAILED
 from jobs.table.storage import Storage
 from jobs.table.table import Table
 from jobs.yaml_values import set_value
 
 
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that `open_table` takes."""
+    """Add the arguments that `table_of` takes."""
     parser.add_argument("table", help="the output of a run: a folder or any fsspec URL")
     add_storage_option(parser)
 
@@ -32,24 +35,47 @@ def add_storage_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_table(args: argparse.Namespace) -> Table:
+def table_of(args: argparse.Namespace) -> Table:
     """The table that the command line names. Raises ValueError if there is none."""
-    storage = Storage(args.table, storage_options(args.storage_options))
+    return open_table(args.table, storage_options(args.storage_options))
+
+
+def open_table(path: str, options: Mapping[str, Any]) -> Table:
+    """The table at a path or URL, with fsspec's options. Raises ValueError if there is none."""
+    storage = Storage(path, options)
     table = Table.open(storage)
     if table is None or "tasks" not in table.settings():
         raise ValueError(f"expected a table that Earmark made, found none at {storage.path}")
     return table
 
 
-def unreadable(table: str, error: Exception) -> int:
-    """Tell that a table could not be read; returns the exit code."""
-    what = printable(str(error).partition("\n")[0])
-    print(
-        f"error: expected a table that can be read at {table}, found: {what}: "
-        "`earmark verify` tells what is damaged",
-        file=sys.stderr,
+def reading(table: str, read: Callable[[], int]) -> int:
+    """The exit code that `read` returns, which opens and reads the table of this name; 2, with a message,
+    for a table that is none or an argument that does not fit, 1 for a table that cannot be read."""
+    import duckdb
+
+    try:
+        return read()
+    except (OSError, DeltaError, duckdb.Error, pa.ArrowException) as error:
+        # before ValueError, which an ArrowInvalid is as well
+        print(f"error: {unreadable(table, error)}", file=sys.stderr)
+        return FAILED
+    except ValueError as error:
+        return refused(error)
+
+
+def refused(why: object) -> int:
+    """Print why a command is refused; returns the exit code."""
+    print(f"error: {printable(str(why))}", file=sys.stderr)
+    return BAD_CONFIG
+
+
+def unreadable(table: str, error: Exception) -> str:
+    """The message for a table that could not be read."""
+    return (
+        f"expected a table that can be read at {printable(table)}, found: {one_line(error)}: "
+        "`earmark verify` tells what is damaged"
     )
-    return FAILED
 
 
 def storage_options(arguments: Sequence[str]) -> dict[str, Any]:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from deltalake.exceptions import DeltaError
-
+from jobs.exit_codes import OK
 from jobs.fingerprints import fingerprints
-from jobs.reports.arguments import add_table_arguments, open_table, unreadable
+from jobs.reports.arguments import add_table_arguments, reading, table_of
 from jobs.reports.columns import TaskColumns
 from jobs.reports.kept_totals import RunTotals, run_totals
 from jobs.reports.labels import connected, quoted
@@ -335,17 +333,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_from(args: argparse.Namespace) -> int:
     """Print the report; returns the exit code: 0, 2 if there is no such table or column, or 1 if it
     cannot be read."""
-    try:
-        table = open_table(args)
-        report = evaluate(table, args.by)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (OSError, DeltaError) as error:
-        return unreadable(args.table, error)
+    return reading(args.table, lambda: _print_report(table_of(args), args.by))
+
+
+def _print_report(table: Table, by: Sequence[str]) -> int:
+    report = evaluate(table, by)
     if not report["tasks"]:
         tasks = ", ".join(table.settings()["tasks"])
         print(f"nothing to compare: none of the tasks ({tasks}) has a reference")
     for line in lines(report):
         print(line)
-    return 0
+    return OK

@@ -9,10 +9,12 @@ import argparse
 import json
 import sys
 
-import fsspec
+from botocore.exceptions import BotoCoreError
 
+from jobs.console import one_line, printable
 from jobs.exit_codes import FAILED, OK
 from jobs.reports.arguments import add_storage_option, storage_options
+from jobs.stores import store_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,17 +34,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_from(args: argparse.Namespace) -> int:
     """The exit code in the summary; 1, with a message, if there is none."""
     try:
-        options = storage_options(args.storage_options)
-        with fsspec.open(args.summary, "rb", **options) as file:
-            document = json.loads(file.read())
-        code, why = document["exit_code"], document.get("error") or document.get("stopped")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        print(
-            f"error: expected the summary of a run at {args.summary}, found none "
-            f"({type(error).__name__}): the run was killed or did not start",
-            file=sys.stderr,
-        )
+        fs, path = store_of(args.summary, storage_options(args.storage_options))
+    except ValueError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return FAILED
+    try:
+        document = json.loads(fs.cat_file(path))
+        code, why = int(document["exit_code"]), document.get("error") or document.get("stopped")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return _found_none(args.summary, error, "the run was killed or did not start")
+    except BotoCoreError as error:  # no credentials, say
+        return _found_none(args.summary, error, one_line(error))
     if why:
         print(f"run {document.get('run_id')} ended with exit code {code}: {why}")
-    return OK if code in args.accept else int(code)
+    return OK if code in args.accept else code
+
+
+def _found_none(summary: str, error: Exception, why: str) -> int:
+    print(
+        f"error: expected the summary of a run at {printable(summary)}, found none "
+        f"({type(error).__name__}): {why}",
+        file=sys.stderr,
+    )
+    return FAILED

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -14,9 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
-from jobs.config import Config
+from jobs.config import Config, ConfigError
 from jobs.console import Console
 from jobs.input import Input
 from jobs.planning.plan import Plan
@@ -27,8 +26,9 @@ from jobs.reports.evaluate import evaluation, lines
 from jobs.reports.kept_totals import TooManyRows, run_totals
 from jobs.resources import Shares, nodes_now
 from jobs.sample import whole_of
-from jobs.sources._paths import absolute
+from jobs.sources._paths import absolute, is_local
 from jobs.stop import Stop
+from jobs.stores import store_of
 from jobs.table.table import HeldTable
 from jobs.versions import package_version
 from jobs.workers.crash_ledger import ActorWork
@@ -156,13 +156,35 @@ class Summary:
         if not file:
             return
         content = json.dumps(self.document, indent=1, default=str, ensure_ascii=False) + "\n"
-        if "://" in file:
-            fs, path = fsspec.url_to_fs(file, **self.storage_options)
-            fs.pipe_file(path, content.encode())
+        encoded = content.encode(errors="backslashreplace")
+        if not is_local(file):
+            fs, path = store_of(file, self.storage_options)
+            fs.pipe_file(path, encoded)
             return
-        temporary = f"{file}.{self.run_id}"
-        Path(temporary).write_text(content, encoding="utf-8")
-        os.replace(temporary, file)
+        temporary = Path(f"{absolute(file)}.{self.run_id}")
+        try:
+            temporary.write_bytes(encoded)
+            os.replace(temporary, absolute(file))
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def check(self, file: str) -> None:
+        """Make the folder of the file of `--summary`. Raises ConfigError if it cannot be written there; of
+        a store it is only known whether there is one of its kind."""
+        try:
+            if not is_local(file):
+                store_of(file, self.storage_options)
+                return
+            path = Path(absolute(file))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise ValueError("it is a folder")
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"--summary: expected a file or URL that can be written, found {file}: {error}"
+            ) from None
 
 
 def packaging(input: Input) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from deltalake.exceptions import DeltaError
 
 from audio_ops.schemas import SOUND
 from jobs.clips import clip_ids
-from jobs.console import printable
-from jobs.reports.arguments import add_table_arguments, open_table
+from jobs.console import one_line, printable
+from jobs.reports.arguments import add_table_arguments, refused, table_of
 from jobs.reports.prints import Prints
 from jobs.spilling import spilling
 from jobs.table.lease import NOTE
@@ -150,7 +150,7 @@ def _read_file(
         if isinstance(error, FileNotFoundError):
             report.missing.add(name)
         report.faults.append(
-            f"{name}: expected a Parquet file that can be read, found: {_first_line(error)}: "
+            f"{name}: expected a Parquet file that can be read, found: {one_line(error)}: "
             f"remove it, then {REPAIR}"
         )
     else:
@@ -367,7 +367,7 @@ def _check_shards(table: Table, report: Report) -> None:
         read_shards(table.storage, strict=True)
     except DamagedShards as error:
         report.faults.append(
-            f"{table.path}/{error.name}: expected how many clips each shard holds, found: {_first_line(error)}: "
+            f"{table.path}/{error.name}: expected how many clips each shard holds, found: {one_line(error)}: "
             "remove it: the next run then reads its shards again, and writes it anew"
         )
 
@@ -385,10 +385,6 @@ def _check_holder(table: Table, report: Report) -> bool:
         else f"{holder} died while it held the table: the next run takes it over"
     )
     return holder.is_alive
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def lines(report: Report) -> Iterator[str]:
@@ -424,12 +420,11 @@ def run_from(args: argparse.Namespace) -> int:
             print(text, file=sys.stderr, flush=True)
 
     try:
-        report = verify(open_table(args), progress)
+        report = verify(table_of(args), progress)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return refused(error)
     except (DeltaError, OSError) as error:
-        print(f"fault: {args.table}: expected a log that can be read, found: {_first_line(error)}")
+        print(f"fault: {args.table}: expected a log that can be read, found: {one_line(error)}")
         return 1
     for line in lines(report):
         print(printable(line))  # the texts in a table may come from anybody

@@ -21,6 +21,8 @@ RENEWED_BY_DELTA = ("iam-role", "container-role", "assume-role-with-web-identity
 # Retries beyond those of the store's client: delta-rs does not repeat a request whose answer breaks
 # off in its body, nor a commit whose connection breaks.
 RETRY_AFTER_S = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+# What delta-rs takes for something else in a table's path, or refuses; on a store, an empty folder as well.
+NOT_IN_TABLES = re.compile(r"[#?\\\x00-\x1f\x7f\ud800-\udfff]|%[0-9A-Fa-f]{2}|(?<!:)//")
 
 
 class Storage:
@@ -39,7 +41,12 @@ class Storage:
 
     @property
     def delta_path(self) -> str:
-        """The folder as delta-rs names it."""
+        """The folder as delta-rs names it. Raises ValueError for a path in which it finds no table."""
+        if found := NOT_IN_TABLES.search(self.path):
+            raise ValueError(
+                f"expected a path for a Delta table, which may have neither #, ?, \\, %20 or the like nor "
+                f"// in it, found {found[0]!r} in {self.path!r}"
+            )
         return re.sub("^gcs://", "gs://", self.path)
 
     @cached_property

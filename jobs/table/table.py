@@ -333,7 +333,8 @@ class HeldTable(Table):
 
     def keep_report(self, report: Mapping[str, Any]) -> None:
         """Store a run's report, as JSON in a folder that readers of the table ignore."""
-        content = json.dumps(report, indent=1, default=str, ensure_ascii=False).encode()
+        text = json.dumps(report, indent=1, default=str, ensure_ascii=False)
+        content = text.encode(errors="backslashreplace")  # half a surrogate pair, of a file's name
         self.storage.write(f"_runs/{report['run_id']}.json", content)
 
     def tidy(self, retain_h: float = 0.0, *, compact: bool = True) -> None:

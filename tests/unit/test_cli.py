@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+from pathlib import Path
 
 import pytest
-from runs import earmark
+from runs import command, earmark
 
 from jobs.cli import COMMANDS, run
 from jobs.versions import package_version
@@ -37,6 +41,35 @@ def test_an_unknown_command_is_answered_with_the_nearest_one(name: str, answer: 
     assert done.stderr.endswith(f"{answer}\n")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["run", "c.yaml", "--sumary", "x"], "--sumary x (did you mean --summary?)"),
+        (["export", "t", "o", "--as=csv", "--tsk=t"], "--tsk=t (did you mean --task?)"),
+        (["verify", "t", "--zzzzz"], "unknown arguments: --zzzzz\n"),
+        (["evaluate", "t", "u"], "unknown arguments: u\n"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_nearest_one(
+    arguments: list[str], answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(arguments)
+    told = capsys.readouterr().err
+    assert end.value.code == 2 and answer in told
+    assert told.startswith(f"usage: earmark {arguments[0]} ")
+
+
 def test_options_without_a_command_are_refused() -> None:
     done = earmark("--relabel")
     assert done.returncode == 2 and "usage: earmark" in done.stderr
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
+    pipe = tmp_path / "summary.json"
+    os.mkfifo(pipe)
+    reading = subprocess.Popen(command("exit-code", pipe), stderr=subprocess.PIPE)
+    with reading, open(pipe, "wb"):  # waits for the command to open it
+        reading.send_signal(signal.SIGINT)
+        _, told = reading.communicate(timeout=60)
+    assert (reading.returncode, told) == (130, b"")

@@ -325,6 +325,13 @@ def test_a_store_that_no_table_can_be_written_to_is_refused(tmp_path: Path, url:
         load_config(write(tmp_path, GOOD), [f"output.path={known}"])
 
 
+def test_an_empty_variable_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be the current folder."""
+    monkeypatch.setenv("OUT", "")
+    found = complaint(tmp_path, GOOD, "output.path=${OUT}")
+    assert "output.path: expected a folder or URL, found nothing" in found
+
+
 def test_a_comment_behind_a_path_is_one_unless_there_is_such_a_file(tmp_path: Path) -> None:
     (tmp_path / "take # 3").mkdir()
     text = PLAIN.replace("/in", f"{tmp_path}/take # 4")

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,18 @@ from typing import Any
 import pytest
 from runs import Job
 
+from jobs.stop import Stop, outlasting_the_terminal
+
 
 @pytest.mark.parametrize(
     ("number", "options", "why", "code"),
     [
         (signal.SIGTERM, {}, "SIGTERM", 143),
         (signal.SIGINT, {}, "SIGINT", 130),
+        (signal.SIGHUP, {}, "SIGHUP", 129),
         (None, {"max_runtime_s": 1.5}, "max_runtime", 0),
     ],
-    ids=["sigterm", "ctrl-c", "max-runtime"],
+    ids=["sigterm", "ctrl-c", "terminal closed", "max-runtime"],
 )
 def test_a_run_that_plans_stops_at_once(
     tmp_path: Path,
@@ -49,3 +53,34 @@ def test_a_run_that_plans_stops_at_once(
     assert not job.table.exists()
     assert signal.getsignal(signal.SIGALRM) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_nohup_keeps_its_promise_and_other_threads_get_no_signals() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for ignored in (True, False):
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+            with Stop() as stop:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert (stop.code, stop.why) == ((0, "") if ignored else (129, "SIGHUP"))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_may_be_started_from_any_thread(tmp_path: Path, classifier: Path) -> None:
+    job = Job(tmp_path, classifier, input={"path": str(tmp_path / "nowhere")})
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(job.run(max_runtime_s=60).code))
+    thread.start()
+    thread.join()
+    assert codes == [2]
+
+
+def test_processes_of_ray_outlast_the_terminal() -> None:
+    script = ["sh", "-c", "kill -HUP $$; echo alive"]
+    with Stop() as stop:
+        with outlasting_the_terminal():
+            os.kill(os.getpid(), signal.SIGHUP)
+            done = subprocess.run(script, capture_output=True, text=True)
+        assert (done.stdout, stop.code) == ("alive\n", 129)
+    assert subprocess.run(script).returncode == -signal.SIGHUP

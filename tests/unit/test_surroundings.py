@@ -3,6 +3,7 @@ CPU, a RAY_ADDRESS at which there is no cluster."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import pytest
 from runs import Job, command
 
 from jobs import ray_address, ray_compat
-from jobs.console import Console
+from jobs.console import Console, Lasting
 from jobs.resources import CannotRun
 
 
@@ -84,6 +85,13 @@ def test_a_run_to_whose_words_nobody_listens_ends_as_any_other(
     assert document["exit_code"] == 2 and "nowhere" in document["error"]
     if stdout != "closed":
         assert f"{tmp_path / 'nowhere'}" in Path(document["log"]).read_text()
+
+
+def test_what_a_terminal_cannot_show_is_escaped() -> None:
+    shown = io.BytesIO()
+    stream = Lasting(io.TextIOWrapper(shown, "ascii"))
+    print("ü · 2 × “x” \udcff", file=stream)  # type: ignore[call-overload]
+    assert shown.getvalue() == rb"\xfc \xb7 2 \xd7 \u201cx\u201d \udcff" + b"\n"
 
 
 def test_a_report_to_which_nobody_listens_ends_with_its_exit_code(tmp_path: Path) -> None:

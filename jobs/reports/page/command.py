@@ -6,6 +6,7 @@ earmark report TABLE [-o FOLDER]
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 import tempfile
 import time
@@ -14,11 +15,21 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from jobs.arguments import positive
-from jobs.reports.arguments import add_table_arguments, open_table, unreadable
+from jobs.exit_codes import FAILED, OK
+from jobs.reports.arguments import add_table_arguments, reading, refused, table_of
 
 MARK = '<meta name="generator" content="earmark report">'
 MARK_WITHIN = 2_000  # characters of index.html
 PROGRESS_EVERY_S = 2.0
+UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EFBIG,
+    errno.EBUSY,
+)
 PACKAGES = ("jinja2", "librosa")  # of the extra `report`
 
 
@@ -57,45 +68,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_from(args: argparse.Namespace) -> int:
     """Write the report; returns the exit code: 0, 2 for no such table, or a folder that is in use, or 1
-    for a table that cannot be read."""
+    for a table that cannot be read or a folder that cannot be written."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        return _refused(f"expected package {missing[0]}, found none: pip install 'earmark[report]'")
-    import duckdb
-    from deltalake.exceptions import DeltaError
+        return refused(f"expected package {missing[0]}, found none: pip install 'earmark[report]'")
+    return reading(args.table, lambda: _report(args))
 
+
+def _report(args: argparse.Namespace) -> int:
     from jobs.reports.page.build import Choice, build
     from jobs.reports.page.database import reported_tasks
 
-    try:
-        table = open_table(args)
-        folder = Path(args.output or _default(table.path)).absolute()
-        _check(folder, table.path)
-        reported_tasks(table)  # of a version that has them
-    except ValueError as error:
-        return _refused(str(error))
+    table = table_of(args)
+    folder = Path(args.output or _default(table.path)).absolute()
+    _check(folder, args.output or "", table.path)
+    reported_tasks(table)  # of a version that has them
     choice = Choice(args.clips, float(args.seconds), args.seed)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as work:
-        new = Path(work, "new")
-        new.mkdir()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:100]}.")
+    except OSError as error:
+        return _unwritable(folder, error)
+    with work:
+        new = Path(work.name, "new")
         try:
+            new.mkdir()
             built = build(table, new, choice, _progress())
-        except (FileNotFoundError, DeltaError, duckdb.Error) as error:
-            return unreadable(args.table, error)
-        if folder.exists():
-            folder.rename(Path(work, "old"))
-        new.rename(folder)
+            if folder.exists():
+                folder.rename(Path(work.name, "old"))
+            new.rename(folder)
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            return _unwritable(folder, error)
     print(
         f"{built.rows:,} rows summed up; {built.clips:,} of them shown, {built.playable:,} with sound"
         f"\npage: {folder / 'index.html'}"
     )
-    return 0
+    return OK
 
 
-def _refused(why: str) -> int:
-    print(f"error: {why}", file=sys.stderr)
-    return 2
+def _unwritable(folder: Path, error: OSError) -> int:
+    print(
+        f"error: -o: expected a folder that can be written, found {folder}: {error}",
+        file=sys.stderr,
+    )
+    return FAILED
 
 
 def _default(table: str) -> str:
@@ -103,8 +121,13 @@ def _default(table: str) -> str:
     return f"{path.rpartition('/')[2] if '://' in path else path}-report"
 
 
-def _check(folder: Path, table: str) -> None:
-    """Raise ValueError if there is something in the folder that a report may not replace."""
+def _check(folder: Path, given: str, table: str) -> None:
+    """Raise ValueError if there is something in the folder that a report may not replace, or a URL was
+    given."""
+    if "://" in given:
+        raise ValueError(
+            f"-o: expected a folder on this machine, to be copied to a store afterwards, found {given}"
+        )
     if not folder.exists() and not folder.is_symlink():
         if folder.is_relative_to(Path(table).absolute()):
             raise ValueError(f"-o: expected a folder outside of the table, found {folder}")
