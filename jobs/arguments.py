@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -51,7 +52,7 @@ def plan_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def refuse_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
     """End with exit code 2 and the arguments that a command does not have, with the nearest option."""
-    known = [text for action in parser._actions for text in action.option_strings]
+    known = re.findall(r"(?<![\w-])--?[a-z][a-z-]*", parser.format_usage())
     option = next((text for text in unknown if text.startswith("-")), "").partition("=")[0]
     near = get_close_matches(option, known, n=1)
     suggestion = f" (did you mean {near[0]}?)" if near else ""
