@@ -221,7 +221,8 @@ class Classes:
     def loss(self, logits: np.ndarray, target: np.ndarray) -> float:
         """The loss of (labels,) logits against a target of that shape; 0 is perfect.
 
-        - single label, one-hot target: cross-entropy, -log of the softmax;
+        - single label, one-hot target: cross-entropy, -log of the softmax (of several outputs with one
+          name the softmax of all of them);
         - multi-label, 0/1 target: binary cross-entropy of each label's sigmoid, mean over labels;
         - regression, numbers: squared error, mean over outputs.
 
@@ -229,7 +230,8 @@ class Classes:
         """
         logits = logits.astype(np.float64)
         if self.kind == "single_label":
-            return float(np.logaddexp.reduce(logits) - logits @ target)
+            own = np.logaddexp.reduce(logits[target > 0])
+            return float(np.logaddexp.reduce(logits) - own)
         if self.kind == "multi_label":
             return float((np.logaddexp(0, logits) - logits * target).mean())
         return float(((logits - target) ** 2).mean())
@@ -291,12 +293,12 @@ class Classes:
                 )
         except (ValueError, OverflowError) as error:
             return {"reference_error": f"{column}: {error}"}
-        target = np.zeros(len(self.names))
-        target[ids] = 1
+        names = {self.names[id] for id in ids}  # some checkpoints have a name for several outputs
+        target = np.array([name in names for name in self.names], float)
         best = int(logits.argmax())
         return {
             "loss": self.loss(logits, target),
-            "correct": best in ids if ids else bool(logits[best] < 0),
+            "correct": self.names[best] in names if ids else bool(logits[best] < 0),
             "reference_label": self.names[ids[0]] if self.kind == "single_label" else None,
         }
 

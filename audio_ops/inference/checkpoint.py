@@ -57,14 +57,14 @@ class Checkpoint:
         if path is None:
             return {}
         try:
-            content = json.loads(path.read_bytes())
+            content = json.loads(path.read_text(encoding="utf-8"))  # as transformers reads it
         except ValueError:
             content = None
         if not isinstance(content, dict):
             start = path.read_bytes()[:40]
             raise ValueError(
-                f"model: expected a JSON object in {file} of {self.source}, found {start!r}: copy "
-                "the file again"
+                f"model: expected a JSON object in {file} of {self.source}, in UTF-8 without a byte "
+                f"order mark, found {start!r}: copy the file again"
             )
         return content
 
@@ -115,7 +115,7 @@ class Checkpoint:
     def extractor_settings(self) -> dict[str, Any]:
         """The feature extractor's settings, from the file in which transformers would find them.
 
-        Raises ValueError if there are none.
+        Raises ValueError if there are none, or if their rate is none.
         """
         # transformers 5 nests them in the processor's file, and prefers that one.
         nested: dict[str, Any] | None = self.json("processor_config.json").get("feature_extractor")
@@ -125,6 +125,12 @@ class Checkpoint:
                 "model: expected a feature extractor (preprocessor_config.json or "
                 f"processor_config.json), found none in {self.source}: copy the file from the "
                 "checkpoint that this one was trained from"
+            )
+        rate = str(settings.get("sampling_rate", 16_000))
+        if not rate.isdecimal() or int(rate) == 0:
+            raise ValueError(
+                f"model: expected sampling_rate of the feature extractor in Hz, found {rate} in "
+                f"{self.source}: correct it"
             )
         return settings
 

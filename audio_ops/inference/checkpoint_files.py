@@ -9,6 +9,7 @@ from typing import Any
 
 from audio_ops.inference.adapter import check_adapter
 from audio_ops.inference.checkpoint import AdaptedCheckpoint, Checkpoint, LoadOptions
+from audio_ops.inference.extractor import check_extractor
 from audio_ops.inference.weights import INDEX, WEIGHTS, shapes, weight_map
 
 Alternatives = tuple[tuple[str, ...], ...]  # sets of files, each of which suffices
@@ -80,8 +81,11 @@ PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 def check_files(options: LoadOptions, checkpoint: Checkpoint, tokenizer: bool) -> None:
     """Raise ValueError if the checkpoint lacks its feature extractor, its weights or, if the task
-    needs one, its `tokenizer`. The message says what is missing and where to get it."""
-    checkpoint.extractor_settings()
+    needs one, its `tokenizer`, or if these are of another model or quantized. The message says what is
+    missing and where to get it."""
+    if not options.trust_remote_code:
+        check_extractor(checkpoint)
+    _check_not_quantized(checkpoint)
     if tokenizer:
         _check_tokenizer(options, checkpoint)
     base = checkpoint.base if isinstance(checkpoint, AdaptedCheckpoint) else checkpoint
@@ -89,6 +93,19 @@ def check_files(options: LoadOptions, checkpoint: Checkpoint, tokenizer: bool) -
     shapes(base)
     if isinstance(checkpoint, AdaptedCheckpoint):
         check_adapter(checkpoint)
+
+
+def _check_not_quantized(checkpoint: Checkpoint) -> None:
+    """Raise ValueError for weights of 8 bits or fewer: some methods need a GPU, all of them a package,
+    and none allows `dtype`."""
+    quantized = checkpoint.json("config.json").get("quantization_config")
+    if quantized:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+        raise ValueError(
+            f"model: expected weights that are not quantized, found quantization_config ({method}) in "
+            f"config.json of {checkpoint.source}: take the checkpoint that it was quantized from, whose "
+            "weights `dtype` makes smaller"
+        )
 
 
 def _check_weights(checkpoint: Checkpoint) -> None:

@@ -64,6 +64,24 @@ def shapes_in(path: Path) -> Shapes:
     return found
 
 
+def check_head(checkpoint: Checkpoint, names: tuple[str, ...]) -> None:
+    """Raise ValueError if the weights have none of the tensors `names`, of which a model has one, as if
+    it was saved without its head or from inside a wrapper (`module.`, `_orig_mod.`)."""
+    found = shapes(checkpoint)
+    if not found or not found.keys().isdisjoint(names):
+        return
+    wrapped = [name for name in found if name.endswith(tuple(f".{head}" for head in names))]
+    remedy = (
+        f"it has {wrapped[0]}: save the model without what it was wrapped in, or rename the tensors"
+        if wrapped
+        else "it is a model without its head: take the checkpoint that training wrote at its end"
+    )
+    raise ValueError(
+        f"model: expected {' or '.join(names)} among the weights, found none in "
+        f"{checkpoint.source}: {remedy}"
+    )
+
+
 def check_rows(checkpoint: Checkpoint, names: tuple[str, ...], rows: int, key: str) -> None:
     """Raise ValueError if a tensor whose name ends in one of `names` has other than `rows` rows, the
     `key` of config.json: transformers would not load it."""

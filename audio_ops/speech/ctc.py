@@ -37,7 +37,7 @@ from audio_ops.inference.wav2vec2 import (
     conv_frames,
     shortest,
 )
-from audio_ops.inference.weights import check_rows, shapes_in
+from audio_ops.inference.weights import check_head, check_rows, shapes_in
 from audio_ops.speech.frames import LOG_MEL, frames_of, samples_per_frame
 from audio_ops.speech.frames import shortest as shortest_of_log_mel
 from audio_ops.speech.languages import no_languages
@@ -56,7 +56,7 @@ OPTIONS = ("chunk_length_s", "stride_length_s", "target_lang")
 languages = no_languages
 # Attention over time costs its square: an hour at once runs out of memory.
 DEFAULT_CHUNK_S = 30.0
-HEADS = ("lm_head.weight", "ctc_head.weight")
+HEADS = ("lm_head.weight", "ctc_head.weight", "encoder.out.weight")  # the last is Granite's
 LM_PROCESSOR = "Wav2Vec2ProcessorWithLM"
 MAX_WORD_S = 5.0  # longer runs without a delimiter are taken for a script without spaces
 
@@ -123,6 +123,7 @@ def _check_language(options: Options, checkpoint: Checkpoint, config: dict[str, 
 
 def _check_vocabulary(options: Options, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
     """ValueError if the head, config.json and the tokenizer are not of one model."""
+    check_head(checkpoint, HEADS)
     size = config.get("vocab_size")
     if size is not None:
         check_rows(checkpoint, HEADS, size, "vocab_size")

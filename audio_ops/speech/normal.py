@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
+from typing import Any
 
 import regex
 
@@ -17,10 +18,17 @@ _ROMANIAN = str.maketrans("şţ", "șț")
 _PERSIAN = str.maketrans("يك", "یک")
 # Russian prints ё as е, but in books for children and where it tells two words apart.
 _RUSSIAN = str.maketrans("ё", "е")
-SAME_LETTERS = {
+# Serbian and its kin are written in both scripts, letter by letter.
+_LATIN = str.maketrans("абвгдђежзијклмнопрстћуфхцчш", "abvgdđežzijklmnoprstćufhcčš") | {
+    ord("љ"): "lj",
+    ord("њ"): "nj",
+    ord("џ"): "dž",
+}
+SAME_LETTERS: dict[str, dict[int, Any]] = {
     **dict.fromkeys(("ro", "ron", "rum", "mo"), _ROMANIAN),
     **dict.fromkeys(("fa", "fas", "pes", "prs", "per", "ur", "urd"), _PERSIAN),
     **dict.fromkeys(("ru", "rus"), _RUSSIAN),
+    **dict.fromkeys(("sr", "srp", "bs", "bos", "hr", "hrv", "sh", "hbs", "cnr"), _LATIN),
 }
 # Languages written in traditional or in simplified characters, Whisper's own choice.
 CHINESE = {"zh", "zho", "chi", "cmn", "yue", "wuu", "nan", "hak", "hsn", "gan", "cdo", "cjy"}
@@ -52,9 +60,11 @@ DIGITS = regex.compile(r"(?![0-9])\p{Nd}")
 LETTER = regex.compile(r"\p{L}")
 LATIN = regex.compile(r"(?=\p{L})\p{Latin}")
 UNSPACED_LETTER = regex.compile(rf"(?=\p{{L}})[{UNSPACED_SCRIPTS}]")
-CHILLUS = {  # Malayalam's letters without a vowel, once written with a joiner
+CHILLUS = {  # letters without a vowel, once written with a joiner: Malayalam's
     f"{letter}\u0d4d\u200d": chillu for letter, chillu in zip("ണനരലളക", "ൺൻർൽൾൿ", strict=True)
-}
+} | {"ত\u09cd\u200d": "ৎ"}  # Bengali's only one
+# Vietnamese hòa and hoà, thủy and thuỷ: the older and the newer place of a tone on two vowels.
+TONE_ON_SECOND = regex.compile(r"(?<!q)(o[àáảãạèéẻẽẹ]|u[ỳýỷỹỵ])(?![\p{L}\p{M}])")
 
 
 def language_of(language: str | None, code_of_name: Callable[[str], str]) -> str:
@@ -86,10 +96,17 @@ def plain(text: str, language: str) -> str:
     if language in TWO_LETTERS_I:
         text = text.replace("I", "ı").replace("İ", "i")
     text = unicodedata.normalize("NFC", DOT_OF_I.sub("", text.casefold())).replace("ٱ", "ا")
+    if language in ("vi", "vie"):
+        text = TONE_ON_SECOND.sub(_with_tone_on_first, text)
     text = OPTIONAL.sub("", text.translate(SAME_LETTERS.get(language, {})))
     text = TONE_BEFORE_VOWEL.sub(lambda m: m[0][::-1], text)
     text = DIGITS.sub(lambda m: str(unicodedata.decimal(m[0], m[0])), text)
     return " ".join(LOOSE_MARKS.sub("", PUNCTUATION.sub(" ", text)).split())
+
+
+def _with_tone_on_first(pair: regex.Match[str]) -> str:
+    decomposed = unicodedata.normalize("NFD", pair[0])  # two vowels and the tone
+    return unicodedata.normalize("NFC", decomposed[0] + decomposed[2]) + decomposed[1]
 
 
 def letters(text: str) -> list[str]:

@@ -40,8 +40,23 @@ def check_start_and_end(checkpoint: Checkpoint, starts: Iterable[str]) -> None:
             )
 
 
-def ctc_vocabulary(checkpoint: Checkpoint, language: str | None) -> dict[str, int]:
-    """The ids of a CTC tokenizer's tokens, of one language if there is a vocabulary for each.
+def check_names(named: Iterable[tuple[str, str, Any]], checkpoint: Checkpoint) -> None:
+    """Raise ValueError for a token that has another id in the tokenizer.
+
+    named: `file: key`, the token, and the id that it has there. Tokens that the tokenizer's files do not
+    name are passed over.
+    """
+    tokens = vocabulary(checkpoint)
+    for key, token, id in named:
+        if tokens.get(token, id) != id:
+            raise ValueError(
+                f"model: expected id {tokens[token]} for {token}, as in the tokenizer, found {id} as "
+                f"{key} in {checkpoint.source}: take both files from one checkpoint"
+            )
+
+
+def vocabulary(checkpoint: Checkpoint, language: str | None = None) -> dict[str, int]:
+    """The ids of a tokenizer's tokens, of one language if there is a vocabulary for each.
 
     Tokens that were added behind the vocabulary count: `len(tokenizer)`, to which most fine-tuned
     models set their number of outputs, includes them.
@@ -77,9 +92,15 @@ def ctc_blank(checkpoint: Checkpoint) -> str:
 
 def check_ctc(checkpoint: Checkpoint, language: str | None, size: int) -> None:
     """Raise ValueError if the tokenizer is not that of a CTC model with `size` outputs."""
-    tokens, blank = ctc_vocabulary(checkpoint, language), ctc_blank(checkpoint)
+    tokens, blank = vocabulary(checkpoint, language), ctc_blank(checkpoint)
     if not tokens:
         return  # a tokenizer of other files
+    odd = next((token for token, id in tokens.items() if type(id) is not int), None)
+    if odd is not None:
+        raise ValueError(
+            f"model: expected a whole number for each token, found {tokens[odd]!r} for {odd!r} in the "
+            f"tokenizer of {checkpoint.source}: {OF_ANOTHER}"
+        )
     last = max(tokens.values())
     if last + 1 < size:
         raise ValueError(

@@ -96,7 +96,9 @@ class WordErrors:
         }
 
     def _english(self, text: str) -> str:
-        return " ".join(self.english(spoken(text)).split())
+        """What is left of `wait...` or a `$` alone in Whisper's normaliser is no word."""
+        words = self.english(spoken(text)).split()
+        return " ".join(word for word in words if any(map(str.isalnum, word)))
 
 
 def _is_json(text: str) -> bool:

@@ -27,7 +27,7 @@ from audio_ops.inference.checkpoint import Checkpoint, expect_architecture, load
 from audio_ops.inference.checkpoint_files import check_files
 from audio_ops.inference.features import compute_on
 from audio_ops.inference.wav2vec2 import FBANK_FRAME, FBANK_HOP, accepts_padding, shortest
-from audio_ops.inference.weights import check_rows
+from audio_ops.inference.weights import check_head, check_rows
 from audio_ops.tasks import Clip, Reporting, WantsSpeech, Window
 
 # transformers' MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES, which takes a second to import.
@@ -73,6 +73,7 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
                 f"model_type {model_type!r} in {checkpoint.name}"
             )
         expect_architecture(checkpoint, ARCHITECTURES[model_type])
+        check_head(checkpoint, HEADS)
     _check_labels(checkpoint, config)
     if _function(options, config.get("problem_type")) == "softmax" and _outputs(config) == 1:
         raise ValueError(
@@ -96,9 +97,13 @@ def _check_labels(checkpoint: Checkpoint, config: dict[str, Any]) -> None:
                 f"{expected - 1}, found {len(labels)} labels, of ids {_shown(labels)}, in "
                 f"{checkpoint.source}: complete it from the checkpoint that this one was trained from"
             )
-    if labels or count is not None:
-        key = "id2label" if labels else "num_labels"
-        check_rows(checkpoint, HEADS, _outputs(config), key)
+    if labels and any(name is None for name in labels.values()):
+        raise ValueError(
+            f"model: expected id2label in config.json with a name for each id, found null in "
+            f"{checkpoint.source}: complete it from the checkpoint that this one was trained from"
+        )
+    key = "num_labels" if count is not None and not labels else "id2label"
+    check_rows(checkpoint, HEADS, _outputs(config), key)
 
 
 def _shown(labels: dict[str, Any]) -> str:
@@ -156,7 +161,7 @@ class Model:
                 self.padding["return_attention_mask"] = True
 
         loaded = self.model.config
-        names = [loaded.id2label[index] for index in range(loaded.num_labels)]
+        names = [str(loaded.id2label[index]) for index in range(loaded.num_labels)]
         function = _function(options, loaded.problem_type)
         kind = _kind(function, loaded.problem_type, len(names))
         self.classes = Classes(names, function, kind, options, self.sample_rate)

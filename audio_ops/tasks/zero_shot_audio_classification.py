@@ -82,8 +82,20 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
             "multi_label: true for a score that depends on the sound"
         )
     check_files(options, checkpoint, tokenizer=True)
+    _check_fusion(checkpoint, config.get("audio_config") or {})
     _windowing(options, checkpoint)
     _check_lengths(options, checkpoint, config.get("text_config") or {})
+
+
+def _check_fusion(checkpoint: Checkpoint, config: dict[str, Any]) -> None:
+    """ValueError for an extractor that makes four spectrograms beside a model that takes one."""
+    truncation = checkpoint.extractor_settings().get("truncation", "fusion")
+    if truncation == "fusion" and not config.get("enable_fusion"):
+        raise ValueError(
+            f"model: expected truncation rand_trunc of the feature extractor, as enable_fusion in "
+            f"config.json is not true, found {truncation!r} in {checkpoint.source}: correct it, or take "
+            "both files from one checkpoint"
+        )
 
 
 def _check_lengths(options: Options, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
@@ -200,9 +212,10 @@ class Model:
         """(batch, 1 or 4, frames, mels) -> float32 (batch, labels)."""
         import torch
 
-        # The extractor marks one clip of every batch as longer, so transformers' pipeline, which
-        # goes clip by clip, fuses each of them. Models without fusion ignore it.
-        is_longer = torch.ones(len(features), 1, dtype=torch.bool, device=self.device)
+        # An extractor that fuses marks one clip of every batch as longer, so transformers' pipeline,
+        # which goes clip by clip, fuses each of them. Models without fusion ignore it.
+        shape = (len(features), 1)
+        is_longer = torch.full(shape, self.log_mel.is_fused, dtype=torch.bool, device=self.device)
         embeddings = self.model.get_audio_features(features, is_longer=is_longer).pooler_output
         return embeddings.float() @ self.text
 

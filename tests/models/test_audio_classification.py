@@ -21,7 +21,7 @@ from audio_ops.errors import ClipError
 from audio_ops.inference.checkpoint import Checkpoint, find_checkpoint
 from audio_ops.inference.runner import available_device
 from audio_ops.label import Label
-from audio_ops.tasks import Clip
+from audio_ops.tasks import Clip, Window
 from audio_ops.tasks import audio_classification as task
 
 RATE = 16_000
@@ -402,7 +402,38 @@ def test_a_checkpoint_that_lacks_its_head_is_not_loaded(family: Any, tmp_path: P
     weights = load_file(folder / "model.safetensors")
     kept = {key: value for key, value in weights.items() if not key.startswith("classifier")}
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    refuses(tmp_path, "found none for classifier.bias, classifier.weight")
+    refuses(tmp_path, "expected classifier.weight or classifier.dense.weight among the weights")
+    kept["classifier.weight"] = weights["classifier.weight"]
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    refuses(tmp_path, "found none for classifier.bias")
+
+
+def test_numbers_for_names_are_labels_as_text(tmp_path: Path) -> None:
+    folder = tiny_classifier(tmp_path, "wav2vec2")
+    said = json.loads((folder / "config.json").read_text())
+    said |= {"id2label": {str(n): 10 * n for n in range(7)}, "label2id": None}
+    (folder / "config.json").write_text(json.dumps(said))
+    wave = sound(1.0)
+    (found,) = labels(folder, wave)
+    assert found["labels"] == [str(answer["label"]) for answer in pipeline_of(folder)(wave)[:5]]
+    assert pa.array([found["labels"]], columns_of(folder)["labels"])
+
+
+def columns_of(folder: Path) -> dict[str, pa.DataType]:
+    return task.columns(task.Options(task="audio-classification", model=str(folder)))
+
+
+def test_outputs_of_one_name_are_one_label_to_a_reference() -> None:
+    options = task.Options(task="audio-classification", model="m", reference="true")
+    classes = Classes(["dog", "cat", "dog"], "softmax", "single_label", options, RATE)
+    logits = np.array([0.0, 1.0, 2.0], np.float32)
+    for reference in ("dog", 0, 2):
+        clip = Clip(sound(0.1), 0.1, row={"true": reference})
+        found = classes.columns(clip, [Window(0, 1600)], [logits])
+        assert (found["label"], found["reference_label"], found["correct"]) == ("dog", "dog", True)
+        assert found["loss"] == pytest.approx(
+            -np.log((1 + np.e**2) / np.exp(logits).sum()), abs=1e-6
+        )
 
 
 def test_architectures_are_those_of_transformers() -> None:

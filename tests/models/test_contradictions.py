@@ -48,6 +48,24 @@ def pointed(folder: Path) -> None:
     (folder / "model.safetensors").write_text(pointer)
 
 
+def renamed(prefix: str, head: str | None = None) -> Change:
+    """The tensors with another name, without `head`."""
+
+    def change(folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(folder / "model.safetensors")
+        kept = {prefix + name: one for name, one in weights.items() if not head or head not in name}
+        save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return change
+
+
+def marked(folder: Path) -> None:
+    config = folder / "config.json"
+    config.write_text(config.read_text(encoding="utf-8"), encoding="utf-8-sig")
+
+
 def emptied(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"")
 
@@ -55,8 +73,11 @@ def emptied(folder: Path) -> None:
 LABELS = {
     str(n): name for n, name in enumerate(("dog", "cat", "rain", "music", "speech", "engine"))
 }
+NAMELESS = {str(n): None for n in range(7)}
 VOCABULARY = {token: n for n, token in enumerate(("<pad>", "<s>", "</s>", "<unk>", "|", *"abc"))}
 GENERATION = "generation_config.json"
+EXTRACTOR = "preprocessor_config.json"
+QUANTIZED = {"quant_method": "bitsandbytes", "load_in_8bit": True}
 CASES: dict[str, tuple[str, Change, str]] = {
     "weights cut off": ("ctc", cut, "a part of it in .*model.safetensors: copy it again"),
     "weights a pointer": ("whisper", pointed, "Git LFS's pointer .*git lfs pull"),
@@ -135,6 +156,84 @@ CASES: dict[str, tuple[str, Change, str]] = {
         "classifier of wav2vec2",
         said("config.json", num_labels=9),
         "id from 0 to 8, found 7 labels",
+    ),
+    "labels of no name": (
+        "classifier of wav2vec2",
+        said("config.json", id2label=NAMELESS, label2id=None),
+        "expected id2label in config.json with a name for each id, found null",
+    ),
+    "no labels": (
+        "classifier of wav2vec2",
+        said("config.json", id2label=None, label2id=None),
+        "expected 2 rows in classifier.weight, as id2label in config.json says, found 7",
+    ),
+    "a byte order mark": ("ctc", marked, "config.json of .* in UTF-8 without a byte order mark"),
+    "weights without a CTC head": (
+        "ctc",
+        renamed("", "lm_head"),
+        "expected lm_head.weight or .* found none in .* a model without its head",
+    ),
+    "wrapped weights": (
+        "classifier of hubert",
+        renamed("module."),
+        "found none in .*: it has module.classifier.weight: save the model without",
+    ),
+    "quantized weights": (
+        "whisper",
+        said("config.json", quantization_config=QUANTIZED),
+        "not quantized, found quantization_config \\(bitsandbytes\\) in config.json",
+    ),
+    "a CTC vocabulary of text": (
+        "ctc",
+        said_instead("vocab.json", json.dumps({t: str(n) for t, n in VOCABULARY.items()})),
+        "a whole number for each token, found '5' for 'a'",
+    ),
+    "no rate": ("ctc", said(EXTRACTOR, sampling_rate=0), "sampling_rate .* in Hz, found 0"),
+    "another extractor": (
+        "ctc",
+        said(EXTRACTOR, feature_extractor_type="WhisperFeatureExtractor"),
+        "expected feature_extractor_type Wav2Vec2FeatureExtractor, .* found 'WhisperF",
+    ),
+    "AST's extractor": (
+        "classifier of audio-spectrogram-transformer",
+        said(EXTRACTOR, feature_extractor_type="Wav2Vec2FeatureExtractor"),
+        "expected feature_extractor_type ASTFeatureExtractor, .* found 'Wav2Vec2F",
+    ),
+    "AST's length": (
+        "classifier of audio-spectrogram-transformer",
+        said(EXTRACTOR, max_length=512),
+        "with max_length 1024, as max_length in config.json says, found 512",
+    ),
+    "large-v3's bands": (
+        "whisper",
+        said(EXTRACTOR, feature_size=128),
+        "with feature_size 80, as num_mel_bins in config.json says, found 128",
+    ),
+    "a Whisper's window": (
+        "classifier of whisper",
+        said(EXTRACTOR, chunk_length=15),
+        "hop_length 3000, as twice max_source_positions in config.json says, found 1500",
+    ),
+    "half a Whisper's rate": ("whisper", said(EXTRACTOR, sampling_rate=8000), "found 1500"),
+    "a stride": (
+        "classifier of wav2vec2-bert",
+        said(EXTRACTOR, stride=1),
+        "num_mel_bins \\* stride 160, as feature_projection_input_dim .* found 80",
+    ),
+    "Parakeet's bands": (
+        "parakeet_ctc",
+        said(EXTRACTOR, feature_size=128),
+        "with feature_size 80, as num_mel_bins in config.json says, found 128",
+    ),
+    "CLAP's bands": (
+        "clap",
+        said(EXTRACTOR, feature_size=32),
+        "with feature_size 64, as num_mel_bins in config.json says, found 32",
+    ),
+    "CLAP's fusion": (
+        "clap",
+        said(EXTRACTOR, truncation="fusion"),
+        "expected truncation rand_trunc .* found 'fusion'",
     ),
     "AST's labels": (
         "classifier of audio-spectrogram-transformer",

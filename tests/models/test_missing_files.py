@@ -18,6 +18,7 @@ from test_half_precision import MODELS
 
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.checkpoint_files import DEFAULTS, TOKENIZERS
+from audio_ops.inference.extractor import EXTRACTORS
 from audio_ops.speech import families
 from audio_ops.tasks import load_task
 from jobs.config import ConfigError
@@ -211,3 +212,11 @@ def test_the_tokenizers_of_model_types_are_transformers() -> None:
     types = [*(kind for family in families().values() for kind in family.MODEL_TYPES), "clap"]
     expected = {kind: TOKENIZER_MAPPING_NAMES.get(kind) for kind in types}
     assert {kind: DEFAULTS.get(kind) for kind in types} == expected
+
+
+def test_the_feature_extractors_of_model_types_are_transformers() -> None:
+    from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
+
+    # Published checkpoints of wav2vec2-bert name another one than the default, which does not fit them.
+    named = dict(FEATURE_EXTRACTOR_MAPPING_NAMES) | {"wav2vec2-bert": "SeamlessM4TFeatureExtractor"}
+    assert {kind: named[kind] for kind in EXTRACTORS} == EXTRACTORS

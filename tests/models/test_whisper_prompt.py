@@ -176,6 +176,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"no_timestamps_token_id": 50363},
         BEYOND.format("50363", "no_timestamps_token_id"),
     ),
+    "languages in a list": (
+        {"lang_to_id": ["<|de|>"]},
+        "lang_to_id as an object of names and ids, found \\['<|de|>'\\]",
+    ),
+    "another Whisper's languages": (
+        {"lang_to_id": {"<|de|>": FR, "<|en|>": EN}},
+        f"expected id {DE} for <.de.>, as in the tokenizer, found {FR} as generation_config.json: lang_to_id",
+    ),
+    "another Whisper's tasks": (
+        {"task_to_id": {"transcribe": TRANSLATE, "translate": TRANSLATE - 1}},
+        f"expected id {TRANSCRIBE} for <.transcribe.>, .* found {TRANSLATE} as .*task_to_id",
+    ),
+    "another Whisper's no timestamps": (
+        {"no_timestamps_token_id": NO_TIMESTAMPS - 1},
+        f"expected id {NO_TIMESTAMPS} for <.notimestamps.>, .*found {NO_TIMESTAMPS - 1}",
+    ),
     "several texts": ({"num_return_sequences": 2}, "no num_return_sequences in .*found 2: remove"),
     "words that stop": ({"stop_strings": ["q"]}, "no stop_strings in .*found \\['q'\\]"),
     "contrastive": ({"penalty_alpha": 0.6, "top_k": 4}, "no penalty_alpha in .*found 0.6"),

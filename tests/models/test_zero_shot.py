@@ -97,6 +97,16 @@ def test_log_mel_is_the_feature_extractors(folder: Path, padding: str) -> None:
     assert (found - expected).abs().max() < 1e-4
 
 
+def test_a_fused_model_beside_an_extractor_that_crops_is_the_pipelines(tmp_path: Path) -> None:
+    folder = tiny_clap(tmp_path, fused=True)
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    settings["truncation"] = "rand_trunc"
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    wave = sound(2.0)
+    (found,) = labels(folder, wave)
+    assert_same(found, pipeline_of(folder)(wave, candidate_labels=list(NAMES)))
+
+
 def test_template_makes_the_texts(unfused: Path) -> None:
     template, wave = "I hear {} now", sound(1)
     expected = pipeline_of(unfused)(

@@ -44,7 +44,7 @@ def test_tasks_with_a_reference_are_compared_anew(tmp_path: Path) -> None:
         config = load_config(job.config)
         made_with[name] = settings(config, find_models(config, job.config))
     assert "reference_version" not in made_with["none"]
-    assert made_with["one"]["reference_version"] == {"compared": 2}
+    assert made_with["one"]["reference_version"] == {"compared": 3}
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 2}])

@@ -9,7 +9,13 @@ from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.weights import check_rows
 from audio_ops.speech.options import Options, check_one_prompt
 from audio_ops.speech.sampling import check_sampling
-from audio_ops.speech.vocabulary import CONFIG, GENERATION, check_ids, check_start_and_end
+from audio_ops.speech.vocabulary import (
+    CONFIG,
+    GENERATION,
+    check_ids,
+    check_names,
+    check_start_and_end,
+)
 from audio_ops.speech.whisper.prompt import (
     forced_ids,
     is_multilingual,
@@ -116,7 +122,7 @@ def _check_english_alone(options: Options) -> None:
 def _check_languages(options: Options, checkpoint: Checkpoint, generation: dict[str, Any]) -> None:
     if options.language is None and not options.translate:
         return
-    languages = languages_of(generation)
+    languages = languages_of(checkpoint)
     if not languages or not generation.get("task_to_id"):
         raise ValueError(
             f"{'language' if options.language else 'translate'}: expected a checkpoint whose "
@@ -136,6 +142,7 @@ def _check_vocabulary(options: Options, checkpoint: Checkpoint) -> None:
     if size is None:
         return
     check_ids(_ids(checkpoint), size, checkpoint)
+    check_names(_names(checkpoint.json(GENERATION)), checkpoint)
     check_rows(checkpoint, ("decoder.embed_tokens.weight",), size, "vocab_size")
     last = checkpoint.json(GENERATION).get("no_timestamps_token_id") == size - 1
     if options.timestamps != "none" and last:
@@ -157,6 +164,18 @@ def _ids(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
         yield f"{file}: {key}", (generation if file == GENERATION else config).get(key)
     file, forced = forced_ids(checkpoint)
     yield f"{file}: forced_decoder_ids", [pair[1] for pair in forced if isinstance(pair, list)]
+
+
+def _names(generation: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """`file: key`, a token, and its id there: with those of another size of Whisper, say, a task's id
+    would be that of the other task."""
+    for name, id in (generation.get("lang_to_id") or {}).items():
+        yield f"{GENERATION}: lang_to_id", name, id
+    for name, id in (generation.get("task_to_id") or {}).items():
+        yield f"{GENERATION}: task_to_id", f"<|{name}|>", id
+    id = generation.get("no_timestamps_token_id")
+    if id is not None:
+        yield f"{GENERATION}: no_timestamps_token_id", "<|notimestamps|>", id
 
 
 def _check_alignment_heads(checkpoint: Checkpoint) -> None:
@@ -181,7 +200,7 @@ def _check_alignment_heads(checkpoint: Checkpoint) -> None:
 
 def languages(checkpoint: Checkpoint) -> Iterable[str]:
     """The codes that `language` takes."""
-    return languages_of(checkpoint.json(GENERATION)) or ("en",)
+    return languages_of(checkpoint) or ("en",)
 
 
 def sample_rate(options: Options, checkpoint: Checkpoint) -> int:

@@ -36,8 +36,8 @@ class Prompt:
 def prompt_of(options: Options, checkpoint: Checkpoint) -> Prompt:
     """The prompt of this checkpoint with these options. Raises ValueError for a contradiction."""
     generation = checkpoint.json(GENERATION)
-    languages = languages_of(generation)
-    tasks: dict[str, int] = generation.get("task_to_id") or {}
+    languages = languages_of(checkpoint)
+    tasks = _ids_by_name(checkpoint, "task_to_id")
     task = task_of(options, generation)
     language = options.language or generation.get("language")
     if task is None and language is None:
@@ -91,9 +91,20 @@ def is_multilingual(checkpoint: Checkpoint) -> bool:
     return bool(size >= MULTILINGUAL_VOCABULARY if said is None else said)
 
 
-def languages_of(generation: Mapping[str, Any]) -> dict[str, int]:
-    """The tokens of languages by code, from the content of generation_config.json."""
-    return {name.strip("<|>"): id for name, id in (generation.get("lang_to_id") or {}).items()}
+def languages_of(checkpoint: Checkpoint) -> dict[str, int]:
+    """The tokens of languages by code, from generation_config.json."""
+    return {name.strip("<|>"): id for name, id in _ids_by_name(checkpoint, "lang_to_id").items()}
+
+
+def _ids_by_name(checkpoint: Checkpoint, key: str) -> dict[str, int]:
+    """{} for none. Raises ValueError for anything but an object."""
+    found = checkpoint.json(GENERATION).get(key) or {}
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"model: expected {key} as an object of names and ids, found {found!r} in {GENERATION} of "
+            f"{checkpoint.source}: take the file from the checkpoint that this one was trained from"
+        )
+    return found
 
 
 def task_of(options: Options, generation: Mapping[str, Any]) -> str | None:
