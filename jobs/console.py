@@ -18,6 +18,7 @@ from jobs.own_folder import own_folder
 
 LOG_EVERY_S = 10.0
 MESSAGE_CHARACTERS = 500
+ANSWER = re.compile(r"(?s): <[?A-Za-z].*")  # of a store, as XML: it may repeat credentials
 CAUSE = re.compile(r"\n\s*(\x1b\[\d+m)?↳(\x1b\[0m)? ")  # between those of an error of delta-rs
 
 
@@ -32,7 +33,7 @@ def printable(text: str) -> str:
 
 def one_line(error: BaseException) -> str:
     """An error's message: its first line or, where delta-rs lists causes below each other, all of these."""
-    text = CAUSE.sub(": ", str(error)).partition(": <?xml")[0]  # a store's answer
+    text = ANSWER.sub("", CAUSE.sub(": ", str(error)))
     line = next(filter(str.strip, text.splitlines()), type(error).__name__)
     return printable(line if len(line) <= MESSAGE_CHARACTERS else f"{line[:MESSAGE_CHARACTERS]}…")
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
+import socket
 import subprocess
-from pathlib import Path
 
 import pytest
 from runs import command, earmark
@@ -65,11 +64,21 @@ def test_options_without_a_command_are_refused() -> None:
     assert done.returncode == 2 and "usage: earmark" in done.stderr
 
 
-def test_ctrl_c_ends_a_command_without_a_traceback(tmp_path: Path) -> None:
-    pipe = tmp_path / "summary.json"
-    os.mkfifo(pipe)
-    reading = subprocess.Popen(command("exit-code", pipe), stderr=subprocess.PIPE)
-    with reading, open(pipe, "wb"):  # waits for the command to open it
-        reading.send_signal(signal.SIGINT)
-        _, told = reading.communicate(timeout=60)
+def test_ctrl_c_ends_a_command_without_a_traceback() -> None:
+    """While it waits for a store that does not answer."""
+    with socket.create_server(("127.0.0.1", 0)) as store:
+        endpoint = f"endpoint_url=http://127.0.0.1:{store.getsockname()[1]}"
+        options = (
+            option for value in (endpoint, "anon=true") for option in ("--storage-option", value)
+        )
+        reading = subprocess.Popen(
+            command("exit-code", "s3://bucket/x.json", *options),
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # not as in background
+        )
+        store.settimeout(60)
+        connection, _ = store.accept()
+        with reading, connection:
+            reading.send_signal(signal.SIGINT)
+            _, told = reading.communicate(timeout=60)
     assert (reading.returncode, told) == (130, b"")
