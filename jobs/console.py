@@ -44,9 +44,8 @@ class Lasting(io.TextIOBase):
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # what it cannot encode, as in a C locale, is escaped
+        if isinstance(stream, io.TextIOWrapper):
+            # What it cannot encode, as in a C locale, is escaped.
             stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:

@@ -57,9 +57,8 @@ class Stop:
         """Raise Stopped in the block of the `with`, which must not write anything, as soon as the run
         is to stop."""
         self._interrupts = True
-        if self._before and math.isfinite(
-            self._until
-        ):  # no other run needs a signal that interrupts system calls
+        # No other run needs a signal that interrupts system calls.
+        if self._before and math.isfinite(self._until):
             left_s = max(self._until - time.monotonic(), 0.01)
             signal.setitimer(signal.ITIMER_REAL, left_s, LOOK_EVERY_S)
         try:

@@ -10,11 +10,12 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from audio_ops.decode.formats import GIT_LFS
 from audio_ops.errors import ClipError
 
 # Limits of a decompressed file, in bytes and in multiples of its size: the larger one holds.
 UNPACKED_BYTES, UNPACKED_TIMES = 256 << 20, 100
-POINTER, POINTER_BYTES = b"version https://git-lfs.github.com/spec/", 1024  # and the most it has
+POINTER_BYTES = 1024  # at most, of Git LFS
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def refuse_pointer(file: BinaryIO) -> None:
     """Raise ClipError if the file is what Git LFS leaves in its place until it is fetched."""
     is_small = file.seek(0, 2) <= POINTER_BYTES
     file.seek(0)
-    if is_small and file.read(len(POINTER)) == POINTER:
+    if is_small and file.read(len(GIT_LFS)) == GIT_LFS:
         what = "a Git LFS pointer in place of the file: `git lfs pull` fetches it"
         raise ClipError("not_audio", what)
     file.seek(0)

@@ -234,12 +234,14 @@ def _walk_store(path: str, search: Search, in_order: bool) -> Iterator[Found]:
 
 def _mistake(error: Exception, path: str, store: str) -> Exception:
     """The error as a BadInput, if not the store but the config is to blame."""
-    name, what = type(error).__name__, " ".join(str(error).split())
-    if name == "TypeError":  # s3fs makes its client when it is first used
+    from botocore.exceptions import NoCredentialsError, ParamValidationError
+
+    what = " ".join(str(error).split())
+    if isinstance(error, TypeError):  # s3fs makes its client when it is first used
         return BadInput(f"input.storage_options: expected options of fsspec's {store}: {what}")
-    if name == "ParamValidationError":
+    if isinstance(error, ParamValidationError):
         return BadInput(f"input.path: expected a URL that S3 knows, found {path}: {what}")
-    if name == "NoCredentialsError":
+    if isinstance(error, NoCredentialsError):
         return BadInput(
             f"input.storage_options: expected credentials for {path}, found none in them and in the "
             f"environment: a public bucket needs {{anon: true}}"
@@ -395,24 +397,22 @@ class _Folder(NamedTuple):
 def _opened(path: str, seen: set[tuple[int, int]], search: Search) -> _Folder:
     """A folder, in which nothing is left if it was `seen` or may not be read. Its names are in the
     order of the paths of all files."""
-    nothing = _Folder(path, iter(()))
-    folder = nothing
+    folder = _Folder(path, iter(()))
     try:
-        folder = nothing._replace(descriptor=os.open(path, os.O_RDONLY | os.O_DIRECTORY))
+        folder = folder._replace(descriptor=os.open(path, os.O_RDONLY | os.O_DIRECTORY))
         here = os.stat(path)
         if (here.st_dev, here.st_ino) in seen:
-            folder.close()
-            return nothing
+            return folder
         seen.add((here.st_dev, here.st_ino))
         with os.scandir(folder.descriptor) as entries:
             names = sorted(f"{it.name}/" if _is_folder(it) else it.name for it in entries)
         return folder._replace(names=iter(names))
     except OSError as error:
-        folder.close()
         if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):  # e.g. a hanging mount
+            folder.close()
             raise
         search.warn(f"can't list {path}: {error.strerror}")
-        return nothing
+        return folder
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

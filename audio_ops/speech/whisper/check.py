@@ -18,6 +18,7 @@ from audio_ops.speech.vocabulary import (
 )
 from audio_ops.speech.whisper.prompt import (
     forced_ids,
+    ids_by_name,
     is_multilingual,
     languages_of,
     prompt_of,
@@ -142,7 +143,7 @@ def _check_vocabulary(options: Options, checkpoint: Checkpoint) -> None:
     if size is None:
         return
     check_ids(_ids(checkpoint), size, checkpoint)
-    check_names(_names(checkpoint.json(GENERATION)), checkpoint)
+    check_names(_names(checkpoint), checkpoint)
     check_rows(checkpoint, ("decoder.embed_tokens.weight",), size, "vocab_size")
     last = checkpoint.json(GENERATION).get("no_timestamps_token_id") == size - 1
     if options.timestamps != "none" and last:
@@ -166,16 +167,15 @@ def _ids(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
     yield f"{file}: forced_decoder_ids", [pair[1] for pair in forced if isinstance(pair, list)]
 
 
-def _names(generation: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+def _names(checkpoint: Checkpoint) -> Iterator[tuple[str, str, Any]]:
     """`file: key`, a token, and its id there: with those of another size of Whisper, say, a task's id
     would be that of the other task."""
-    for name, id in (generation.get("lang_to_id") or {}).items():
+    for name, id in ids_by_name(checkpoint, "lang_to_id").items():
         yield f"{GENERATION}: lang_to_id", name, id
-    for name, id in (generation.get("task_to_id") or {}).items():
+    for name, id in ids_by_name(checkpoint, "task_to_id").items():
         yield f"{GENERATION}: task_to_id", f"<|{name}|>", id
-    id = generation.get("no_timestamps_token_id")
-    if id is not None:
-        yield f"{GENERATION}: no_timestamps_token_id", "<|notimestamps|>", id
+    if (last := checkpoint.json(GENERATION).get("no_timestamps_token_id")) is not None:
+        yield f"{GENERATION}: no_timestamps_token_id", "<|notimestamps|>", last
 
 
 def _check_alignment_heads(checkpoint: Checkpoint) -> None:

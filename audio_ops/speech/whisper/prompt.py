@@ -37,7 +37,7 @@ def prompt_of(options: Options, checkpoint: Checkpoint) -> Prompt:
     """The prompt of this checkpoint with these options. Raises ValueError for a contradiction."""
     generation = checkpoint.json(GENERATION)
     languages = languages_of(checkpoint)
-    tasks = _ids_by_name(checkpoint, "task_to_id")
+    tasks = ids_by_name(checkpoint, "task_to_id")
     task = task_of(options, generation)
     language = options.language or generation.get("language")
     if task is None and language is None:
@@ -93,10 +93,10 @@ def is_multilingual(checkpoint: Checkpoint) -> bool:
 
 def languages_of(checkpoint: Checkpoint) -> dict[str, int]:
     """The tokens of languages by code, from generation_config.json."""
-    return {name.strip("<|>"): id for name, id in _ids_by_name(checkpoint, "lang_to_id").items()}
+    return {name.strip("<|>"): id for name, id in ids_by_name(checkpoint, "lang_to_id").items()}
 
 
-def _ids_by_name(checkpoint: Checkpoint, key: str) -> dict[str, int]:
+def ids_by_name(checkpoint: Checkpoint, key: str) -> dict[str, int]:
     """{} for none. Raises ValueError for anything but an object."""
     found = checkpoint.json(GENERATION).get(key) or {}
     if not isinstance(found, dict):
