@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ import pytest
 from runs import Job
 
 from jobs.stop import Stop, outlasting_the_terminal
+
+
+@pytest.fixture(autouse=True)
+def not_under_nohup() -> Iterator[None]:
+    """Else these runs would rightly ignore that a terminal closes."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(
@@ -56,15 +65,11 @@ def test_a_run_that_plans_stops_at_once(
 
 
 def test_nohup_keeps_its_promise_and_other_threads_get_no_signals() -> None:
-    before = signal.getsignal(signal.SIGHUP)
-    try:
-        for ignored in (True, False):
-            signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
-            with Stop() as stop:
-                os.kill(os.getpid(), signal.SIGHUP)
-                assert (stop.code, stop.why) == ((0, "") if ignored else (129, "SIGHUP"))
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    for ignored in (True, False):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert (stop.code, stop.why) == ((0, "") if ignored else (129, "SIGHUP"))
 
 
 def test_a_run_may_be_started_from_any_thread(tmp_path: Path, classifier: Path) -> None:
