@@ -40,8 +40,16 @@ for kind, name, settings in [
     assert all(isinstance(label, dict) for label in labels), labels
     assert not {"scipy.optimize", "torch._dynamo"} & set(sys.modules), name
 
+import functools
+
 import torch
 from transformers import masking_utils
+from transformers.utils.import_utils import create_import_structure_from_path
+
+# transformers has read its files' names once, and defines other caches as they are.
+assert create_import_structure_from_path.cache_info().hits
+assert functools.lru_cache(len).cache_info().maxsize == 128
+
 from transformers.distributed.utils import is_dtensor
 from transformers.loss import loss_for_object_detection as losses
 
