@@ -34,6 +34,7 @@ from jobs.table.write import WriteSettings
 if TYPE_CHECKING:
     import ray.data
 
+FEW_CLIPS = 8  # a second reader would start while the model loads, and only delay it
 CLIPS_PER_ACTOR = 32  # an actor takes as long to start as so many short clips to label
 
 
@@ -181,7 +182,7 @@ def blocks(todo: pa.Table, config: Config, least: int = 16) -> list[pa.Table]:
     if load_source(config.input.format).SHARDED:
         size = 1
     todo = todo.combine_chunks()
-    quarters = [] if asked else [n * (size // 4) for n in range(4)]
+    quarters = [] if asked or len(todo) <= FEW_CLIPS else [n * (size // 4) for n in range(4)]
     cuts = sorted({cut for cut in (*quarters, *range(0, len(todo), size)) if cut < len(todo)})
     if "_unit" in todo.column_names:
         units = todo["_unit"].to_numpy()

@@ -552,7 +552,8 @@ def test_the_first_block_comes_in_quarters(tmp_path: Path, classifier: Path) -> 
         return [len(block) for block in blocks(todo, load_config(job.config))]
 
     assert sizes(40) == [4, 4, 4, 4, 16, 8]
-    assert sizes(7) == [4, 3]
+    assert sizes(9) == [4, 4, 1]
+    assert sizes(8) == [8]  # for one reader
     assert sizes(2000)[:5] == [7, 7, 7, 10, 31]
 
 
