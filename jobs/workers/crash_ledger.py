@@ -24,7 +24,8 @@ class ActorWork(NamedTuple):
 
 @dataclass
 class Reading:
-    """A read task: Ray starts it again if its process dies, or if what it read is lost."""
+    """A block of a read task: Ray starts the task again if its process dies, or if what it read is
+    lost."""
 
     cuts: list[int] = field(default_factory=list)  # the rows of each table that it handed on
     node: str = ""  # on which it is in progress
@@ -39,7 +40,7 @@ class CrashLedger:
         self.deaths: dict[str, dict[str, int]] = {}  # by call and clip_id
         self.starts: Counter[str] = Counter()  # of an actor's process since its last label
         self.work: dict[str, dict[str, ActorWork]] = {}  # by task and actor
-        self.readings: dict[str, Reading] = {}  # by read task
+        self.readings: dict[str, Reading] = {}  # by read task and block
 
     def started(self, actor: str) -> int:
         self.starts[actor] += 1
@@ -125,18 +126,19 @@ class TaskLedger:
 
 
 class ReadLedger:
-    """One read task's connection to the ledger. Ray keeps a task's id when it starts it again."""
+    """The connection to the ledger of one of a read task's blocks. Ray keeps a task's id when it starts
+    it again."""
 
-    def __init__(self, ledger: Any):
+    def __init__(self, ledger: Any, block: int):
         import ray
 
         context = ray.get_runtime_context()
-        self._ledger, self._task = ledger, context.get_task_id() or ""
+        self._ledger, self._task = ledger, f"{context.get_task_id()} {block}"
         self._node = context.get_node_id()
 
     def begin(self) -> tuple[list[int], int]:
-        """The rows of each table that the task handed on before, and how often its process has died
-        since it last came further."""
+        """The rows of each of the block's tables that the task handed on before, and how often its
+        process has died since it last came further."""
         before: tuple[list[int], int] = _result(
             self._ledger.begin_reading.remote(self._task, self._node)
         )

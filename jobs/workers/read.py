@@ -109,14 +109,15 @@ def read_block(
     plan: pa.Table,
     settings: ReadSettings,
     *,
+    number: int,
     seen: SeenInput,
     ledger: Any,
     known: RowSettings | None = None,
     kept: KeptSettings | None = None,
 ) -> Iterator[pa.Table]:
-    """`read`, counted as stage `read`.
+    """`read`, counted as stage `read`. `number` is that of the block in its task.
 
-    If Ray starts it again, after its process has died or what it read was lost, the tables that it
+    If Ray starts the task again, after its process has died or what it read was lost, the tables that it
     handed on before have the same clips again, although other clips may fail this time: they may
     have been labelled already, and Ray takes the new tables for the old ones by their number.
 
@@ -129,7 +130,7 @@ def read_block(
     plan = with_known(plan, known)
     rows = KeptRows(plan, kept) if kept else None
     plan = without_kept(plan)
-    reader = ReadLedger(ledger)
+    reader = ReadLedger(ledger, number)
     cuts, deaths = reader.begin()
     if deaths >= STARTS_IN_A_ROW:
         raise RuntimeError(

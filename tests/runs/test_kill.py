@@ -166,23 +166,32 @@ def test_a_run_outlives_a_killed_model_actor(job: Job, start: Callable[..., Runn
     run.leaves_nothing()
 
 
+IN_ONE_TASK = """
+import sys
+from jobs import label, planned_reads
+planned_reads.MOST_TASKS = 1
+sys.exit(label.main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.chaos
+@pytest.mark.parametrize("blocks", [1, 6])
 def test_a_run_outlives_readers_that_die_again_and_again(
-    job: Job, start: Callable[..., Running]
+    job: Job, start: Callable[..., Running], blocks: int
 ) -> None:
     """Also if a clip cannot be read the second time: its table may have been labelled already."""
     kills, clips = 6, 60
     for n in range(clips):
-        job.sound(f"clip{n:03}.wav", 150 + 37 * n, seconds=60.0)
+        job.sound(f"clip{n:03}.wav", 150 + 37 * n, seconds=20.0 + 2 * n)
     job.write(
         resources={
-            "clips_per_block": clips,
+            "clips_per_block": clips // blocks,
             "commit_every_s": 0,
             "in_flight_mb": 1,  # each table waits until a model takes it
             "tasks": {"kind": {"actors": 1}},
         }
     )
-    run = start(job)
+    run = start(job, program=[sys.executable, "-c", IN_ONE_TASK])
     for kill in range(kills):
         run.wait_for(lambda: run.named("ray::ReadClips"), f"reader {kill}")
         if kill == 0:

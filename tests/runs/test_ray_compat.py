@@ -15,9 +15,11 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
+import ray
 from runs import ROOT
 
 from jobs import planned_reads, ray_compat
+from jobs.workers.crash_ledger import ReadLedger, end_ledger, start_ledger
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -37,7 +39,7 @@ def test_tasks_and_actors_get_whole_tables() -> None:
             table = table.append_column("rows", pa.array([rows] * rows))
             return table.append_column("variable", pa.array([self.variable] * rows))
 
-    def times(table: pa.Table, by: int) -> list[pa.Table]:
+    def times(table: pa.Table, by: int, number: int) -> list[pa.Table]:
         return [pa.table({"n": [n * by for n in table["n"].to_pylist()]})]
 
     tables = [pa.table({"n": list(range(size))}) for size in (3, 1, 7)]
@@ -50,25 +52,40 @@ def test_tasks_and_actors_get_whole_tables() -> None:
     assert {row["variable"] for row in rows} == {"set"}
 
 
-@pytest.mark.parametrize("piece_bytes", [1, 100, 1 << 20], ids="{} bytes".format)
+@pytest.mark.parametrize(
+    ("piece_bytes", "most_tasks", "numbers"),
+    [
+        (1, 9, [0, 0, 0, 0, 0]),
+        (100, 9, [0, 0, 0, 0, 0]),
+        (1 << 20, 9, [0, 0, 0, 0, 0]),
+        (1 << 20, 3, [0, 1, 0, 1, 0]),
+        (1 << 20, 1, [0, 1, 2, 3, 4]),
+        (1, 1, [0, 0, 0, 0, 0]),
+    ],
+)
 def test_each_block_of_a_plan_is_read_whole(
-    monkeypatch: pytest.MonkeyPatch, piece_bytes: int
+    monkeypatch: pytest.MonkeyPatch, piece_bytes: int, most_tasks: int, numbers: list[int]
 ) -> None:
-    """However many blocks lie in one object of Ray's store."""
+    """However many blocks lie in one object of Ray's store, and however many a task reads."""
     monkeypatch.setattr(planned_reads, "PIECE_BYTES", piece_bytes)
-    blocks = [pa.table({"n": pa.array(range(10 * n, 11 * n), pa.int64())}) for n in (3, 1, 7, 0, 2)]
-    read = planned_reads.dataset(
-        blocks, lambda block: [pa.table({"block": [block["n"].to_pylist()]})], {}, num_cpus=0.1
-    )
-    found = [row["block"] for row in read.take_all()]
-    assert sorted(found) == sorted(block["n"].to_pylist() for block in blocks)
+    monkeypatch.setattr(planned_reads, "MOST_TASKS", most_tasks)
+    sizes = (3, 1, 7, 2, 5)
+    blocks = [pa.table({"n": pa.array(range(10 * n, 11 * n), pa.int64())}) for n in sizes]
+
+    def reads(block: pa.Table, number: int) -> list[pa.Table]:
+        return [pa.table({"block": [block["n"].to_pylist()], "number": [number]})]
+
+    read = planned_reads.dataset(blocks, reads, {}, num_cpus=0.1)
+    found = sorted((row["block"], row["number"]) for row in read.take_all())
+    of_blocks = zip([block["n"].to_pylist() for block in blocks], numbers, strict=True)
+    assert found == sorted(of_blocks)
 
 
 def test_tables_are_passed_on_as_they_are_yielded() -> None:
     """Neither joined nor cut by their size, nor when the code that asks for it is over."""
     from ray.data import DataContext
 
-    def parts(table: pa.Table) -> Iterator[pa.Table]:
+    def parts(table: pa.Table, number: int) -> Iterator[pa.Table]:
         for rows in (1, 5, 30, 4):
             yield pa.table({"sound": [bytes(1 << 20)] * rows})
 
@@ -118,7 +135,7 @@ with ray_compat.no_sigterm_handler(), ray_compat.no_idle_services():
     ray.init("local", include_dashboard=False, log_to_driver=False, num_cpus=1)
 assert signal.getsignal(signal.SIGTERM) is handler, signal.getsignal(signal.SIGTERM)
 plan = [pa.table({"n": [n]}) for n in range(3)]
-read = planned_reads.dataset(plan, lambda table: [table], {}, num_cpus=0.1)
+read = planned_reads.dataset(plan, lambda table, number: [table], {}, num_cpus=0.1)
 with ray_compat.no_cluster_services():
     assert sorted(row["n"] for row in read.take_all()) == [0, 1, 2]
     assert not actors(), actors()
@@ -228,3 +245,23 @@ def test_an_upload_is_recognised_by_its_folder() -> None:
     path: Any = "/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_0123/audio/a.wav"
     assert re.fullmatch(ray_compat.UPLOAD, path.removesuffix("/audio/a.wav"))
     assert ray_compat.UPLOAD.match(path) and not ray_compat.UPLOAD.match("/data/audio/a.wav")
+
+
+def test_each_block_of_a_read_task_has_its_own_tables_when_the_task_is_run_again() -> None:
+    ledger = start_ledger()
+
+    @ray.remote(num_cpus=0)
+    def reads() -> list[list[tuple[list[int], int]]]:
+        """Run the task twice: its process dies behind the second block's first table."""
+        begun = []
+        for _ in range(2):
+            first, second = ReadLedger(ledger, 0), ReadLedger(ledger, 1)
+            begun.append([first.begin()])
+            first.cut(7)
+            first.end()
+            begun[-1].append(second.begin())
+            second.cut(3)
+        return begun
+
+    assert ray.get(reads.remote()) == [[([], 0), ([], 0)], [([7], 0), ([3], 1)]]
+    end_ledger(ledger)
