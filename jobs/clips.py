@@ -18,11 +18,16 @@ IDS_AT_ONCE = 65_536
 
 def clip_ids(found: pa.Table) -> pa.Array:
     """The `clip_id` of each row's place and, if there is such a column, `channel`."""
-    parts = [_ids(found.slice(at, IDS_AT_ONCE)) for at in range(0, len(found), IDS_AT_ONCE)]
-    return pa.concat_arrays([pa.array([], pa.string()), *parts])
+    return texts(numbers_of_places(found))
 
 
-def _ids(found: pa.Table) -> pa.Array:
+def numbers_of_places(found: pa.Table) -> np.ndarray:
+    """`clip_ids` as numbers of 128 bits: uint64 `(rows, 2)`."""
+    parts = [_numbers(found.slice(at, IDS_AT_ONCE)) for at in range(0, len(found), IDS_AT_ONCE)]
+    return np.concatenate([np.empty((0, 2), np.uint64), *parts])
+
+
+def _numbers(found: pa.Table) -> np.ndarray:
     """Those of rows whose places are put together in memory."""
     offsets = found["offset_s"].combine_chunks().dictionary_encode()
     texts = pa.array([repr(offset_s) for offset_s in offsets.dictionary.to_pylist()], pa.string())
@@ -34,10 +39,10 @@ def _ids(found: pa.Table) -> pa.Array:
         channels = pc.binary_join_element_wise("\0", found["channel"].cast(pa.string()), "")
         places = pc.binary_join_element_wise(places, pc.fill_null(channels, ""), "")
     hashes = [
-        hashlib.blake2b(place, digest_size=16).hexdigest()
+        hashlib.blake2b(place, digest_size=16).digest()
         for place in places.cast(pa.binary()).to_pylist()
     ]
-    return pa.array(hashes, pa.string())
+    return np.frombuffer(b"".join(hashes), ">u8").astype(np.uint64).reshape(-1, 2)
 
 
 def clip_id(
@@ -75,12 +80,11 @@ def digest(clip_ids: Collection[str]) -> str:
 
 
 class Ids:
-    """A set of `clip_id`s in 20 bytes for each, which finds others among them."""
+    """A set of `clip_id`s, given as `numbers`, in 20 bytes for each, which finds others among them."""
 
-    def __init__(self, clip_ids: pa.Array) -> None:
-        found = numbers(clip_ids)
-        self.order = np.argsort(found[:, 0]).astype(np.int32)
-        self.numbers = found[self.order]
+    def __init__(self, numbers: np.ndarray) -> None:
+        self.order = np.argsort(numbers[:, 0]).astype(np.int32)
+        self.numbers = numbers[self.order]
 
     def at(self, clip_ids: pa.Array) -> np.ndarray:
         """The place of each id in the set, as int64; -1 if it is not in it.
@@ -107,3 +111,13 @@ def numbers(clip_ids: pa.Array) -> np.ndarray:
         of_some = (nibbles[:, ::2] << 4 | nibbles[:, 1::2]).view(">u8")
         found[start : start + len(some)] = of_some
     return found
+
+
+def texts(numbers: np.ndarray) -> pa.Array:
+    """The `clip_id`s that are these `numbers`, as 32 hex digits each."""
+    digits = numbers.astype(">u8").tobytes().hex().encode()
+    offsets = np.arange(0, len(digits) + 1, 32, np.int64)
+    found = pa.LargeStringArray.from_buffers(
+        len(numbers), pa.py_buffer(offsets), pa.py_buffer(digits)
+    )
+    return found.cast(pa.string())

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audio_ops.schemas import Channels
-from jobs.clips import ALL, Ids, clip_ids
+from jobs.clips import ALL, Ids, clip_ids, numbers_of_places, texts
 from jobs.planning.committed import COMMITTED, Committed
 from jobs.sources import NO_VERSION, PLACE, Listing
 
@@ -73,9 +73,9 @@ def plan(listing: Listing, committed: Committed, *, channels: Channels = "mean")
     number = channels if isinstance(channels, int) else None
     channel = pa.repeat(pa.scalar(number, pa.int32()), len(listing.clips))
     found = listing.clips.append_column("channel", channel)
-    found = found.add_column(0, "clip_id", clip_ids(found))
-    is_done, finished, rest = _compared(_whole(found["clip_id"]), committed, channels == "each")
-    pending = found.filter(pa.array(~is_done))
+    numbers = numbers_of_places(found)
+    is_done, finished, rest = _compared(Ids(numbers), committed, channels == "each")
+    pending = found.filter(pa.array(~is_done)).add_column(0, "clip_id", texts(numbers[~is_done]))
     places, places_of_rest = _places(pending), _places(rest)
     rows = _by_place(rest, places_of_rest)
     rows_at = pc.index_in(places, value_set=_whole(rows["place"]))  # null where there are none
@@ -106,13 +106,13 @@ def plan(listing: Listing, committed: Committed, *, channels: Channels = "mean")
 
 
 def _compared(
-    ids: pa.Array, committed: Committed, is_each: bool
+    clips: Ids, committed: Committed, is_each: bool
 ) -> tuple[np.ndarray, Counter[str], pa.Table]:
     """Whether each of the clips that were found is done, the statuses of their rows, and all other
     rows, which in most runs are few."""
-    clips = Ids(ids)
-    is_whole = _whole_clips(clips, committed) if is_each else np.ones(len(ids), bool)
-    is_done, statuses = np.zeros(len(ids), bool), Counter[str]()
+    count = len(clips.order)
+    is_whole = _whole_clips(clips, committed) if is_each else np.ones(count, bool)
+    is_done, statuses = np.zeros(count, bool), Counter[str]()
     rest = [COMMITTED.empty_table()]
     for rows in committed.scan(COMMITTED.names):
         at = clips.at(_recordings(rows) if is_each else _whole(rows["clip_id"]))

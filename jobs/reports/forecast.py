@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError
 from deltalake.exceptions import DeltaError
 
 from jobs.arguments import add_plan_arguments, plan_arguments
-from jobs.clips import Ids, clip_ids
+from jobs.clips import Ids, clip_ids, numbers
 from jobs.config import Config, ConfigError
 from jobs.config_file import load_config
 from jobs.console import printable
@@ -126,7 +126,7 @@ class _Known:
     def __init__(self, run: Run, todo: Plan) -> None:
         self.is_sharded, self.is_each = run.source.SHARDED, run.config.audio.channels == "each"
         self.sources = todo.todo["source"].combine_chunks()
-        self.ids = None if self.is_sharded else Ids(todo.todo["clip_id"].combine_chunks())
+        self.ids = None if self.is_sharded else Ids(numbers(todo.todo["clip_id"].combine_chunks()))
         self.has_row = np.zeros(len(todo.todo), bool)
         self.costs = Costs(run.wanted.fingerprints)
         self.rows, self.audio_s = 0, 0.0  # of the whole table
