@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -69,7 +69,7 @@ class Lasting(io.TextIOBase):
 
 def new_run_id() -> str:
     """An id that no other run has, and that begins with its time: `20260101T000000-1a2b3c`."""
-    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
 
 
 class Console:

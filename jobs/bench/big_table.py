@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from jobs.table.table import HeldTable, hold
 CLIPS_OF_A_SHARD = LINKS = 1000  # of a file; file systems allow 65,000
 ROWS_OF_A_FILE = 2_000_000
 RUN_ID = "20260101-000000-bench"
-DAY = datetime(2026, 1, 1, tzinfo=timezone.utc)
+DAY = datetime(2026, 1, 1, tzinfo=UTC)
 LABELS = ("speech", "music", "noise")
 
 

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Summary:
         self.storage_options: Mapping[str, Any] = {}  # for a `--summary` on a store
         self.document: dict[str, Any] = {
             "run_id": run_id,
-            "started_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": config_path,
             "log": str(log),
             "table": None,

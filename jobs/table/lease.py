@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from jobs.table.storage import Storage
@@ -50,7 +50,7 @@ class Holder:
     @classmethod
     def me(cls, run_id: str) -> Holder:
         """The run of this process, as from now."""
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         pid = os.getpid()
         return cls(
             run_id, socket.gethostname(), pid, now, time.time(), this_machine(), start_of(pid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -88,7 +88,7 @@ def write_rows(table: pa.Table, settings: WriteSettings) -> pa.Table:
     if not len(table):
         return pa.Table.from_pylist([about], schema=WRITTEN)
     about["supersedes"] = [id for ids in table["supersedes"].to_pylist() for id in ids or ()]
-    for column, value in zip(RUN, (settings.run_id, datetime.now(timezone.utc)), strict=True):
+    for column, value in zip(RUN, (settings.run_id, datetime.now(UTC)), strict=True):
         table = table.append_column(column, pa.array([value] * len(table), column.type))
     for task, print_ in settings.fingerprints.items():
         table = put(table, fingerprint_column(task), pa.repeat(print_, len(table)), due[task])

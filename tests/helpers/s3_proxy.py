@@ -141,7 +141,7 @@ async def serve(
         try:
             await asyncio.wait_for(another.wait(), PAIRED_WITHIN_S)
             lines.write("paired\n")
-        except asyncio.TimeoutError:
+        except TimeoutError:
             lines.write("alone\n")
 
     def _gone(request: web.Request, response: web.StreamResponse | None = None) -> Any:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pytest
-import tomllib
 import yaml
 from runs import ROOT
 

@@ -202,6 +202,7 @@ def test_families_of_recognisers_hold_what_the_contract_asks_for() -> None:
 
 def test_every_file_of_the_house_is_installed() -> None:
     import tomllib
+
     from setuptools import find_namespace_packages
 
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def append(table: Table, run_id: str, rows: list[dict[str, Any]]) -> None:
     """Add rows as another run does, with labels that it has made."""
     schema = table_schema(TASKS, KEPT)
     again = held(table.path, run_id, schema, SETTINGS)
-    marks = {"status": "ok", "labelled_at": datetime.now(timezone.utc), "run_id": run_id}
+    marks = {"status": "ok", "labelled_at": datetime.now(UTC), "run_id": run_id}
     marks |= {"kind_run_id": run_id, "words_run_id": run_id}
     prints = again.rows(["kind_fingerprint", "words_fingerprint"]).slice(0, 1).to_pylist()[0]
     name = f"part-{run_id}-0.parquet"

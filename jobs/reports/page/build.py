@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +62,7 @@ def build(table: Table, folder: Path, choice: Choice, progress: Callable[[str], 
         "title": table.path.rstrip("/").rpartition("/")[2] or table.path,
         "path": table.path,
         "version": read.version,
-        "made_at": datetime.now(timezone.utc),
+        "made_at": datetime.now(UTC),
         "tasks": _tasks(tasks, found, read.compared["tasks"]),
         "sums": found,
         "other_settings": read.compared["rows_of_other_settings"],
