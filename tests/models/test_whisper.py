@@ -422,6 +422,9 @@ def test_a_checkpoint_from_before_languages_runs_with_its_fixed_prompt(tmp_path:
         ({"generate": {"num_beams": 2}}, "generate.num_beams: expected the task's own option"),
         ({"generate": {"top_k": "many"}}, "generate.top_k: expected int, found 'many'"),
         ({"generate": {"temperature": 0.5}}, "generate.temperature: expected do_sample: true"),
+        ({"generate": {"top_p": 0.5}}, "generate.top_p: expected do_sample: true beside it"),
+        ({"generate": {"length_penalty": 2.0}}, "generate.length_penalty: expected num_beams over"),
+        ({"prompt": " "}, "prompt: expected words, or no such key, found ' '"),
     ],
 )
 def test_a_contradiction_is_reported_before_anything_starts(
