@@ -32,7 +32,8 @@ REFUSED = {  # by the class of the node in DuckDB's parse tree
     "PARAMETER": "a parameter",
 }
 # Macros have no stability: those allowed call functions that are consistent. DuckDB 1 marks as
-# consistent some functions that read the session, which are taken out by name.
+# consistent some functions that read the session or (`age` of one time) the clock, which are taken
+# out by name.
 PURE_FUNCTIONS = """
     SELECT function_name FROM duckdb_functions()
     WHERE (function_type = 'scalar' AND stability = 'CONSISTENT')
@@ -40,7 +41,7 @@ PURE_FUNCTIONS = """
             AND regexp_matches(function_name, '^(list|array)_|^(if|nullif|split_part)$'))
     EXCEPT SELECT function_name FROM duckdb_functions()
     WHERE function_type = 'aggregate' OR stability <> 'CONSISTENT'
-        OR regexp_matches(function_name, '^(current_|get_?(variable|current|env)|txid_|version$)')
+        OR regexp_matches(function_name, '^(current_|get_?(variable|current|env)|txid_|(version|age)$)')
 """
 
 

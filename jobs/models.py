@@ -24,6 +24,7 @@ from audio_ops.inference.checkpoint import (
     with_adapter,
 )
 from jobs.own_folder import own_folder
+from jobs.sources._paths import stored_file
 from jobs.stores import store_of
 
 
@@ -31,7 +32,7 @@ from jobs.stores import store_of
 class StoredCheckpoint(Checkpoint):
     """A checkpoint in a folder of a store; `name` is this node's copy of it.
 
-    `listing` is a digest of the files' names, sizes and ETags.
+    `listing` is a digest of the files' names and versions.
     """
 
     url: str = ""
@@ -87,14 +88,14 @@ def fetch(url: str, options: Mapping[str, Any]) -> StoredCheckpoint:
     fs.invalidate_cache()
     try:
         infos = fs.ls(root, detail=True)
-    except OSError as error:
+    except Exception as error:  # clients of stores raise their own errors
         raise FileNotFoundError(f"expected a model folder at {url}: {error}") from None
     files = sorted(
-        (info["name"], info["size"], str(info.get("ETag") or info.get("mtime") or ""))
+        (info["name"], stored_file(info["name"], info).version)
         for info in infos
         if info["type"] == "file" and posixpath.splitext(info["name"])[1] in LOADED_SUFFIXES
     )
-    names = [name for name, *_ in files]
+    names = [name for name, _ in files]
     if not any(f"{root}/{file}" in names for file in ("config.json", ADAPTER_CONFIG)):
         raise FileNotFoundError(
             f"expected a folder with a transformers checkpoint, found no config.json in {url}"
@@ -103,7 +104,7 @@ def fetch(url: str, options: Mapping[str, Any]) -> StoredCheckpoint:
     folder = cache() / "models" / listing
 
     def copy(target: Path) -> None:
-        for name, *_ in files:
+        for name, _ in files:
             fs.get_file(name, str(target / posixpath.basename(name)))
 
     folder.parent.mkdir(parents=True, exist_ok=True)

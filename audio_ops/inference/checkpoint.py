@@ -221,16 +221,32 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     if folder.is_dir():
         if not any((folder / file).is_file() for file in ("config.json", ADAPTER_CONFIG)):
             raise FileNotFoundError(
-                f"expected a folder with a transformers checkpoint, found no config.json in {folder}"
+                "expected a folder with a transformers checkpoint, found no config.json in "
+                f"{folder}{_but(folder)}"
             )
         if revision is not None:
             raise FileNotFoundError(
                 f"{folder} is a local folder, which has no revisions: found revision {revision!r}"
             )
         return with_adapter(Checkpoint(str(folder.resolve())), find_checkpoint)
+    if folder.is_file():
+        raise FileNotFoundError(
+            "expected a folder with a transformers checkpoint (config.json, model.safetensors, ...), "
+            f"found a file at {folder}: name its folder, or the checkpoint that it was made from"
+        )
     if model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
         raise FileNotFoundError(f"expected a model folder, found nothing at {folder}")
     return with_adapter(_on_the_hub(model, revision), find_checkpoint)
+
+
+def _but(folder: Path) -> str:
+    """What a folder without a checkpoint has instead, and what to do."""
+    configs = [path for level in ("*", "*/*") for path in folder.glob(f"{level}/config.json")]
+    if inner := sorted((path.parent for path in configs), key=lambda path: path.stat().st_mtime):
+        return f", but in {', '.join(map(str, inner[:-4:-1]))}: name that folder"
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())[:3]
+    of_others = f", but {', '.join(files)}: name a checkpoint in transformers' format"
+    return of_others if files else ", which has no files"
 
 
 def _on_the_hub(model: str, revision: str | None) -> Checkpoint:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from audio_ops.tasks import TaskOptions
+from audio_ops.tasks import Clip, TaskOptions
 
 # Compression ratio and score beyond which OpenAI's code takes a text for spoilt.
 MAX_COMPRESSION_RATIO, MIN_SCORE = 2.4, 0.37
@@ -35,6 +35,12 @@ GENERATE: dict[str, type | tuple[type, ...]] = {
     "top_p": float,
     "typical_p": float,
 }
+# Of these, those that count only where tokens are drawn, and where beams are searched.
+OF_SAMPLING = (
+    *("temperature", "top_k", "top_p", "min_p", "typical_p", "top_h"),
+    *("epsilon_cutoff", "eta_cutoff"),
+)
+OF_BEAMS = ("early_stopping", "length_penalty")
 # Settings of GenerationConfig that are set by an option of the task.
 OWN_OPTIONS = {
     "language": "language",
@@ -67,7 +73,7 @@ class Options(TaskOptions):
     """Context or names to listen for, in words. Whisper takes it for what was said before each window;
     to GLM-ASR and Audio Flamingo it is what they are asked to do ("Transcribe the input speech.")."""
     prompt_column: str | None = None
-    """A column of the source with each clip's prompt, in place of `prompt`; null or empty for none. Clips
+    """A column of the source with each clip's prompt, in place of `prompt`; null or blank for none. Clips
     with one prompt share a batch."""
     translate: bool = False
     """Translate into English instead of transcribing; if left out, as the checkpoint says."""
@@ -140,18 +146,27 @@ def check_options(options: Options) -> None:
             "retry_temperatures: expected rising numbers over 0 and up to 2, "
             f"found {list(temperatures)}"
         )
-    if "temperature" in options.generate and not options.generate.get("do_sample"):
-        raise ValueError(
-            "generate.temperature: expected do_sample: true beside it, without which it does nothing"
-        )
+    for name in OF_BEAMS:
+        if name in options.generate and options.num_beams == 1:
+            raise ValueError(
+                f"generate.{name}: expected num_beams over 1 beside it, without which it does nothing"
+            )
 
 
 def check_one_prompt(options: Options) -> None:
-    """ValueError for a prompt of all clips beside a column of each clip's own."""
+    """ValueError for a prompt of all clips without words, or beside a column of each clip's own."""
+    if options.prompt is not None and not options.prompt.strip():
+        raise ValueError(f"prompt: expected words, or no such key, found {options.prompt!r}")
     if options.prompt is not None and options.prompt_column is not None:
         raise ValueError(
             f"prompt_column: expected none beside prompt, found {options.prompt_column!r}"
         )
+
+
+def prompt_in(clip: Clip, column: str) -> str | None:
+    """A clip's own prompt; None for one without words."""
+    prompt: str | None = clip.row.get(column)
+    return prompt if prompt and prompt.strip() else None
 
 
 def _check_setting(name: str, value: Any) -> None:

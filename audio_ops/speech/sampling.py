@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from audio_ops.inference.checkpoint import Checkpoint
-from audio_ops.speech.options import Options
+from audio_ops.speech.options import OF_SAMPLING, Options
 from audio_ops.speech.vocabulary import GENERATION
 
 _TURN = threading.Lock()  # torch's generator is one for all threads of a process
@@ -27,7 +27,7 @@ def seeded_by_sound(waveform: np.ndarray, salt: int = 0) -> Iterator[None]:
 
 
 def check_sampling(options: Options, checkpoint: Checkpoint | None = None) -> None:
-    """ValueError for options that do not go with sampled tokens.
+    """ValueError for options that do not go with sampled tokens, or do nothing without them.
 
     checkpoint: one whose `do_sample` counts if the options have none. (Whisper's does not.)
 
@@ -37,6 +37,7 @@ def check_sampling(options: Options, checkpoint: Checkpoint | None = None) -> No
     said = options.generate.get("do_sample")
     of_file = checkpoint.json(GENERATION).get("do_sample") if checkpoint else False
     if not (of_file if said is None else said):
+        _check_none_of_sampling(options)
         return
     where = f"do_sample of {GENERATION}" if said is None else "generate.do_sample"
     if options.num_beams > 1:
@@ -49,3 +50,14 @@ def check_sampling(options: Options, checkpoint: Checkpoint | None = None) -> No
             f"retry_temperatures: expected none beside {where}, which samples every text, "
             f"found {list(options.retry_temperatures)}"
         )
+
+
+def _check_none_of_sampling(options: Options) -> None:
+    """ValueError for settings that would do nothing: retries sample too, but with a temperature of
+    their own."""
+    for name in OF_SAMPLING:
+        is_idle = name == "temperature" or not options.retry_temperatures
+        if name in options.generate and is_idle:
+            raise ValueError(
+                f"generate.{name}: expected do_sample: true beside it, without which it does nothing"
+            )

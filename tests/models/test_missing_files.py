@@ -16,7 +16,7 @@ from runs import Job, earmark
 from test_families import ASR, FAMILIES, Family
 from test_half_precision import MODELS
 
-from audio_ops.inference.checkpoint import Checkpoint
+from audio_ops.inference.checkpoint import Checkpoint, find_checkpoint
 from audio_ops.inference.checkpoint_files import DEFAULTS, TOKENIZERS
 from audio_ops.inference.extractor import EXTRACTORS
 from audio_ops.speech import families
@@ -220,3 +220,34 @@ def test_the_feature_extractors_of_model_types_are_transformers() -> None:
     # Published checkpoints of wav2vec2-bert name another one than the default, which does not fit them.
     named = dict(FEATURE_EXTRACTOR_MAPPING_NAMES) | {"wav2vec2-bert": "SeamlessM4TFeatureExtractor"}
     assert {kind: named[kind] for kind in EXTRACTORS} == EXTRACTORS
+
+
+# What lies where a config says that a model is, and what is said of it.
+OTHERS = {
+    "a Trainer's folder": ("run/checkpoint-9/config.json", "run", r"but in .*9: name that folder"),
+    "the hub's cache": (
+        "x/snapshots/a/config.json",
+        "x",
+        r"but in .*snapshots/a: name that folder",
+    ),
+    "another format": (
+        "x/ggml-base.bin",
+        "x",
+        r"but ggml-base\.bin: name a checkpoint in transform",
+    ),
+    "a folder of folders": ("x/y/z.wav", "x", r"which has no files"),
+    "a file": (
+        "x.nemo",
+        "x.nemo",
+        r"found a file at .*x\.nemo: name its folder, or the checkpoint",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_there_in_place_of_a_checkpoint_is_said(name: str, tmp_path: Path) -> None:
+    file, model, said = OTHERS[name]
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(FileNotFoundError, match=said):
+        find_checkpoint(str(tmp_path / model))

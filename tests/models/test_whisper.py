@@ -301,6 +301,19 @@ def test_random_timestamps_lose_no_text_and_stay_inside_the_sound(tmp_path: Path
                 assert 0 <= piece["start_s"] <= piece["end_s"] <= len(sound) / RATE
 
 
+def test_no_word_reaches_into_what_is_transcribed_again(many_tongues: Path) -> None:
+    """Its attention may rest on the pause behind it, and on what the next pass transcribes."""
+    reader = whisper(many_tongues, timestamps="word").family.reader
+    at_0, at_1, later = (reader.settings.first_timestamp + n for n in (0, 50, 80))
+    (a, b) = reader.tokenizer.encode("ab", add_special_tokens=False)
+    state = WindowState(frames=1000, length_s=10.0)
+    tokens = [at_0, a, at_1, at_1, b, later, later, a]  # the rest behind 1.6 s is cut off
+    ends_s = [0.0, 0.9, 1.0, 1.2, 7.5, 7.5, 7.5, 9.0]
+    reader.extend(state, Generation(tokens, [-0.1] * len(tokens), ends_s))
+    words = [(word["start_s"], word["end_s"]) for part in state.segments for word in part.words]
+    assert state.offset_s == 1.6 and words == [(0.0, 0.9), (1.2, 1.6)]
+
+
 def test_the_score_is_the_geometric_mean_probability_of_the_tokens(
     tiny_en: Path, recorded: dict[str, np.ndarray]
 ) -> None:
@@ -422,6 +435,9 @@ def test_a_checkpoint_from_before_languages_runs_with_its_fixed_prompt(tmp_path:
         ({"generate": {"num_beams": 2}}, "generate.num_beams: expected the task's own option"),
         ({"generate": {"top_k": "many"}}, "generate.top_k: expected int, found 'many'"),
         ({"generate": {"temperature": 0.5}}, "generate.temperature: expected do_sample: true"),
+        ({"generate": {"top_p": 0.5}}, "generate.top_p: expected do_sample: true beside it"),
+        ({"generate": {"length_penalty": 2.0}}, "generate.length_penalty: expected num_beams over"),
+        ({"prompt": " "}, "prompt: expected words, or no such key, found ' '"),
     ],
 )
 def test_a_contradiction_is_reported_before_anything_starts(

@@ -115,6 +115,7 @@ def test_it_is_true_of_these_clips_and_null_is_not_true(expression: str, rows: l
         ("exists(from read_text('/etc/passwd'))", "a subquery in it"),
         ("random() < 0.5", "random() in it"),
         ("now() > '2020-01-01'", "now() in it"),
+        ("age(timestamp '2020-01-01') > interval 1 year", "age() in it"),
         ("current_setting('threads') = '1'", "current_setting() in it"),
         ("getvariable('x') = 1", "getvariable() in it"),
         ("version() = 'v2'", "version() in it"),

@@ -1,4 +1,4 @@
-"""A store's folder is listed in parts, which find what one listing finds."""
+"""A store's folder is listed in parts, which find what one listing finds; models on stores."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from s3 import MANY, S3, s3  # noqa: F401  # the fixture
 from s3_proxy import flaky
 
 from jobs.input import Input
+from jobs.models import fetch
 from jobs.sources import load_source
 from jobs.sources._stored_folders import beginnings, stored_files, time_of
 
@@ -265,3 +266,32 @@ def test_each_name_has_one_beginning(enough: int) -> None:
         assert all(any(name.startswith(part) for name in names) for part in parts)
         if len(names) <= enough:
             assert sorted(parts) == sorted(names)
+
+
+def test_a_model_trained_further_is_fetched_from_a_store_that_has_no_etags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights have the size that they had before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/trained/config.json", b"{}")
+    copies = []
+    for weights in (b"1234", b"4321"):
+        store.pipe_file("/trained/model.safetensors", weights)
+        copies.append(Path(fetch("memory://trained", {}).name) / "model.safetensors")
+    assert [copy.read_bytes() for copy in copies] == [b"1234", b"4321"]
+
+
+class BrokenStore(AbstractFileSystem):  # type: ignore[misc]
+    """A store whose client raises errors of its own, as those of the hub, Google and Azure do."""
+
+    protocol = "broken"
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
+        raise type("ClientError", (Exception,), {})("no credentials")
+
+
+def test_a_store_of_models_that_does_not_answer_is_named() -> None:
+    fsspec.register_implementation("broken", BrokenStore, clobber=True)
+    with pytest.raises(FileNotFoundError, match="model folder at broken://m: no credentials"):
+        fetch("broken://m", {})

@@ -13,7 +13,7 @@ from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.finite import are_finite, not_finite
 from audio_ops.speech import seq2seq
 from audio_ops.speech.generation import Generated, generate_dropping_finished
-from audio_ops.speech.options import Options
+from audio_ops.speech.options import Options, prompt_in
 from audio_ops.speech.prompted.answers import Turn, is_chat, read
 from audio_ops.speech.prompted.kinds import KINDS
 from audio_ops.speech.prompted.processors import processor_of
@@ -64,8 +64,8 @@ class Model(seq2seq.Model):
     def windows(self, clip: Clip) -> list[Window]:
         prompt = self.options.prompt
         if self.options.prompt_column is not None:
-            prompt = clip.row.get(self.options.prompt_column)
-        return [Window(w.start, w.stop, prompt or None) for w in super().windows(clip)]
+            prompt = prompt_in(clip, self.options.prompt_column)
+        return [Window(w.start, w.stop, prompt) for w in super().windows(clip)]
 
     def padded_s(self, samples: int) -> float:
         seconds, step = samples / self.sample_rate, self.kind.padded_s

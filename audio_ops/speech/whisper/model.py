@@ -17,7 +17,7 @@ from audio_ops.inference.checkpoint import Checkpoint, load, load_model
 from audio_ops.inference.finite import are_finite, not_finite
 from audio_ops.signal.segment import cut_at_quiet
 from audio_ops.speech.evidence import compression_ratio
-from audio_ops.speech.options import MAX_COMPRESSION_RATIO, MIN_SCORE, Options
+from audio_ops.speech.options import MAX_COMPRESSION_RATIO, MIN_SCORE, Options, prompt_in
 from audio_ops.speech.sampling import seeded_by_sound
 from audio_ops.speech.transcript import (
     Transcript,
@@ -91,7 +91,7 @@ class Model:
         cuts = cut_at_quiet(samples, self.sample_rate, longest_s, clip.speech, clip.waveform)
         previous = self.settings.previous
         if self.prompt_column is not None:
-            prompt = clip.row.get(self.prompt_column) or None
+            prompt = prompt_in(clip, self.prompt_column)
             positions = self.model.config.max_target_positions
             previous = previous_tokens(prompt, self.tokenizer, positions)
         return [

@@ -68,6 +68,7 @@ class SegmentReader:
         """Add what was generated from `state.seek` on, and move `seek` to where that stops."""
         tokens, frames = self._finished_part(generation.tokens, state.frames_left)
         start, begin_s = 0, state.offset_s
+        limit_s = min(begin_s + frames * TIMESTAMP_S / 2, state.length_s)
         stamps = [n for n in range(len(tokens)) if self._is_timestamp(tokens[n])]
         for index in [*stamps, len(tokens)]:
             end_s = state.length_s
@@ -76,7 +77,7 @@ class SegmentReader:
             numbers = [n for n in range(start, index) if self.settings.is_text(tokens[n])]
             if numbers:
                 text, score = self.text([tokens[n] for n in numbers]), generation.score(numbers)
-                words = self._words(state, generation, numbers)
+                words = self._words(state, generation, numbers, limit_s)
                 state.segments.append(Segment(begin_s, end_s, text, score, words))
             start, begin_s = index + 1, end_s
         state.tokens += [token for token in tokens if self.settings.is_text(token)]
@@ -107,13 +108,14 @@ class SegmentReader:
         return round(state.offset_s + (timestamp - self.settings.first_timestamp) * TIMESTAMP_S, 2)
 
     def _words(
-        self, state: WindowState, generation: Generation, numbers: list[int]
+        self, state: WindowState, generation: Generation, numbers: list[int], limit_s: float
     ) -> list[TimedText]:
-        """The words that the tokens at `numbers` spell; none without word times."""
+        """The words that the tokens at `numbers` spell; none without word times. None ends behind
+        `limit_s`, where the next pass begins: the last token before one may seem to fill the pause."""
         if generation.end_times_s is None:
             return []
         ends_s = [
-            min(round(time_s + state.offset_s, 2), state.length_s)
+            min(round(time_s + state.offset_s, 2), limit_s)
             for time_s in [0.0, *generation.end_times_s]
         ]
         tokens = [generation.tokens[n] for n in numbers]
