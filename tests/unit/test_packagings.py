@@ -388,6 +388,22 @@ def test_samples_in_a_column_are_sound(tmp_path: Path, dtype: str, channels: int
     assert small[0][1].kind == "too_large"
 
 
+@pytest.mark.parametrize("count", [100, 20_000])  # channels that a WAV file can and cannot have
+@pytest.mark.parametrize("channels", [1, 2])
+def test_samples_in_rows_of_channels_are_sound(tmp_path: Path, count: int, channels: int) -> None:
+    ramp = np.arange(count * channels, dtype=np.int16).reshape(count, channels)
+    arrays = [ramp.tolist(), [[1, 2], None], [[1, 2], [1]], [[1] * 65] * 65]
+    kind = pa.list_(pa.list_(pa.int16()))
+    rows = [{"array": array, "sampling_rate": RATE} for array in arrays]
+    fields = [("array", kind), ("sampling_rate", pa.int64())]
+    table = pa.table({"speech": pa.array(rows, pa.struct(fields))})
+    write_parquet(tmp_path / "a.parquet", table)
+    (_, sound), *bad = walk(Input(path=str(tmp_path), format="parquet"))
+    read, _ = soundfile.read(io.BytesIO(sound), dtype="int16", always_2d=True)
+    assert np.array_equal(read, ramp)
+    assert [error.kind for _, error in bad] == ["damaged"] * 3
+
+
 # --- tables --------------------------------------------------------------------------------------
 
 
