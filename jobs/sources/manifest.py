@@ -55,10 +55,31 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
 
 
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
-    """A row for each entry, in the manifests' order; a clip that is listed twice gets one row."""
+    """A row for each entry, in the manifests' order; a clip that is listed twice gets one row.
+
+    Raises BadInput if no entry has a column that the input names for the parts of files.
+    """
+    named = {"offset": input.columns.offset, "duration": input.columns.duration}
+    absent = {column: key for key, column in named.items() if column}
+    others: dict[str, None] = {}
+
+    def entries(found: Found, input: Input) -> Iterator[Entry]:
+        for entry in _entries(found, input):
+            if absent:
+                others.update(dict.fromkeys(entry.values))
+                for column in absent.keys() & entry.values.keys():
+                    del absent[column]
+            yield entry
+
     search = search_for_lists(input, suffixes(input), warn)
-    lists = audio_lists(search, input, _entries, _base)
-    return find_listed(lists, input, warn, kept, search.passed_over)
+    listing = find_listed(
+        audio_lists(search, input, entries, _base), input, warn, kept, search.passed_over
+    )
+    for column, key in absent.items() if others else ():
+        raise BadInput(
+            f"input.columns.{key}: expected a column of the list ({', '.join(others)}), found {column!r}"
+        )
+    return listing
 
 
 def is_list(found: Found, input: Input) -> bool:
