@@ -295,12 +295,14 @@ def _versions(sources: Collection[str], input: Input) -> dict[str, str]:
     folders = [list(group) for _, group in groupby(remote, folder_of)]
 
     def look_up(names: list[str]) -> dict[str, str]:
+        from fsspec.core import strip_protocol
+
         fs = file_system(names[0], input.storage_options)
         if len(names) > LOOKUPS_BEFORE_LISTING and (listed := _listed(fs, folder_of(names[0]))):
-            infos = {fs.unstrip_protocol(info["name"]): info for info in listed}
+            infos = {info["name"]: info for info in listed}
+            found = ((name, infos.get(strip_protocol(name))) for name in names)  # also of s3a://
             return {
-                name: stored_file(name, infos[name]).version if name in infos else MISSING
-                for name in names
+                name: stored_file(name, info).version if info else MISSING for name, info in found
             }
         return {name: _version(fs, name) for name in names}
 
