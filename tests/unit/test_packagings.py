@@ -331,12 +331,14 @@ def test_views_and_large_types_are_read_like_the_others(
 
 
 @pytest.mark.parametrize("text", TEXT_TYPES)
-@pytest.mark.parametrize("is_struct", [True, False])
+@pytest.mark.parametrize("fields", [None, ["path"], ["path", "bytes"]])
 def test_paths_of_every_type_of_text_are_followed(
-    tmp_path: Path, text: str, is_struct: bool
+    tmp_path: Path, text: str, fields: list[str] | None
 ) -> None:
     paths = typed([Path(path).name for path in wavs(tmp_path)], TEXT_TYPES[text])
-    column = pa.StructArray.from_arrays([paths], ["path"]) if is_struct else paths
+    column = paths
+    if fields:
+        column = pa.StructArray.from_arrays([paths, pa.nulls(3)][: len(fields)], fields)
     write_parquet(tmp_path / "a.parquet", pa.table({"audio": column, "n": [0, 1, 2]}))
     assert samples(walk(Input(path=str(tmp_path / "a.parquet"), format="parquet"))) == [0, 1, 2]
 
