@@ -280,7 +280,8 @@ def _object(number: int, line: str) -> dict[str, Any] | ClipError:
     try:
         return _checked(number, parse_json(line))
     except (ValueError, RecursionError) as error:
-        return ClipError("damaged", f"line {number} is no JSON: {error}")
+        what = f"line {number}: expected a whole JSON object, found {line.strip()[:40]!r}: {error}"
+        return ClipError("damaged", what)
 
 
 def _checked(number: int, value: Any) -> dict[str, Any] | ClipError:

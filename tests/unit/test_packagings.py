@@ -22,7 +22,7 @@ from test_sources import RATE, SOUNDS, settled, walk, write_lines, write_parquet
 from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare_clip
 from jobs.input import Input
-from jobs.sources import BadInput, NoSuchColumn, parquet
+from jobs.sources import BadInput, NoSuchColumn, load_source, parquet
 
 TEXTS = ["one", "zwölf", 'trois, "3"']
 SAMPLES = [soundfile.read(io.BytesIO(sound), dtype="float32")[0] for sound in SOUNDS[:3]]
@@ -546,6 +546,17 @@ def test_the_list_of_tars_may_be_split_or_unnumbered(tmp_path: Path) -> None:
         tarred(tmp_path, [entry | {"shard_id": 7}])
     with pytest.raises(NoSuchColumn, match=r"txt.*audio_filepath, text"):
         walk(input, ["txet"])
+
+
+def test_entries_of_tars_that_are_not_there_are_told_of(tmp_path: Path) -> None:
+    for n in range(2):
+        write_tar(tmp_path / f"audio_{n}.tar", [("x.wav", SOUNDS[n])])
+    shards = [0, 1, 7, 8, 7]
+    entries = [{"audio_filepath": "x.wav", "text": "", "shard_id": shard} for shard in shards]
+    json_lines(tmp_path / "tarred_audio_manifest.json", entries)
+    told: list[str] = []
+    load_source("webdataset").find(Input(path=str(tmp_path), format="webdataset"), told.append)
+    assert told[1:] == ["3 entries of lists are of tars that the input does not have: 7, 8"]
 
 
 def test_a_text_that_changes_in_the_list_changes_no_clip(tmp_path: Path) -> None:
