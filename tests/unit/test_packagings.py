@@ -647,6 +647,7 @@ def test_cuts_that_are_no_part_of_one_file_are_errors(tmp_path: Path) -> None:
     assert [row["id"] for row, _ in walked] == ["0", "1", "2", *map(str, range(4, 8))]  # 3 is 0
     kinds = [s.kind if isinstance(s, ClipError) else "ok" for _, s in walked]
     assert kinds == ["ok"] * 3 + ["unsupported"] * 4
+    assert "is a MixedCut, which is no part of one recording" in walked[-1][1].message
     assert [(row["offset_s"], row.get("duration_s")) for row, _ in walked[:3]] == [
         *((0.0, None), (0.1, 0.15), (0.0, None))
     ]
