@@ -27,7 +27,7 @@ from jobs.sources._entries import (
     seconds,
     text_columns,
 )
-from jobs.sources._lines import DELIMITERS, PACKED, Line, TextList, first_line
+from jobs.sources._lines import DELIMITERS, PACKED, Line, TextList, first_line, unpacked_name
 from jobs.sources._paths import Found, absolute, exists, folder_of
 from jobs.sources._walk import extension
 
@@ -86,7 +86,7 @@ def is_list(found: Found, input: Input) -> bool:
     """Whether a file holds objects of JSON, or a table with a column of paths, or paths without a
     header. Raises BadInput if it is in an unknown encoding."""
     line = first_line(found, input)
-    if found.source.lower().removesuffix(".gz").removesuffix(".zst").endswith(".json"):
+    if unpacked_name(found.source).endswith(".json"):
         return line.lstrip().startswith(("{", "["))
     fields = re.split(f"[{''.join(DELIMITERS)}\\s]", line)
     has_paths = any(extension(field)[1:] in input.extensions for field in fields)
@@ -154,6 +154,6 @@ def _base(source: str, input: Input) -> str:
     """The folder that paths are relative to: of a TSV, as in Common Voice, `clips/` beside it."""
     home = absolute(folder_of(source))
     clips = f"{home}/clips"
-    if input.audio_root or not source.lower().endswith(".tsv"):
+    if input.audio_root or not unpacked_name(source).endswith(".tsv"):
         return base_of(source, input)
     return clips if exists(clips, input.storage_options) else home
