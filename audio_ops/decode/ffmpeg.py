@@ -25,7 +25,7 @@ from audio_ops.decode.frames import MPEG, amr_has_pauses
 from audio_ops.decode.headerless import CONTAINERS as HEADERLESS
 from audio_ops.decode.join import Joiner
 from audio_ops.decode.mp3 import Packet, mp3_packets
-from audio_ops.decode.ogg import changing_links, open_links, with_first_times
+from audio_ops.decode.ogg import changing_links, open_links, with_first_times, without_metadata
 from audio_ops.decode.packets import (
     Decoded,
     PacketDecoder,
@@ -127,7 +127,7 @@ def _open(
     if container.demuxer in ("mpeg", "mpegts"):
         packets = without_repeated_times(packets)
     elif container.name == "ogg" and stream.codec_context.name == "flac":
-        packets = with_first_times(packets)
+        packets = with_first_times(without_metadata(packets))
     context = _other_decoder(source, container, stream)
     decoded = PacketDecoder(container, findings, reached, context)(packets)
     begun: list[Decoded] = []

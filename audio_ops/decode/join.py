@@ -60,11 +60,16 @@ class Joiner:
     def _advance(self, frame: av.AudioFrame) -> Iterator[np.ndarray]:
         """Silence before the frame, if its timestamp says so."""
         start_s, end_s = frame.time, self._end_s
+        length_s = frame.samples / frame.sample_rate
+        is_ogg = self._container.name == "ogg"
+        if is_ogg and start_s and frame.duration and frame.time_base:
+            # Of Vorbis, FFmpeg takes the first packet of a page for too short where the size of the
+            # blocks changes, and so for late; where it ends is right.
+            start_s -= max(0.0, length_s - float(frame.duration * frame.time_base))
         if start_s is None:  # FLAC's behind a bad one
             start_s = end_s or 0.0
         elif end_s is not None and start_s - end_s > MIN_GAP_S:
             yield from self._gap(start_s - end_s, end_s)
-        length_s = frame.samples / frame.sample_rate
         self._reached.end_s = start_s + length_s
         if end_s is not None and start_s < end_s < start_s + MAX_JITTER_S:
             start_s = end_s  # else silence would be inserted wherever jitter returns

@@ -73,6 +73,15 @@ def with_first_times(packets: Iterator[Packet]) -> Iterator[Packet]:
     yield from packets
 
 
+def without_metadata(packets: Iterator[Packet]) -> Iterator[Packet]:
+    """The packets of FLAC without the metadata blocks at the beginning of a later link, which FFmpeg
+    takes for sound."""
+    for item in packets:
+        block_bytes = int.from_bytes(bytes(memoryview(item[0])[1:4]), "big")
+        if block_bytes + 4 != item[0].size:
+            yield item
+
+
 def open_links(
     source: Source,
     links: list[int],

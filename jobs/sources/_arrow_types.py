@@ -78,7 +78,11 @@ def holds_sound(type: pa.DataType) -> bool:
         return (
             ("bytes" in names and holds_sound(names["bytes"]))
             or {"array", "sampling_rate"} <= names.keys()
-            or (len(names) == 1 and "path" in names and is_text(names["path"]))
+            or (
+                names.keys() in ({"path"}, {"path", "bytes"})
+                and is_text(names["path"])
+                and pa.types.is_null(names.get("bytes", pa.null()))  # none in any row
+            )
         )
     return pa.types.is_binary(type) or pa.types.is_large_binary(type)
 

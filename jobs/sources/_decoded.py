@@ -7,6 +7,7 @@ import struct
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from audio_ops.errors import ClipError
 
@@ -17,7 +18,7 @@ MAX_WAV_BYTES = (1 << 32) - 1024
 def decoded_sound(value: pa.StructScalar, max_bytes: int) -> io.BytesIO | ClipError:
     """A WAV file of {array: samples or (channels, samples), sampling_rate: Hz}, or the error.
 
-    Integers of 16 and 32 bits are full-scale as they stand, all other numbers are converted to
+    More rows than a sound has channels are soundfile's (samples, channels). Integers of 16 and 32 bits are full-scale as they stand, all other numbers are converted to
     float32, in [-1, 1].
     """
     rate = value["sampling_rate"].as_py()
@@ -35,10 +36,18 @@ def decoded_sound(value: pa.StructScalar, max_bytes: int) -> io.BytesIO | ClipEr
 
 def _samples(array: pa.Scalar) -> np.ndarray:
     """float32, int16 or int32 (samples, channels)."""
+    from audio_ops.decode.sound import MAX_CHANNELS
+
     values = array.values
     if pa.types.is_nested(values.type):
-        channels = [_numbers(values[n].values) for n in range(len(values))]
-        samples = np.stack(channels, axis=1) if channels else np.zeros((0, 1), np.float32)
+        lengths = pc.unique(pc.list_value_length(values)).to_pylist()
+        if len(lengths) > 1 or None in lengths:
+            raise ValueError(f"found rows of several lengths: {lengths[:8]}")
+        samples = _numbers(values.flatten()).reshape(max(1, len(values)), *lengths or [0])
+        if len(samples) <= MAX_CHANNELS:
+            samples = samples.T
+        if samples.shape[1] > MAX_CHANNELS:
+            raise ValueError(f"found {samples.shape[::-1]}, and a sound has (channels, samples)")
     else:
         samples = _numbers(values)[:, None]
     return samples if samples.dtype in (np.int16, np.int32) else samples.astype(np.float32)

@@ -147,10 +147,11 @@ def listed_rows(
     for file, base, entries in lists:
         complete.add(file.source)
         roots = allowed(base, file.source, input)
-        entry: Entry | None = None
+        problem: ClipError | None = None  # the first one
         has_paths = False
         for entry in entries:
             has_paths = has_paths or bool(entry.audio)
+            problem = problem or entry.problem
             row = _row(entry, file, roots, kept, known)
             if row["_problem"] is None:
                 place = (row["source"], row["member"], row["offset_s"])
@@ -162,10 +163,10 @@ def listed_rows(
             else:
                 place = (file.source, row["member"], 0.0)
             rows[place] = row
-        if entry and entry.problem and not has_paths:
+        if problem and not has_paths:
             raise BadInput(
                 f"input.path: expected a list of files, found no path in {file.source}: "
-                f"{entry.problem.message[:SHOWN]}"
+                f"{problem.message[:SHOWN]}"
             )
     if repeated:
         each = f"{len(repeated):,} clips are listed more than once, e.g. in {repeated[0]}"
@@ -295,12 +296,14 @@ def _versions(sources: Collection[str], input: Input) -> dict[str, str]:
     folders = [list(group) for _, group in groupby(remote, folder_of)]
 
     def look_up(names: list[str]) -> dict[str, str]:
+        from fsspec.core import strip_protocol
+
         fs = file_system(names[0], input.storage_options)
         if len(names) > LOOKUPS_BEFORE_LISTING and (listed := _listed(fs, folder_of(names[0]))):
-            infos = {fs.unstrip_protocol(info["name"]): info for info in listed}
+            infos = {info["name"]: info for info in listed}
+            found = ((name, infos.get(strip_protocol(name))) for name in names)  # also of s3a://
             return {
-                name: stored_file(name, infos[name]).version if name in infos else MISSING
-                for name in names
+                name: stored_file(name, info).version if info else MISSING for name, info in found
             }
         return {name: _version(fs, name) for name in names}
 

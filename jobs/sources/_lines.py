@@ -76,6 +76,11 @@ def opened_text(found: Found, input: Input) -> Iterator[tuple[io.TextIOWrapper, 
         raise FileNotFoundError(f"{found.source}: reading the list failed: {error}") from None
 
 
+def unpacked_name(source: str) -> str:
+    """A list's name in lower case, without the extension of its compression."""
+    return source.lower().removesuffix(".gz").removesuffix(".zst")
+
+
 def first_line(found: Found, input: Input) -> str:
     """The first line of a text file that is not empty, or ""."""
     with opened_text(found, input) as (text, _):
@@ -114,7 +119,7 @@ class TextList:
         self._lines = self._not_utf8 = self._beyond_ascii = 0
 
     def __iter__(self) -> Iterator[Line]:
-        name = self.found.source.lower().removesuffix(".gz").removesuffix(".zst")
+        name = unpacked_name(self.found.source)
         with opened_text(self.found, self._input) as (text, head):
             if name.endswith((".jsonl", ".json")):
                 begins = ARRAY if name.endswith(".json") else ARRAY_OF_OBJECTS
@@ -280,7 +285,8 @@ def _object(number: int, line: str) -> dict[str, Any] | ClipError:
     try:
         return _checked(number, parse_json(line))
     except (ValueError, RecursionError) as error:
-        return ClipError("damaged", f"line {number} is no JSON: {error}")
+        what = f"line {number}: expected a whole JSON object, found {line.strip()[:40]!r}: {error}"
+        return ClipError("damaged", what)
 
 
 def _checked(number: int, value: Any) -> dict[str, Any] | ClipError:

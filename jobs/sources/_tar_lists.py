@@ -160,13 +160,20 @@ def entries_of_tars(
             f"input.manifest: expected entries of the tars by shard_id, found those of "
             f"{sorted({str(shard) for _, shard in by_shard})[:8]} for tars such as {tars[0]}"
         )
+    if others := by_shard.keys() - {key for tar in tars for key in _keys(tar)}:
+        count = sum(len(by_shard[key]) for key in others)
+        shards = ", ".join(sorted({str(shard) for _, shard in others})[:8])
+        warn(f"{count:,} entries of lists are of tars that the input does not have: {shards}")
     return pa.array(entries, ENTRIES)
 
 
-def _of_tar(tar: str, by_shard: dict[tuple[str, int | None], Any]) -> list[dict[str, Any]]:
-    number = _number(tar)
-    own = by_shard.get((folder_of(tar), number), [])
-    return own or by_shard.get(("", number), [])
+def _keys(tar: str) -> list[tuple[str, int | None]]:
+    """The keys of a tar's entries: of lists in its own folder, and of others."""
+    return [(folder_of(tar), _number(tar)), ("", _number(tar))]
+
+
+def _of_tar(tar: str, by_shard: Mapping[tuple[str, int | None], Any]) -> list[dict[str, Any]]:
+    return next((by_shard[key] for key in _keys(tar) if key in by_shard), [])
 
 
 def _read(

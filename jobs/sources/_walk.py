@@ -188,7 +188,14 @@ class _Storage(NamedTuple):
 
 def _walk_local(path: str, search: Search) -> Iterator[Found]:
     def look_up(name: str) -> Any:
-        return name if os.path.lexists(name) else None
+        try:
+            os.lstat(name)
+        except PermissionError as error:  # of a folder above it
+            what = f"expected a path that may be read, found {name} ({error.strerror})"
+            raise BadInput(f"input.path: {what}") from None
+        except (OSError, ValueError):
+            return None
+        return name
 
     def matches(pattern: str) -> Mapping[str, Any]:
         return {name: name for name in sorted(glob.glob(pattern, recursive=True))}

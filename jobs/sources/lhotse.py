@@ -100,9 +100,10 @@ def _entry(place: str, value: dict[str, Any], manifest: str) -> Entry:
     kind = value.get("type", "MonoCut") if is_cut else "recording"
     columns = columns_of(value)
     recording = value.get("recording") if is_cut else value
-    if kind in ("MixedCut", "PaddingCut") or not recording:
-        what = f"a {kind}, which is no part of one recording" if recording else "no recording"
-        what = f"the cut {value.get('id')!r} is {what}"
+    is_made = kind in ("MixedCut", "PaddingCut")
+    if is_made or not recording:
+        what = f"is a {kind}, which is no part of one recording" if is_made else "has no recording"
+        what = f"the cut {value.get('id')!r} {what}"
         return Entry(place, values=columns, problem=ClipError("unsupported", what))
     audio, problem = _source(recording, value.get("channel") if is_cut else None, manifest)
     if not is_cut:

@@ -27,7 +27,7 @@ from jobs.sources._entries import (
     seconds,
     text_columns,
 )
-from jobs.sources._lines import DELIMITERS, PACKED, Line, TextList, first_line
+from jobs.sources._lines import DELIMITERS, PACKED, Line, TextList, first_line, unpacked_name
 from jobs.sources._paths import Found, absolute, exists, folder_of
 from jobs.sources._walk import extension
 
@@ -55,17 +55,38 @@ def columns(input: Input, names: list[str]) -> pa.Schema:
 
 
 def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS) -> Listing:
-    """A row for each entry, in the manifests' order; a clip that is listed twice gets one row."""
+    """A row for each entry, in the manifests' order; a clip that is listed twice gets one row.
+
+    Raises BadInput if no entry has a column that the input names for the parts of files.
+    """
+    named = {"offset": input.columns.offset, "duration": input.columns.duration}
+    absent = {column: key for key, column in named.items() if column}
+    others: dict[str, None] = {}
+
+    def entries(found: Found, input: Input) -> Iterator[Entry]:
+        for entry in _entries(found, input):
+            if absent:
+                others.update(dict.fromkeys(entry.values))
+                for column in absent.keys() & entry.values.keys():
+                    del absent[column]
+            yield entry
+
     search = search_for_lists(input, suffixes(input), warn)
-    lists = audio_lists(search, input, _entries, _base)
-    return find_listed(lists, input, warn, kept, search.passed_over)
+    listing = find_listed(
+        audio_lists(search, input, entries, _base), input, warn, kept, search.passed_over
+    )
+    for column, key in absent.items() if others else ():
+        raise BadInput(
+            f"input.columns.{key}: expected a column of the list ({', '.join(others)}), found {column!r}"
+        )
+    return listing
 
 
 def is_list(found: Found, input: Input) -> bool:
     """Whether a file holds objects of JSON, or a table with a column of paths, or paths without a
     header. Raises BadInput if it is in an unknown encoding."""
     line = first_line(found, input)
-    if found.source.lower().removesuffix(".gz").removesuffix(".zst").endswith(".json"):
+    if unpacked_name(found.source).endswith(".json"):
         return line.lstrip().startswith(("{", "["))
     fields = re.split(f"[{''.join(DELIMITERS)}\\s]", line)
     has_paths = any(extension(field)[1:] in input.extensions for field in fields)
@@ -133,6 +154,6 @@ def _base(source: str, input: Input) -> str:
     """The folder that paths are relative to: of a TSV, as in Common Voice, `clips/` beside it."""
     home = absolute(folder_of(source))
     clips = f"{home}/clips"
-    if input.audio_root or not source.lower().endswith(".tsv"):
+    if input.audio_root or not unpacked_name(source).endswith(".tsv"):
         return base_of(source, input)
     return clips if exists(clips, input.storage_options) else home

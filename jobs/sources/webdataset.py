@@ -183,7 +183,8 @@ class _Sample:
                 self.key,
                 ClipError(
                     "no_audio",
-                    f"expected an audio member beside those of this name, found only {found}",
+                    f"expected an audio member next to those of this name, found only {found}: "
+                    "`tar --sort=name` packs them one after the other",
                 ),
             )
 

@@ -88,7 +88,8 @@ class TableMismatch(Exception):
 
 
 def table_schema(tasks: Mapping[str, TaskOptions], kept: pa.Schema) -> pa.Schema:
-    """The table's columns, from the config alone. Raises TableMismatch for two of the same name."""
+    """The table's columns, from the config alone. Raises TableMismatch for two of the same name, whose
+    case Delta tables do not tell."""
     fields: list[tuple[str, pa.Field]] = [("", f) for f in [*IDENTITY, *SOUND, *OUTCOME]]
     for name, options in tasks.items():
         columns = {**load_task(options.task).columns(options), "error": pa.string()}
@@ -98,21 +99,23 @@ def table_schema(tasks: Mapping[str, TaskOptions], kept: pa.Schema) -> pa.Schema
         made = (fingerprint_column(name), run_column(name))
         fields += [(f"tasks.{name}", pa.field(column, pa.string())) for column in made]
     fields += [("output.keep", field) for field in kept] + [("", field) for field in RUN]
-    makers: dict[str, list[str]] = {}
+    makers: dict[str, list[tuple[str, str]]] = {}
     for maker, field in fields:
-        makers.setdefault(field.name, []).append(maker)
-    twice = {name: keys for name, keys in makers.items() if len(keys) > 1}
-    if twice:
-        raise TableMismatch("\n".join(_clash(name, keys) for name, keys in twice.items()))
+        makers.setdefault(field.name.lower(), []).append((maker, field.name))
+    if twice := [each for each in makers.values() if len(each) > 1]:
+        raise TableMismatch("\n".join(map(_clash, twice)))
     return pa.schema([field for _, field in fields])
 
 
-def _clash(column: str, keys: Sequence[str]) -> str:
-    """A line on a column that comes from two keys of the config ("": from every table)."""
-    where = ", ".join(sorted(filter(None, set(keys))))
+def _clash(columns: Sequence[tuple[str, str]]) -> str:
+    """A line on columns of one name, each with the key of the config that it comes from ("": from every
+    table)."""
+    keys, names = (set(each) for each in zip(*columns, strict=True))
+    where = ", ".join(sorted(filter(None, keys)))
     others = " that every table has" if "" in keys else ""
+    how = "twice" if len(names) == 1 else "(whose case Delta tables ignore)"
     what = "rename a task" if "tasks." in where else "keep it under another name in the source"
-    return f"{where}: expected each column once, found {column}{others} twice: {what}"
+    return f"{where}: expected each column once, found {' and '.join(sorted(names))}{others} {how}: {what}"
 
 
 def label_columns(schema: pa.Schema, tasks: Collection[str]) -> dict[str, list[str]]:

@@ -245,17 +245,18 @@ class HeldTable(Table):
 
     def adapt(self, schema: pa.Schema, settings: Mapping[str, Any]) -> None:
         """Add columns and fields of structs, and replace the settings. Raises TableMismatch for a
-        column of another type."""
+        column of another type, or that the table has in another case."""
         have = {field.name: field.type for field in self.log.schema()}
+        names = {name.lower() for name in have}
         changed = [
             name
             for name, type_ in arrow_types(schema).items()
-            if name in have and not can_grow(have[name], type_)
+            if (not can_grow(have[name], type_) if name in have else name.lower() in names)
         ]
         if changed:
             raise TableMismatch(
-                f"the table at {self.path} has other types in {', '.join(changed)}: "
-                "give the task another name, or the output another path"
+                f"the table at {self.path} has other types, or another case, in "
+                f"{', '.join(changed)}: give the task another name, or the output another path"
             )
         self.transactions.adapt(schema, settings)
 

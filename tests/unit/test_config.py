@@ -472,7 +472,20 @@ def test_a_hub_id_without_a_hub_is_refused(tmp_path: Path) -> None:
         find_models(load_config(job.config), job.config)
 
 
-def test_columns_of_one_name_are_refused(tmp_path: Path, classifier: Path) -> None:
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        (["kind_label"], r"^output\.keep, tasks.kind: .* kind_label twice: rename a task"),
+        (["Clip_ID"], r"^output\.keep: .* Clip_ID and clip_id that every table has \(whose case"),
+        (
+            ["path", "Path"],
+            r"^output\.keep: .* Path and path \(whose case .*: keep it under another",
+        ),
+    ],
+)
+def test_columns_of_one_name_are_refused(
+    tmp_path: Path, classifier: Path, kept: list[str], told: str
+) -> None:
     from audio_ops.tasks import TaskOptions
     from jobs.table.schema import TableMismatch, table_schema
 
@@ -480,10 +493,8 @@ def test_columns_of_one_name_are_refused(tmp_path: Path, classifier: Path) -> No
     tasks: dict[str, TaskOptions] = {"kind": config.tasks["kind"]}
     import pyarrow as pa
 
-    with pytest.raises(
-        TableMismatch, match=r"^output\.keep, tasks.kind: .* kind_label twice: rename a task"
-    ):
-        table_schema(tasks, pa.schema([("kind_label", pa.string())]))
+    with pytest.raises(TableMismatch, match=told):
+        table_schema(tasks, pa.schema([(name, pa.string()) for name in kept]))
 
 
 def test_a_wrong_config_exits_with_2_before_ray_starts(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ BAD = {
         '{"text": "x"}\n{"text": "y"}\n',
         "expected a path in audio_",
     ),
-    "no JSON": ("a.jsonl", "path,text\nclips/0.wav,x\n", "is no JSON"),
+    "no JSON": ("a.jsonl", "path,text\nclips/0.wav,x\n", "line 1: expected a whole JSON object"),
     "JSON of lists": ("a.jsonl", '["clips/0.wav", "x"]\n', r"JSON object, found (list|str)"),
     "broken JSON array": ("a.json", '[{"path": "clips/0.wav"},\n', "expected JSON"),
     "members of tars": (
@@ -121,6 +121,13 @@ def test_wrong_metadata_never_becomes_rows(recordings: Path, classifier: Path, k
     with pytest.raises(BadInput, match=message):
         walk(manifest(recordings / name))
     assert not job.table.exists()
+
+
+def test_a_json_object_in_several_lines_is_told_of_by_its_first(recordings: Path) -> None:
+    text = json.dumps({"0": {"path": "clips/0.wav"}}, indent=2)
+    (recordings / "a.json").write_text(text)
+    with pytest.raises(BadInput, match=r"line 1: expected a whole JSON object, found '{'"):
+        walk(manifest(recordings / "a.json"))
 
 
 def test_a_list_without_a_header_gets_names(recordings: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from runs import Job
 from jobs.cli import run
 from jobs.config import ConfigError
 from jobs.config_file import load_config
+from jobs.sources import BadInput
 from jobs.sources._walk import Search, find_files
 
 
@@ -35,6 +37,21 @@ def test_a_glob_passes_over_what_a_folder_would(
     found = find_files([f"{tmp_path}/{pattern}"], search)
     assert [str(Path(file.source).relative_to(tmp_path)) for file in found] == expected
     assert not set(search.passed_over) & {Path(name).suffix for name in expected}
+
+
+@pytest.mark.parametrize("name", ["x.wav", "*.wav", "{x,y}.wav"])
+def test_a_path_in_a_folder_that_may_not_be_entered_is_no_missing_one(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    me = os.geteuid()
+    try:
+        if me == 0:  # whom no mode keeps out
+            os.seteuid(65534)
+        with pytest.raises(BadInput, match=r"that may be read, found .*Permission denied"):
+            find_files([f"{tmp_path}/closed/{name}"], Search((".wav",), {}, print))
+    finally:
+        os.seteuid(me)
 
 
 # --- stores and folders -----------------------------------------------------------------------------

@@ -75,6 +75,18 @@ def test_parts_that_are_not_named_are_told_of(recordings: Path) -> None:
     assert len(told) == 1
 
 
+@pytest.mark.parametrize("key", ["offset", "duration"])
+def test_a_column_of_parts_that_no_list_has_is_refused(recordings: Path, key: str) -> None:
+    write_lines(recordings / "a.jsonl", ['{"path": "clips/0.wav"}', '{"path": "clips/1.wav"}'])
+    write_lines(recordings / "b.csv", ["path,begin", "clips/2.wav,0.1"])
+    lists = [str(recordings / name) for name in ("a.jsonl", "b.csv")]
+    columns = {key: "begin"}
+    found = manifest_source.find(Input(path=lists, format="manifest", columns=columns), print)
+    assert len(found.clips) == 3
+    with pytest.raises(BadInput, match=rf"columns\.{key}: .* \(path\), found 'begin'"):
+        manifest_source.find(Input(path=lists[0], format="manifest", columns=columns), print)
+
+
 def test_a_list_of_which_no_file_exists_names_the_folder_to_set(recordings: Path) -> None:
     path = write_lines(recordings / "a.csv", ["path", "x/0.wav", "x/1.wav"])
     told: list[str] = []

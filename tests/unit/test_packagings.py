@@ -22,7 +22,7 @@ from test_sources import RATE, SOUNDS, settled, walk, write_lines, write_parquet
 from audio_ops.errors import ClipError
 from audio_ops.prepare import prepare_clip
 from jobs.input import Input
-from jobs.sources import BadInput, NoSuchColumn, parquet
+from jobs.sources import BadInput, NoSuchColumn, load_source, parquet
 
 TEXTS = ["one", "zwölf", 'trois, "3"']
 SAMPLES = [soundfile.read(io.BytesIO(sound), dtype="float32")[0] for sound in SOUNDS[:3]]
@@ -331,12 +331,14 @@ def test_views_and_large_types_are_read_like_the_others(
 
 
 @pytest.mark.parametrize("text", TEXT_TYPES)
-@pytest.mark.parametrize("is_struct", [True, False])
+@pytest.mark.parametrize("fields", [None, ["path"], ["path", "bytes"]])
 def test_paths_of_every_type_of_text_are_followed(
-    tmp_path: Path, text: str, is_struct: bool
+    tmp_path: Path, text: str, fields: list[str] | None
 ) -> None:
     paths = typed([Path(path).name for path in wavs(tmp_path)], TEXT_TYPES[text])
-    column = pa.StructArray.from_arrays([paths], ["path"]) if is_struct else paths
+    column = paths
+    if fields:
+        column = pa.StructArray.from_arrays([paths, pa.nulls(3)][: len(fields)], fields)
     write_parquet(tmp_path / "a.parquet", pa.table({"audio": column, "n": [0, 1, 2]}))
     assert samples(walk(Input(path=str(tmp_path / "a.parquet"), format="parquet"))) == [0, 1, 2]
 
@@ -386,6 +388,22 @@ def test_samples_in_a_column_are_sound(tmp_path: Path, dtype: str, channels: int
     assert [error.kind for _, error in bad] == ["damaged", "damaged", "unreadable", "unreadable"]
     small = walk(Input(path=str(tmp_path), format="parquet", max_clip_bytes=100))
     assert small[0][1].kind == "too_large"
+
+
+@pytest.mark.parametrize("count", [100, 20_000])  # channels that a WAV file can and cannot have
+@pytest.mark.parametrize("channels", [1, 2])
+def test_samples_in_rows_of_channels_are_sound(tmp_path: Path, count: int, channels: int) -> None:
+    ramp = np.arange(count * channels, dtype=np.int16).reshape(count, channels)
+    arrays = [ramp.tolist(), [[1, 2], None], [[1, 2], [1]], [[1] * 65] * 65]
+    kind = pa.list_(pa.list_(pa.int16()))
+    rows = [{"array": array, "sampling_rate": RATE} for array in arrays]
+    fields = [("array", kind), ("sampling_rate", pa.int64())]
+    table = pa.table({"speech": pa.array(rows, pa.struct(fields))})
+    write_parquet(tmp_path / "a.parquet", table)
+    (_, sound), *bad = walk(Input(path=str(tmp_path), format="parquet"))
+    read, _ = soundfile.read(io.BytesIO(sound), dtype="int16", always_2d=True)
+    assert np.array_equal(read, ramp)
+    assert [error.kind for _, error in bad] == ["damaged"] * 3
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -530,6 +548,17 @@ def test_the_list_of_tars_may_be_split_or_unnumbered(tmp_path: Path) -> None:
         walk(input, ["txet"])
 
 
+def test_entries_of_tars_that_are_not_there_are_told_of(tmp_path: Path) -> None:
+    for n in range(2):
+        write_tar(tmp_path / f"audio_{n}.tar", [("x.wav", SOUNDS[n])])
+    shards = [0, 1, 7, 8, 7]
+    entries = [{"audio_filepath": "x.wav", "text": "", "shard_id": shard} for shard in shards]
+    json_lines(tmp_path / "tarred_audio_manifest.json", entries)
+    told: list[str] = []
+    load_source("webdataset").find(Input(path=str(tmp_path), format="webdataset"), told.append)
+    assert told[1:] == ["3 entries of lists are of tars that the input does not have: 7, 8"]
+
+
 def test_a_text_that_changes_in_the_list_changes_no_clip(tmp_path: Path) -> None:
     from test_sources import ids
 
@@ -618,6 +647,7 @@ def test_cuts_that_are_no_part_of_one_file_are_errors(tmp_path: Path) -> None:
     assert [row["id"] for row, _ in walked] == ["0", "1", "2", *map(str, range(4, 8))]  # 3 is 0
     kinds = [s.kind if isinstance(s, ClipError) else "ok" for _, s in walked]
     assert kinds == ["ok"] * 3 + ["unsupported"] * 4
+    assert "is a MixedCut, which is no part of one recording" in walked[-1][1].message
     assert [(row["offset_s"], row.get("duration_s")) for row, _ in walked[:3]] == [
         *((0.0, None), (0.1, 0.15), (0.0, None))
     ]

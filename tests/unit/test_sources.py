@@ -582,6 +582,8 @@ def test_common_voice_csv_and_own_names_are_understood(recordings: Path) -> None
     walked = walk(manifest(recordings / "cv.tsv"), ["sentence", "client_id"])
     assert sounds(walked) == [0, 1]
     assert [row["sentence"] for row, _ in walked] == ['She said "so', "yes"]
+    (recordings / "cv.tsv.gz").write_bytes(gzip.compress((recordings / "cv.tsv").read_bytes()))
+    assert sounds(walk(manifest(recordings / "cv.tsv.gz"))) == [0, 1]
     lines = ["Datei;", '"2.wav","two\nlines, ""quoted"""', "3.wav,plain"]
     lines[0] = "Datei,Text"
     write_lines(recordings / "clips" / "own.csv", lines, end="\r\n", encoding="utf-8-sig")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -18,9 +19,10 @@ from fsspec.spec import AbstractFileSystem
 from s3 import MANY, S3, s3  # noqa: F401  # the fixture
 from s3_proxy import flaky
 
+from audio_ops.errors import ClipError
 from jobs.input import Input
 from jobs.models import fetch
-from jobs.sources import load_source
+from jobs.sources import load_source, manifest
 from jobs.sources._stored_folders import beginnings, stored_files, time_of
 
 PAGE = 5  # keys of an answer, in place of 1,000
@@ -147,6 +149,22 @@ def test_the_packagings_find_what_the_listing_has(s3: S3, bucket: str) -> None:
         assert listing.clips["source_version"].null_count == 0
         if format == "files":
             assert listing.passed_over[".tar"] == 60
+
+
+@pytest.mark.parametrize("scheme", ["s3", "s3a"])
+def test_a_list_may_name_files_by_any_scheme_of_the_store(s3: S3, scheme: str) -> None:
+    s3.bucket(bucket := f"listed-by-{scheme}")
+    names = [f"{bucket}/x/{n} ü+%20.wav" for n in range(5)]
+    lines = "".join(json.dumps({"path": f"{scheme}://{name}"}) + "\n" for name in names)
+    s3.files().pipe(dict.fromkeys(names, b"x") | {f"{bucket}/all.jsonl": lines.encode()})
+    input = Input(
+        path=f"s3://{bucket}/all.jsonl",
+        format="manifest",
+        audio_allow=(f"{scheme}://{bucket}",),
+        storage_options=s3.resolved,
+    )
+    found = list(load_source("manifest").clips(manifest.find(input, print).clips, input))
+    assert [file.read() for _, file in found if not isinstance(file, ClipError)] == [b"x"] * 5
 
 
 def test_a_store_without_parts_streams_in_few_requests(s3: S3) -> None:

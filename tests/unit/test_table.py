@@ -232,10 +232,15 @@ def test_a_folder_with_other_files_is_refused_and_untouched(tmp_path: Path) -> N
     assert [p.name for p in (tmp_path / "table").iterdir()] == ["take.wav"]
 
 
-def test_a_column_of_another_type_is_refused_and_the_table_let_go(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "column", [("Speaker Name", pa.int64()), ("speaker name", pa.string())], ids=str
+)
+def test_a_column_of_another_type_or_case_is_refused_and_the_table_let_go(
+    tmp_path: Path, column: tuple[str, pa.DataType]
+) -> None:
     opened(tmp_path).release()
-    schema = table_schema(TASKS, pa.schema([("Speaker Name", pa.int64())]))
-    with pytest.raises(TableMismatch, match="Speaker Name"):
+    schema = table_schema(TASKS, pa.schema([column]))
+    with pytest.raises(TableMismatch, match=column[0]):
         opened(tmp_path, schema, {"label_version": 2})
     assert existing(tmp_path / "table").holder() is None
 
@@ -472,7 +477,7 @@ def test_a_column_of_structs_loses_no_fields(tmp_path: Path, lost: str) -> None:
     opened(tmp_path).release()
     place = new.get_field_index("kind_segments")
     fewer = new.set(place, pa.field("kind_segments", narrowed(new.field(place).type, without=lost)))
-    with pytest.raises(TableMismatch, match="has other types in kind_segments"):
+    with pytest.raises(TableMismatch, match=r"has other types, .* in kind_segments"):
         opened(tmp_path, fewer, settings={"label_version": 2})
 
 
