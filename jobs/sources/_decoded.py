@@ -18,7 +18,8 @@ MAX_WAV_BYTES = (1 << 32) - 1024
 def decoded_sound(value: pa.StructScalar, max_bytes: int) -> io.BytesIO | ClipError:
     """A WAV file of {array: samples or (channels, samples), sampling_rate: Hz}, or the error.
 
-    More rows than a sound has channels are soundfile's (samples, channels). Integers of 16 and 32 bits are full-scale as they stand, all other numbers are converted to
+    More rows than a sound has channels are samples, as soundfile has them: (samples, channels).
+    Integers of 16 and 32 bits are full-scale as they stand, all other numbers are converted to
     float32, in [-1, 1].
     """
     rate = value["sampling_rate"].as_py()

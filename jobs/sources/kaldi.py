@@ -64,9 +64,19 @@ def _entries(scp: Found, input: Input) -> Iterator[Entry]:
         for key, (number, text) in recordings.items():
             yield _whole(f"line {number}", text)._replace(values=values(key, key))
         return
-    for number, key, text in _table(f"{folder}/segments", input):
-        recording, *times = text.split() or [""]
+    segments = [
+        (number, key, text.split() or [""])
+        for number, key, text in _table(f"{folder}/segments", input)
+    ]
+    of_channels = {
+        parts[0] for _, _, parts in segments if parts[3:] and parts[3] not in ("0", "-1")
+    }
+    for number, key, (recording, *times) in segments:
         entry = _segment(f"segment {number}", recordings.get(recording), recording, times)
+        if recording in of_channels and not entry.problem:
+            what = f"segments of several of its channels, here {' '.join(times[2:]) or 'of none'}"
+            problem = ClipError("unsupported", f"expected a file of one channel, found {what}")
+            entry = entry._replace(problem=problem)
         yield entry._replace(values=values(key, recording))
 
 

@@ -621,6 +621,18 @@ def test_each_bad_line_of_a_kaldi_folder_is_its_own_error(tmp_path: Path) -> Non
     assert [row["speaker"] for row, _ in walked][:3] == ["ada", "bob", None]
 
 
+def test_segments_of_one_of_several_channels_are_errors_in_a_kaldi_folder(tmp_path: Path) -> None:
+    """`extract-segments` takes that channel, and their mean would be labelled."""
+    wavs(tmp_path)
+    write_lines(tmp_path / "wav.scp", ["call 0.wav", "mono 1.wav"])
+    segments = ["c1 call 0 0.1 0", "c2 call 0.1 0.2 1", "m1 mono 0 0.1 0", "m2 mono 0.1 0.2 -1"]
+    write_lines(tmp_path / "segments", segments)
+    found = [sound for _, sound in walk(Input(path=str(tmp_path), format="kaldi"))]
+    assert [s.kind if isinstance(s, ClipError) else "ok" for s in found] == [
+        *("unsupported", "unsupported", "ok", "ok")
+    ]
+
+
 def test_cuts_that_are_no_part_of_one_file_are_errors(tmp_path: Path) -> None:
     """Cuts of a stereo file, changed, mixed and padded, as Lhotse writes them."""
     from lhotse import CutSet, MonoCut, MultiCut, Recording
