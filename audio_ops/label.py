@@ -16,6 +16,7 @@ from audio_ops.errors import ClipError
 from audio_ops.inference.checkpoint import Checkpoint
 from audio_ops.inference.light_import import import_transformers
 from audio_ops.inference.runner import BatchRunner, Failures, default_batch_s
+from audio_ops.inference.transformers_compat import run_in_one_process
 from audio_ops.schemas import TASK_FAILURE, failure_column
 from audio_ops.signal.waveforms import waveforms_of
 from audio_ops.tasks import Clip, TaskModel, TaskOptions, Window, load_task
@@ -57,9 +58,10 @@ class Label:
         ledger: CrashLedger | None = None,
         bit: int | None = None,
     ):
+        import_transformers(device)
+        run_in_one_process()
         import torch
 
-        import_transformers()
         if threads:
             torch.set_num_threads(threads)
         task = load_task(options.task)

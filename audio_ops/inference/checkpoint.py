@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Protocol
 
 from audio_ops.inference import cpu_bfloat16
 from audio_ops.inference.dtype import torch_dtype
-from audio_ops.inference.light_import import postponed
+from audio_ops.inference.light_import import import_meta_kernels, postponed
 from audio_ops.inference.merge import merge_adapter, without_adapter
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -322,14 +322,25 @@ def load(auto: Any, checkpoint: Checkpoint, options: LoadOptions, **settings: An
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     part = checkpoint.part(auto)
-    # A checkpoint's own code may do with these modules whatever it wants.
-    with nullcontext() if options.trust_remote_code else postponed():
-        return auto.from_pretrained(
-            part.name,
-            revision=part.revision,
-            trust_remote_code=options.trust_remote_code,
-            **settings,
-        )
+
+    def from_pretrained() -> Any:
+        # A checkpoint's own code may do with the postponed modules whatever it wants.
+        with nullcontext() if options.trust_remote_code else postponed():
+            return auto.from_pretrained(
+                part.name,
+                revision=part.revision,
+                trust_remote_code=options.trust_remote_code,
+                **settings,
+            )
+
+    if options.trust_remote_code:
+        import_meta_kernels()
+    try:
+        return from_pretrained()
+    except NotImplementedError:  # a kernel that torch has in Python alone
+        if not import_meta_kernels():
+            raise
+        return from_pretrained()
 
 
 def load_model(

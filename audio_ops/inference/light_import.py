@@ -1,15 +1,17 @@
-"""Importing transformers without what only training and compiling need.
+"""Importing torch and transformers without what only training and compiling need.
 
 transformers imports scipy.optimize for the losses of object detection, torch.distributed for models
 that are cut up among GPUs, and torch._dynamo for decorators that a compiler reads. It reads the names
-in its 3,000 files twice, for its cache holds 128 of 549 folders.
+in its 3,000 files twice, for its cache holds 128 of 549 folders. torch replaces kernels for tensors
+without data ("meta"), on which transformers makes a model before it loads it, by others in Python,
+which import sympy.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.machinery import ModuleSpec
@@ -23,16 +25,27 @@ POSTPONED = (
     "torch.distributed.fsdp",
     "torch.distributed.tensor",
 )
-# The modules of transformers that import them, and that every model imports.
+# Kernels in Python for tensors without data, which a compiler needs.
+META_KERNELS = "torch._meta_registrations"
+USERS_OF_KERNELS = (
+    *("torch._decomp", "torch._dynamo", "torch._functorch.aot_autograd"),
+    *("torch._inductor", "torch._prims", "torch._refs", "torch.utils._content_store"),
+)
+# The modules of transformers that import POSTPONED ones, and that every model imports.
 IMPORTERS = ("transformers.modeling_utils", "transformers.masking_utils")
 
 
-def import_transformers() -> None:
-    """Import what every model of transformers imports, with the POSTPONED modules postponed.
+def import_transformers(device: str) -> None:
+    """Import torch, and what every model of transformers imports, with the POSTPONED modules postponed.
 
-    If transformers does more with them at its import than naming and decorating, it is imported as
-    it is, when a model asks for it.
+    On CPUs, where transformers compiles nothing, also without META_KERNELS. If transformers does more
+    with the modules at its import than naming and decorating, it is imported as it is, when a model
+    asks for it.
     """
+    if device == "cpu" and "torch" not in sys.modules:
+        with postponed([META_KERNELS]):
+            import_module("torch")
+        sys.meta_path.insert(0, _MetaKernelsFirst())
     with unbounded_caches():
         import_module("transformers")
     before = set(sys.modules)
@@ -44,6 +57,13 @@ def import_transformers() -> None:
         for name in set(sys.modules) - before:
             if name.partition(".")[0] == "transformers":
                 del sys.modules[name]
+
+
+def import_meta_kernels() -> bool:
+    """Import META_KERNELS, if they are not; returns whether they were not."""
+    were_postponed = META_KERNELS not in sys.modules
+    import_module(META_KERNELS)
+    return were_postponed
 
 
 @contextmanager
@@ -66,12 +86,12 @@ def unbounded_caches() -> Iterator[None]:
 
 
 @contextmanager
-def postponed() -> Iterator[None]:
-    """Inside of the `with`, imports of the POSTPONED modules give modules of `PostponedName`s.
+def postponed(modules: Sequence[str] = POSTPONED) -> Iterator[None]:
+    """Inside of the `with`, imports of these modules give modules of `PostponedName`s.
 
     Those that are imported already stay as they are, and behind the `with` imports are real again.
     """
-    finder = _Finder()
+    finder = _Finder(modules)
     sys.meta_path.insert(0, finder)
     try:
         yield
@@ -123,11 +143,33 @@ def _is_postponing() -> bool:
     return any(isinstance(finder, _Finder) for finder in sys.meta_path)
 
 
-class _Finder:
-    """Finds the POSTPONED modules, and those below them, unless they are imported."""
+class _MetaKernelsFirst:
+    """Imports META_KERNELS before the modules that count on them and, imported first, would run in a
+    circle."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if any(f"{name}.".startswith(f"{unused}.") for unused in POSTPONED):
+        if META_KERNELS not in sys.modules and name in USERS_OF_KERNELS:
+            return ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        pass
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
+        del sys.modules[name]  # what takes its place is what the importer gets
+        import_module(META_KERNELS)
+        import_module(name)
+
+
+class _Finder:
+    """Finds modules that are postponed, and those below them, unless they are imported."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self.modules = modules
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if any(f"{name}.".startswith(f"{unused}.") for unused in self.modules):
             return ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
         return None
 

@@ -10,10 +10,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+
+def run_in_one_process() -> None:
+    """Tell transformers that no model is cut up among processes, and spare it to look.
+
+    `is_fsdp_managed_module` (distributed/fsdp.py), which `generate` and some encoders call, imports
+    torch.distributed.fsdp, in 0.6 s or more, unless its `is_torch_distributed_available` is false. If
+    the file is gone, transformers looks.
+    """
+    with suppress(ImportError):
+        from transformers.distributed import fsdp
+
+        fsdp.is_torch_distributed_available = lambda: False
 
 
 def encode_whisper(encoder: Any, features: torch.Tensor) -> torch.Tensor:
