@@ -61,7 +61,7 @@ class CrashGuard:
             with self._turn(alone=True):
                 for index, clip in enumerate(clips):
                     if deaths.get(ids[index], 0) >= DEATHS_OF_A_CLIP:
-                        alone[index] = ClipError("crashed", "the model's process dies of this clip")
+                        alone[index] = ClipError("crashed", "the clip crashes the model's process")
                     elif ids[index] in deaths:
                         self._ledger.working_on(call, [ids[index]], alone=True)
                         alone[index] = label([clip], _not_recorded)[0]

@@ -141,7 +141,9 @@ class Console:
             self._out.write(text)
             self._out.flush()
         except OSError as error:  # as after `| head`
-            print(f"stdout takes nothing more ({error.strerror}); what would follow:", flush=True)
+            print(
+                f"stdout can't be written to ({error.strerror}); its text goes on here:", flush=True
+            )
             discard(self._out)
             self._terminal = False
             self._out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")

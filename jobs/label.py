@@ -119,7 +119,7 @@ def tell_lost(
     """Tell how a run ended whose cluster is gone; returns the exit code."""
     labelled = summary.progress.labelled if summary.progress else 0
     console.say(
-        f"error: {error}; {labelled:,} clips are committed, the same command goes on\n"
+        f"error: {error}; {labelled:,} clips are committed, the same command continues\n"
         f"log: {console.log}"
     )
     summary.end(FAILED, "failed", error)
@@ -273,8 +273,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sample",
         metavar="N",
         type=positive,
-        help="label N clips, evenly spread and always the same, into OUTPUT-sample, and say what "
-        "all of them would take",
+        help="label N clips, evenly spread and always the same, into OUTPUT-sample, and estimate "
+        "what all of them would take",
     )
     parser.add_argument(
         "--summary",

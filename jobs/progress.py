@@ -195,7 +195,7 @@ class Progress:
             if missing or found != done + ok + self.failed:
                 raise Incomplete(
                     f"{missing:,} of {self.to_do:,} {'shards' if self.sharded else 'clips'} are not "
-                    "labelled, as a worker died and read them otherwise when it was started again: "
+                    "labelled, as a worker died and read other clips when it was restarted: "
                     "the same command continues with them"
                 )
             say(

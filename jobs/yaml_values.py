@@ -67,7 +67,7 @@ def yaml_problem(error: yaml.YAMLError, text: str = "") -> str:
         if key is None:
             continue
         if "flow" in str(error.context) and " #" in lines[mark.line]:
-            return f"{where}: {key[1]}: a # behind a space begins a comment: write texts with # in quotes"
+            return f"{where}: {key[1]}: a # after a space begins a comment: write texts with # in quotes"
         # The problem is in this value, not where the line begins, as it is with one further above.
         if (key[2] or " ") in NEEDS_QUOTES and mark.column >= key.start(2):
             return f"{where}: {key[1]}: write a text that begins with {key[2]} in quotes"

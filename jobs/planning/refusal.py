@@ -30,7 +30,7 @@ def refuse_other_labels(table: Table, run: Run) -> None:
 
 
 def to_drop(table: Table | None, run: Run, say: Callable[[str], None]) -> list[str]:
-    """The tasks of `--drop` that the table has. Of others a line is said, and no more: the same command
+    """The tasks of `--drop` that the table has. The others are reported, and no error: the same command
     continues a run that was killed after it had dropped them."""
     settings = table.settings() if table else {}
     known = {*settings.get("left", {}), *settings.get("tasks", {})} - set(run.config.tasks)
@@ -38,7 +38,7 @@ def to_drop(table: Table | None, run: Run, say: Callable[[str], None]) -> list[s
         if task not in known:
             others = f": it has {', '.join(sorted(known))}" if known else ""
             say(
-                f"--drop {task}: the table has no task of that name that the config has not{others}"
+                f"--drop {task}: the table has no task of that name besides the config's own{others}"
             )
     return [task for task in run.drop if task in known]
 

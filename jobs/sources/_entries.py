@@ -179,7 +179,7 @@ def _if_parts(columns: Collection[str]) -> str:
     if not columns:
         return ""
     return (
-        f": if {', '.join(columns)} tell a part of the file, name the columns with its start and its "
+        f": if {', '.join(columns)} delimit a part of the file, name the columns with its start and its "
         f"length, in seconds, in input.columns.offset and input.columns.duration"
     )
 
