@@ -25,7 +25,7 @@ SECRET_KEY = re.compile(
     r"secret|token|passw|passphrase|credential|^key$|access_key|account_key|connection_string|sas",
     re.I,
 )
-UNSAFE_LOADING = (  # switches with which Ray and torch unpickle what stands in data
+UNSAFE_LOADING = (  # switches with which Ray and torch unpickle objects in data
     "RAY_DATA_AUTOLOAD_PYEXTENSIONTYPE",
     "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR",
     "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
@@ -102,7 +102,7 @@ def _names_secret(value: str) -> bool:
 
 
 def _urls_with_credentials(raw: dict[str, Any]) -> Iterator[str]:
-    """Paths stand in rows and messages, so credentials in them may not come from outside either."""
+    """Paths appear in rows and messages, so they may not even get credentials from the environment."""
     sections = {name: value for name, value in raw.items() if isinstance(value, dict)}
     named = {
         "input.path": sections.get("input", {}).get("path"),
@@ -132,7 +132,7 @@ def _other_bases(texts: Mapping[str, str]) -> Iterator[str]:
 
 
 def _words_for_numbers(config: Config, texts: Mapping[str, str]) -> Iterator[str]:
-    """A line for each `on` and `no` that stands where a number belongs: pydantic takes it for 1 or 0."""
+    """A line for each `on` and `no` in place of a number: pydantic would take it for 1 or 0."""
     for key, text in texts.items():
         value: Any = config.model_dump()
         for part in key.split("."):
@@ -247,7 +247,7 @@ def _problems(
     """Pydantic's findings as `key: expected ..., found ...`."""
     lines = {}
     for detail in error.errors(include_url=False):
-        # A union reports each member, with the member's name behind the key: one line is enough.
+        # A union reports each member, with the member's name after the key: one line is enough.
         where = tuple(str(part) for part in detail["loc"] if not str(part).startswith("tuple["))
         if where and where[-1] in ("str", "float", "int"):
             where = where[:-1]

@@ -31,7 +31,7 @@ LATER_OPTIONS = {
 REFERENCE_VERSION = 3
 # Conditions on levels, which are those of the mean of a sound's channels since version 2.
 _BY_LEVEL = re.compile(r"\b(peak|rms)_dbfs\b")
-# By task: what is new in its labels since tables were made that do not name it.
+# By task: the last change of its labels. Tables that were made before have no entry, or an earlier one.
 CHANGED_LABELS = {"automatic-speech-recognition": "suspects are found by segment, 3"}
 # Settings that concern every task, and what a table keeps beside those of its tasks.
 _OF_ALL = ("label_version", "audio", "keep")
@@ -67,8 +67,8 @@ def _options(options: TaskOptions) -> dict[str, Any]:
 
 
 def _versions(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
-    """By kind of change, the tasks whose labels are not those of earlier versions of the code, or
-    not those that their options alone say."""
+    """By kind of change, the tasks whose labels differ from those of earlier versions of the code, or
+    depend on more than their options: each with a value to compare."""
     tasks = config.tasks.items()
     corrected = [
         name
@@ -155,7 +155,7 @@ def reads(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def _names(text: str, column: str) -> bool:
-    """Whether a column stands in a text, in capitals or not, as SQL has it."""
+    """Whether a text contains a column's name, in any case, as in SQL."""
     return bool(re.search(rf"(?<!\w){re.escape(column)}(?!\w)", text, re.IGNORECASE))
 
 
@@ -170,11 +170,10 @@ def label_names(name: str, options: Mapping[str, Any]) -> list[str]:
 
 
 def table_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a table that had those of `before` ({}: a new one) from a run with `now` on.
+    """The settings that a run with settings `now` gives to a table that had `before` ({}: a new one).
 
-    Besides the run's they have, as `left`, the records of tasks that are in the config no more, but
-    in the table; and as `taken_over`, by the one fingerprint of each row that earlier versions of
-    Earmark wrote, those of the tasks that it stands for.
+    Besides the run's own, they have `left`, the records of tasks that are in the table but no longer
+    in the config, and `taken_over`, see there.
     """
     left = {**before.get("left", {}), **records(before)}
     whole = {
@@ -187,14 +186,15 @@ def table_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
 
 
 def taken_over(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """By the `fingerprint` of rows of earlier versions those of the tasks that it stands for."""
+    """The fingerprint of each task, by the single `fingerprint` that earlier versions of Earmark gave to a
+    row with all its tasks."""
     if settings.get("tasks") and "layout" not in settings:
         return {fingerprint(settings): fingerprints(settings)}
     return dict(settings.get("taken_over", {}))
 
 
 def left(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The options of a table's tasks that are in the config no more."""
+    """The options of a table's tasks that are no longer in the config."""
     return {name: record["tasks"][name] for name, record in settings.get("left", {}).items()}
 
 
@@ -220,8 +220,8 @@ def run_of(task: str, names: Collection[str]) -> pc.Expression:
 
 
 def changes(table: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, list[str]]:
-    """By task of the run that the table has with another fingerprint: the lines of its `difference`,
-    none if only tasks that it reads have changed."""
+    """The lines of `difference` for each task of the run that has another fingerprint in the table; none
+    for one that only reads a changed task."""
     before, found = {**table.get("left", {}), **records(table)}, dict[str, list[str]]()
     for name, record in records(run).items():
         old = before.get(name)

@@ -26,7 +26,7 @@ class Incomplete(Exception):
 
 @dataclass
 class ShardPart:
-    """The clips of a shard that have come, and how many there are, once its end has come."""
+    """The clips of a shard that have come, and their number, which is known when its end has come."""
 
     clip_ids: set[str] = field(default_factory=set)
     expected: int | None = None
@@ -51,7 +51,7 @@ class Progress:
         self.whole: set[str] = set()
         self.found, self.done = plan.found, plan.done
         self.ready = 0  # of those to do, committed
-        self.clips_in_shards = 0.0  # with those behind the part that a sample reads, by its bytes
+        self.clips_in_shards = 0.0  # of whole shards, estimated by bytes if a sample reads a part
         self.passed_over: Counter[str] = Counter()  # members of shards, by extension
         self.statuses: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()

@@ -36,7 +36,7 @@ def store_of(path: str, options: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def forget_empty_variables() -> None:
-    """Unset variables of stores whose values are empty, as a scheduler sets those that it does not have:
-    for a client of a store an empty profile or endpoint is one."""
+    """Unset the environment variables of stores that are empty, as schedulers leave those without a value:
+    a store's client would use the empty profile or endpoint."""
     for name in [n for n, value in os.environ.items() if n.startswith(OF_STORES) and not value]:
         del os.environ[name]

@@ -1,4 +1,4 @@
-"""YAML values as they were typed, where YAML 1.1 makes something else of them without a word."""
+"""YAML values as they were typed, where YAML 1.1 silently reads something else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATHS = re.compile(r"(input|output)\.(path|audio_root|audio_allow)(\.\d+)?|tasks
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, which would take the last of two values for one key in silence."""
+    """YAML's safe loader, which silently takes the last value of a repeated key, with an error for it."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()

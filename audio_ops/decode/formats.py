@@ -310,7 +310,7 @@ def _sound(name: str, magic: bytes, remedy: str = "`ffmpeg -i FILE x.wav` conver
     return Refused(name, "unsupported", magic, remedy)
 
 
-GIT_LFS = b"version https://git-lfs.github.com/spec/"  # of the text that stands for a file
+GIT_LFS = b"version https://git-lfs.github.com/spec/"  # begins the pointer in place of a file
 REFUSED = (
     _sound("a playlist", rb"(?i)\s*(#EXTM3U|\[playlist\]|ffconcat|<asx|<smil|<MPD)", ""),
     _sound("a MIDI score", rb"MThd", ""),

@@ -69,7 +69,7 @@ def unbounded_caches() -> Iterator[None]:
 def postponed() -> Iterator[None]:
     """Inside of the `with`, imports of the POSTPONED modules give modules of `PostponedName`s.
 
-    Those that are imported already stay as they are, and behind the `with` imports are real again.
+    Modules that are already imported stay as they are. After the `with`, imports are real again.
     """
     finder = _Finder()
     sys.meta_path.insert(0, finder)
@@ -83,7 +83,7 @@ def postponed() -> Iterator[None]:
 
 
 class PostponedName(type):
-    """The type of a class that stands for a name of a postponed module.
+    """The type of a class that takes the place of a name in a postponed module.
 
     As a decorator inside of `postponed` it leaves the function as it is. Later it is called like the
     real one, which is then imported. Nothing is an instance of it before the real one is imported.

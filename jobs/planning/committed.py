@@ -87,11 +87,11 @@ class RowSettings:
         )
 
     def storage(self) -> Storage:
-        """Opened anew, in the process that reads."""
+        """The table's storage, opened in the process that reads."""
         return Storage(self.path, self.storage_options)
 
     def columns(self, names: Collection[str]) -> dict[str, pc.Expression]:
-        """What `made` needs to make the columns `names` of stored rows."""
+        """The stored columns, and conditions on them, from which `made` makes the columns `names`."""
         have = self.schema.names
         stored = {
             name: pc.field(name) if name in have else pc.scalar(pa.scalar(None, _type(name)))
@@ -212,7 +212,7 @@ def rows_of_shard(settings: RowSettings, source: str, files: Iterable[int]) -> p
 def _of_shard(
     settings: RowSettings, storage: Storage, source: str, number: int
 ) -> Iterator[pa.Table]:
-    """Of the data file only row groups are decoded that may have rows of the shard."""
+    """Decodes only those row groups of the data file that may have rows of the shard."""
     import pyarrow.dataset
 
     is_own = pc.field("source") == source

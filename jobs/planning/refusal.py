@@ -1,4 +1,4 @@
-"""Refuses a run that would replace labels, unless it is told to."""
+"""Refuses a run that would replace labels, unless `--relabel` allows it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from jobs.table.table import Table
 
 
 def refuse_other_labels(table: Table, run: Run) -> None:
-    """Raise TableMismatch if the table's labels were made with other settings, and the run is not
-    told to replace them; or if the table does not have a column that it should."""
+    """Raise TableMismatch if the table's labels were made with other settings and the run may not
+    replace them, or if the table lacks a column that it should have."""
     changed = changes(table.settings(), run.settings)
     refused = {task for task, lines in changed.items() if lines and not run.may_relabel(task)}
     if refused:
@@ -83,8 +83,8 @@ def shown(cost: Cost) -> str:
 
 
 def _columns_that_differ(table: Table, run: Run, changed: Collection[str]) -> list[str]:
-    """Columns that the table lacks, but for those that came with an update or a task, or has with
-    another type."""
+    """Columns that the table lacks or has with another type, except those that an update or a new task
+    adds."""
     known = table.settings().get("tasks", {}).keys() - set(changed)
     columns, carried = columns_by_task(run.schema.names, run.config.tasks, run.kept.names)
     added = {name for task in columns if task not in known for name in columns[task]}

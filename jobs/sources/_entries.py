@@ -142,7 +142,9 @@ def listed_rows(
     """
     rows: dict[tuple[str, str | None, float], dict[str, Any]] = {}
     repeated: list[str] = []
-    parts: dict[str, None] = {}  # names of columns that may tell which part of a file a clip is
+    parts: dict[
+        str, None
+    ] = {}  # names of columns that may have the start or end of a clip in its file
     complete: set[str] = set()
     for file, base, entries in lists:
         complete.add(file.source)
@@ -275,7 +277,7 @@ def add_versions(rows: Sequence[dict[str, Any]], input: Input) -> dict[str, str]
 def _warn_of_missing(
     rows: Sequence[dict[str, Any]], versions: Mapping[str, str], warn: Callable[[str], None]
 ) -> None:
-    """Tell if none of the files that lists name exists, as it is with a wrong `audio_root`."""
+    """Warn if none of the files that lists name exists, as with a wrong `audio_root`."""
     named = [row["source"] for row in rows if row["_problem"] is None]
     if named and not versions:
         warn(

@@ -1,4 +1,4 @@
-"""Text files that list things: lines of JSON objects, a JSON array of them, CSV, TSV; also gzipped."""
+"""Lists as text: lines of JSON objects, a JSON array of them, CSV or TSV; plain, gzip or zstd."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ class TextList:
     """The entries of a list, in order. Empty lines are skipped.
 
     Raises FileNotFoundError if it can't be read, and BadInput if it is in another encoding, or a
-    table whose columns cannot be told apart. `is_header(names)` says whether a table's first line can
-    be its header, if it has no `layout`.
+    table whose header is not recognised. `is_header(names)` says whether a table's first line can be
+    its header, if it has no `layout`.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class TextList:
                 f"input.columns.names; other fields than {', '.join(names)[:SHOWN]} need "
                 f"input.delimiter or input.encoding)"
             )
-        # Spreadsheets write delimiters for empty columns, behind the others.
+        # Spreadsheets write delimiters for empty columns after the others.
         if twice := [name for name in names if name and names.count(name) > 1]:
             raise BadInput(
                 f"input.path: expected columns of different names in {self.found.source}, found "

@@ -29,7 +29,7 @@ def stored_files(
 ) -> Iterator[Info]:
     """All files below a folder, each as soon as it is found, in the same order each time if `in_order`.
 
-    Raises whatever a listing of a part raises; but a folder that is gone by then has no files.
+    Raises whatever a listing of a part raises, except for a folder that has gone meanwhile.
     """
     if hasattr(fs, "call_s3"):
         yield from _on_s3(fs, root, in_order)

@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
 
 def place_of(member: str | None) -> Place:
-    """The place that a row's `member` stands for."""
+    """The place that a row's `member` describes."""
     if member is None:
         return Place("file", "", None)
     if member.isdecimal():
