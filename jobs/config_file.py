@@ -104,14 +104,9 @@ def _names_secret(value: str) -> bool:
 def _urls_with_credentials(raw: dict[str, Any]) -> Iterator[str]:
     """Paths appear in rows and messages, so they may not even get credentials from the environment."""
     sections = {name: value for name, value in raw.items() if isinstance(value, dict)}
-    named = {
-        "input.path": sections.get("input", {}).get("path"),
-        "input.audio_root": sections.get("input", {}).get("audio_root"),
-        "input.inventory": sections.get("input", {}).get("inventory"),
-        "input.manifest": sections.get("input", {}).get("manifest"),
-        "input.audio_allow": sections.get("input", {}).get("audio_allow"),
-        "output.path": sections.get("output", {}).get("path"),
-    }
+    keys = ("path", "audio_root", "inventory", "manifest", "audio_allow")
+    named = {f"input.{key}": sections.get("input", {}).get(key) for key in keys}
+    named["output.path"] = sections.get("output", {}).get("path")
     for task, options in sections.get("tasks", {}).items():
         named[f"tasks.{task}.model"] = options.get("model") if isinstance(options, dict) else None
     for key, paths in named.items():

@@ -33,10 +33,10 @@ REFERENCE_VERSION = 3
 _BY_LEVEL = re.compile(r"\b(peak|rms)_dbfs\b")
 # By task: the last change of its labels. Tables that were made before have no entry, or an earlier one.
 CHANGED_LABELS = {"automatic-speech-recognition": "suspects are found by segment, 3"}
-# Settings that concern every task, and what a table keeps beside those of its tasks.
-_OF_ALL = ("label_version", "audio", "keep")
-_OF_TABLE = ("layout", "left", "taken_over")
-_READ_BY = ("when", "reference", "prompt_column")  # options that name columns
+# Keys of settings that every task depends on, and of what a table keeps beside its tasks' settings.
+_COMMON_KEYS = ("label_version", "audio", "keep")
+_TABLE_KEYS = ("layout", "left", "taken_over")
+COLUMN_OPTIONS = ("reference", "prompt_column")  # each names a column that the task reads
 LAYOUT = 2  # of tables whose rows have a fingerprint for each task
 
 
@@ -125,10 +125,10 @@ def records(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """By task all that its labels depend on: its part of the settings and, as `reads`, the
     fingerprints of the tasks whose columns it reads."""
     tasks, found = settings.get("tasks", {}), dict[str, dict[str, Any]]()
-    kinds = settings.keys() - {*_OF_ALL, *_OF_TABLE, "tasks"}  # of `_versions`
+    kinds = settings.keys() - {*_COMMON_KEYS, *_TABLE_KEYS, "tasks"}  # of `_versions`
     for name, others in reads(tasks).items():
         own = {kind: {name: settings[kind][name]} for kind in kinds if name in settings[kind]}
-        own |= {key: settings[key] for key in _OF_ALL if key in settings}
+        own |= {key: settings[key] for key in _COMMON_KEYS if key in settings}
         own |= {"tasks": {name: tasks[name]}}
         if others:
             own["reads"] = {other: fingerprint(found[other]) for other in others}
@@ -145,7 +145,8 @@ def reads(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """By task the earlier ones whose columns its `when`, `reference` or `prompt_column` names."""
     found: dict[str, list[str]] = {}
     for name, options in tasks.items():
-        text = "\n".join(str(options[key]) for key in _READ_BY if options.get(key))
+        keys = ("when", *COLUMN_OPTIONS)
+        text = "\n".join(str(options[key]) for key in keys if options.get(key))
         found[name] = [
             other
             for other in found
@@ -182,7 +183,7 @@ def table_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
         "left": {name: record for name, record in left.items() if name not in now.get("tasks", {})},
         "taken_over": taken_over(before),
     }
-    return {key: value for key, value in whole.items() if value or key not in _OF_TABLE}
+    return {key: value for key, value in whole.items() if value or key not in _TABLE_KEYS}
 
 
 def taken_over(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -191,11 +192,6 @@ def taken_over(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     if settings.get("tasks") and "layout" not in settings:
         return {fingerprint(settings): fingerprints(settings)}
     return dict(settings.get("taken_over", {}))
-
-
-def left(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The options of a table's tasks that are no longer in the config."""
-    return {name: record["tasks"][name] for name, record in settings.get("left", {}).items()}
 
 
 def fingerprint_of(task: str, settings: Mapping[str, Any], names: Collection[str]) -> pc.Expression:
