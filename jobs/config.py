@@ -26,7 +26,7 @@ class ConfigError(Exception):
 
 
 class Raw(Section):
-    """How files without a header are encoded, which nothing in them says."""
+    """How files without a header are encoded."""
 
     extensions: Annotated[tuple[str, ...], Field(min_length=1)]
     """Of such files."""
@@ -35,7 +35,7 @@ class Raw(Section):
     sample_rate: Annotated[int, Field(ge=4_000, le=768_000)]
     """In Hz."""
     channels: Annotated[int, Field(ge=1, le=64)] = 1
-    """Whose samples alternate."""
+    """Interleaved."""
 
     @field_validator("extensions")
     @classmethod
@@ -72,7 +72,7 @@ class Raw(Section):
 
 
 class Audio(Section):
-    """Limits on the sound, and what no file says of itself."""
+    """How sound is read: its limits, channels, damage, and files without a header."""
 
     max_clip_s: Annotated[float, Field(gt=0)] = 4 * 3600.0
     """Longer recordings become an error row (`too_long`)."""
@@ -162,7 +162,7 @@ class Range(Section):
 
 
 class TaskResources(Section):
-    """Resources of one task's actors. Whatever is left out is worked out from the cluster."""
+    """Resources of one task's actors. What is left out is derived from the cluster."""
 
     actors: Range | None = None
     """Number of actors, or `{min: 1, max: 8}` for a pool that grows and shrinks."""

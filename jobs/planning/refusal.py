@@ -18,7 +18,7 @@ def refuse_other_labels(table: Table, run: Run) -> None:
     changed = changes(table.settings(), run.settings)
     refused = {task for task, lines in changed.items() if lines and not run.may_relabel(task)}
     if refused:
-        costs = table.newest(lambda: _costs(table, _of(run.wanted, changed)))
+        costs = table.newest(lambda: _costs(table, _wanted_of(run.wanted, changed)))
         if costs.whole.clips:
             raise TableMismatch("\n".join(_lines(table, refused, changed, costs)))
     if not run.relabel and (differences := _columns_that_differ(table, run, changed)):
@@ -43,7 +43,7 @@ def to_drop(table: Table | None, run: Run, say: Callable[[str], None]) -> list[s
     return [task for task in run.drop if task in known]
 
 
-def _of(wanted: Wanted, tasks: Collection[str]) -> Wanted:
+def _wanted_of(wanted: Wanted, tasks: Collection[str]) -> Wanted:
     """The labels of some tasks alone."""
     prints = {name: print_ for name, print_ in wanted.fingerprints.items() if name in tasks}
     reads = {name: [o for o in wanted.reads[name] if o in prints] for name in prints}
