@@ -261,7 +261,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TASK",
         action="append",
         default=[],
-        help="remove the columns of a task that is no longer in the config from the table; may be "
+        help="remove from the table the columns of a task that is no longer in the config; may be "
         "given several times",
     )
     parser.add_argument(
