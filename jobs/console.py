@@ -11,7 +11,6 @@ import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import TextIO
 
 from jobs.own_folder import own_folder
@@ -100,12 +99,7 @@ class Console:
             self.say(problem)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close_line()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -187,6 +187,7 @@ def _if_parts(columns: Collection[str]) -> str:
 
 
 def as_table(rows: Sequence[dict[str, Any]], kept: pa.Schema) -> pa.Table:
+    """The clips of a `Listing`, from rows of `listed_rows` with versions."""
     own = [("_duration_s", pa.float64()), ("_problem", PROBLEM)]
     return pa.Table.from_pylist(list(rows), schema=pa.schema([*PLACE, *kept, *own]))
 

@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -178,7 +179,7 @@ class TextList:
         if first is None:
             return
         delimiter, names, has_header = self._header(first[1], suffix)
-        rest = lines if has_header else _chain(first, lines)
+        rest = lines if has_header else chain([first], lines)
         is_plain = suffix == "tsv" and delimiter == "\t"
         before = first[0] - (not has_header)
         for number, fields in _plain(rest) if is_plain else _quoted(rest, delimiter, before):
@@ -270,11 +271,6 @@ def numbered(text: io.TextIOWrapper) -> Iterator[tuple[int, str]]:
         while len(rest) > MAX_LINE and not rest.endswith("\n"):
             rest = text.readline(MAX_LINE + 1)
         yield number, line if len(line) > MAX_LINE else line.rstrip("\r\n")
-
-
-def _chain(first: tuple[int, str], rest: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    yield first
-    yield from rest
 
 
 def _too_long(number: int) -> ClipError:
