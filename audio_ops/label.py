@@ -172,7 +172,7 @@ class Label:
 
 
 def is_due(table: pa.Table, bit: int | None) -> pa.Array:
-    """Whether the task with this bit is to be run on each clip."""
+    """Whether the task with this bit is due on each clip, as booleans (rows,)."""
     if bit is None or DUE not in table.column_names:
         return pa.repeat(True, len(table))
     masks = table[DUE].combine_chunks()

@@ -141,8 +141,7 @@ def _unsafe_loading() -> Iterator[str]:
     for name in UNSAFE_LOADING:
         if os.environ.get(name, "").lower() not in ("", "0", "false"):
             yield (
-                f"{name}: expected it not to be set in the environment, for it lets data run code: "
-                f"unset it"
+                f"{name}: expected it to be unset in the environment, as it lets data run code: unset it"
             )
 
 

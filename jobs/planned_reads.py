@@ -56,7 +56,7 @@ def dataset(
 ) -> Dataset:
     """The tables that `read(block, number=..., **arguments)` yields for each block, as a dataset.
 
-    Ray runs a task again, as often as needed, whose process has died or whose tables are lost.
+    If a task's process dies or its tables are lost, Ray runs the task again, as often as needed.
     """
     source = PlannedReads(blocks, read, arguments)
     return read_datasource(source, num_cpus=num_cpus, override_num_blocks=len(source.reads))

@@ -73,11 +73,11 @@ class Progress:
             )
 
     def accepts(self, file: Mapping[str, Any]) -> bool:
-        """Whether none of a data file's clips came before. Then they count as having come.
+        """Whether none of a data file's clips has come before; if so, records them.
 
-        A task that Ray starts again hands on the same tables, unless its tar cannot be read as far as
-        before. The file must then not be committed; the clips that are missing are left to the next
-        run. Files to commit are `recordings.ready()`.
+        A task that Ray starts again hands on the same tables, unless its tar can no longer be read as
+        far as before. A file that is not accepted must not be committed; its other clips are left to
+        the next run. Files to commit are `recordings.ready()`.
         """
         ids = set(file["clip_ids"] or ())
         is_new = len(ids) == len(file["clip_ids"] or ())

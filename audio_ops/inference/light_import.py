@@ -1,7 +1,7 @@
 """Importing transformers without what only training and compiling need.
 
 transformers imports scipy.optimize for the losses of object detection, torch.distributed for models
-that are cut up among GPUs, and torch._dynamo for decorators that a compiler reads. It reads the names
+that are split across GPUs, and torch._dynamo for decorators that a compiler reads. It reads the names
 in its 3,000 files twice, for its cache holds 128 of 549 folders.
 """
 

@@ -122,9 +122,9 @@ def _type(name: str) -> pa.DataType:
 
 
 def committed(table: Table | None, wanted: Wanted) -> Committed:
-    """A table's rows, and which tasks are due on each: those whose fingerprint is absent or other,
-    those that failed if they are to be tried again, all of a clip that could not be decoded, and
-    those that read one of these.
+    """A table's rows, and which tasks are due on each: those whose fingerprint is absent or other; if
+    failures are retried, those that failed, and all on a clip that could not be decoded; and those
+    that read one of these.
 
     Scanning raises FileNotFoundError if another run compacts the table meanwhile, see `Table.newest`.
     """
@@ -182,7 +182,8 @@ def _stretches(table: Table, fragments: Iterable[Any]) -> Iterator[_Stretch]:
 def _ahead(
     read: Callable[[_Stretch], pa.Table], stretches: Iterable[_Stretch]
 ) -> Iterator[tuple[_Stretch, pa.Table]]:
-    """Each stretch and what is read of it, in order; some are read ahead, and no more."""
+    """Each stretch and its rows, in order; at most READS_AT_ONCE stretches and ROWS_AHEAD rows are read
+    ahead."""
     waiting = deque[tuple[_Stretch, Future[pa.Table]]]()
     ahead = 0  # rows
     with ThreadPoolExecutor(READS_AT_ONCE) as threads:

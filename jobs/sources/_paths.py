@@ -162,8 +162,8 @@ def resolve(reference: str, base: str, roots: Sequence[str]) -> str:
     if not is_inside or not any(_is_below(target, root) for root in roots):
         raise ClipError(
             "unreadable",
-            f"{reference!r} is not in {' or '.join(dict.fromkeys(roots))}: if it is to be read, "
-            "name a folder that contains it in input.audio_allow",
+            f"{reference!r} is not in {' or '.join(dict.fromkeys(roots))}: to read it, name a folder "
+            "that contains it in input.audio_allow",
         )
     return target
 

@@ -62,7 +62,7 @@ class Search:
     suffixes: tuple[str, ...]  # in lower case
     options: Mapping[str, Any]  # for fsspec
     warn: Callable[[str], None]
-    hidden: tuple[str, ...] = (".",)  # beginnings of names of files and folders that are skipped
+    hidden: tuple[str, ...] = (".",)  # prefixes of names of files and folders that are skipped
     listed: tuple[str, ...] = ()  # extensions of files that lists name, which are not counted
     inventory: str | None = None  # of S3, which is read in place of a listing
     passed_over: Counter[str] = field(default_factory=Counter)
