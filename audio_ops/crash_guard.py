@@ -1,4 +1,4 @@
-"""Clips that kill their model's process: found one by one, so that each costs only itself."""
+"""Finds the clips that crash their model's process, one by one, so that no other clip fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from audio_ops.errors import ClipError
 from audio_ops.tasks import Clip
 
-DEATHS_OF_A_CLIP = 3  # once among others and twice alone, and it gets no further chance
+DEATHS_OF_A_CLIP = 3  # once among others and twice alone: then the clip is not tried again
 
 Labels = dict[str, Any] | ClipError | None
 Recorder = Callable[[Sequence[Clip]], AbstractContextManager[Any]]
@@ -38,8 +38,8 @@ class CrashGuard:
     """Labels a call's clips, recording in a ledger which of them are in progress.
 
     Clips that were in progress at a death are labelled first, each alone in the process. A clip
-    that was alone at two deaths becomes a ClipError `crashed`. A machine that vanishes counts as a
-    death too; that it takes the same clip three times is negligible.
+    that was alone at two deaths becomes a ClipError `crashed`. The loss of a machine counts
+    as a death, too; that one clip meets three of them is improbable enough to ignore.
 
     It may be called from several threads.
     """
@@ -61,7 +61,7 @@ class CrashGuard:
             with self._turn(alone=True):
                 for index, clip in enumerate(clips):
                     if deaths.get(ids[index], 0) >= DEATHS_OF_A_CLIP:
-                        alone[index] = ClipError("crashed", "the model's process dies of this clip")
+                        alone[index] = ClipError("crashed", "the clip crashes the model's process")
                     elif ids[index] in deaths:
                         self._ledger.working_on(call, [ids[index]], alone=True)
                         alone[index] = label([clip], _not_recorded)[0]

@@ -13,8 +13,8 @@ FLAGS = {
     "gap": "timestamps skip some time, as if packets were lost: silence takes its place",
     "corrupt": "some packets cannot be decoded: silence takes their place",
     "shorter_than_header": "less sound than the header, or the manifest, says",
-    "longer_than_header": "more data than the header says, such as another file; of WAV, MP4 and their "
-    "kin the rest is not decoded",
+    "longer_than_header": "more data than the header says, such as another file; in WAV, MP4 and similar "
+    "formats the rest is not decoded",
     "changed": "the rate or the number of channels changes: converted to those of the start",
     "over_full_scale": "float samples beyond full scale, such as integers that were never scaled",
     "clipped": "many samples at full scale",

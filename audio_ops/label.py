@@ -35,11 +35,14 @@ class Label:
     task's columns, `{name}_error` (text for people) and `_{name}_failure` (TASK_FAILURE, for the
     code) appended, and without the columns in `drop`. A row without sound (a clip that failed
     before, a shard's end), and a clip of which the task's `when` is not true, passes through with
-    nulls at no cost; one whose `_due` lacks the task's `bit` with the labels that it has.
+    nulls at no cost; one whose `_due` lacks the task's `bit` keeps the labels that it has.
 
-    `device` is `cuda` or `cpu`, and decides the model's number format and batches. `batch_s`: see
-    `BatchRunner`; None: as many as the device gains from and `gpu_fraction` of its memory holds. With a `ledger`, a clip that kills the process costs only itself: see
-    `CrashGuard`. It may be called from several threads.
+    device: `cuda` or `cpu`; it decides the model's number format and batches.
+    batch_s: see `BatchRunner`; None: see `default_batch_s`, which `gpu_fraction` goes to.
+    threads: of torch; None: its default.
+    ledger: with it, a clip that kills the process costs only itself, see `CrashGuard`.
+
+    It may be called from several threads.
     """
 
     bit: int | None = None  # the task's place in `_due`
@@ -171,7 +174,7 @@ class Label:
 
 
 def is_due(table: pa.Table, bit: int | None) -> pa.Array:
-    """Whether the task with this bit is to be run on each clip."""
+    """Whether the task with this bit is due on each clip, as booleans (rows,)."""
     if bit is None or DUE not in table.column_names:
         return pa.repeat(True, len(table))
     masks = table[DUE].combine_chunks()

@@ -259,7 +259,7 @@ def _open(file: BinaryIO, part: _Part) -> Sound:
 
 
 class _Mix:
-    """A row in the making: what the models get of a sound, and evidence about it.
+    """Accumulates a row: the waveforms that the models get of a sound, its level and its oddities.
 
     channel: from 0 on, or None for the mean of all.
     """

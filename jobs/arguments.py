@@ -26,8 +26,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--relabel",
         metavar="TASK",
         nargs="*",
-        help="replace the labels that the table has by these tasks with other settings; without "
-        "names, by all tasks",
+        help="replace labels that these tasks made with other settings; without names, those of all "
+        "tasks",
     )
     parser.add_argument(
         "--retry-errors", action="store_true", help="run tasks again on clips where they failed"

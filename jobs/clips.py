@@ -18,7 +18,7 @@ IDS_AT_ONCE = 65_536
 
 def clip_ids(found: pa.Table) -> pa.Array:
     """The `clip_id` of each row's place and, if there is such a column, `channel`."""
-    return texts(numbers_of_places(found))
+    return as_clip_ids(numbers_of_places(found))
 
 
 def numbers_of_places(found: pa.Table) -> np.ndarray:
@@ -28,7 +28,7 @@ def numbers_of_places(found: pa.Table) -> np.ndarray:
 
 
 def _numbers(found: pa.Table) -> np.ndarray:
-    """Those of rows whose places are put together in memory."""
+    """`numbers_of_places` of few rows, whose places fit into memory as texts."""
     offsets = found["offset_s"].combine_chunks().dictionary_encode()
     texts = pa.array([repr(offset_s) for offset_s in offsets.dictionary.to_pylist()], pa.string())
     columns = [found["source"], found["member"], found["source_version"]]
@@ -59,8 +59,8 @@ def clip_id(
 
 
 class Shard(NamedTuple):
-    """The contents of a shard, as a run found them that read it to the end: they save reading it
-    again. Which clips are done follows from the table's rows alone."""
+    """The contents of a shard that a run has read to the end, so that it need not be read again. Which
+    clips are done follows from the table's rows alone."""
 
     version: str
     clips: int
@@ -80,7 +80,7 @@ def digest(clip_ids: Collection[str]) -> str:
 
 
 class Ids:
-    """A set of `clip_id`s, given as `numbers`, in 20 bytes for each, which finds others among them."""
+    """A set of `clip_id`s in which others are looked up, in 20 bytes for each. numbers: see there."""
 
     def __init__(self, numbers: np.ndarray) -> None:
         self.order = np.argsort(numbers[:, 0]).astype(np.int32)
@@ -113,7 +113,7 @@ def numbers(clip_ids: pa.Array) -> np.ndarray:
     return found
 
 
-def texts(numbers: np.ndarray) -> pa.Array:
+def as_clip_ids(numbers: np.ndarray) -> pa.Array:
     """The `clip_id`s that are these `numbers`, as 32 hex digits each."""
     digits = numbers.astype(">u8").tobytes().hex().encode()
     offsets = np.arange(0, len(digits) + 1, 32, np.int64)

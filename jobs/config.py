@@ -1,6 +1,6 @@
 """A run's config: frozen, validated models.
 
-The only place with defaults, but for those of one task, which stand in the task's own file.
+The only place with defaults, except those of a task, which are in the task's own file.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from jobs.input import Input, Section
 
 # The stores that both fsspec and delta-rs write to.
 STORES = ("file", "local", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
-
-
 KIND = re.compile(r"CPU|GPU|accelerator_type:\S+")  # of machines
 
 
@@ -28,7 +26,7 @@ class ConfigError(Exception):
 
 
 class Raw(Section):
-    """How files without a header are encoded, which nothing in them says."""
+    """How files without a header are encoded."""
 
     extensions: Annotated[tuple[str, ...], Field(min_length=1)]
     """Of such files."""
@@ -37,7 +35,7 @@ class Raw(Section):
     sample_rate: Annotated[int, Field(ge=4_000, le=768_000)]
     """In Hz."""
     channels: Annotated[int, Field(ge=1, le=64)] = 1
-    """Whose samples alternate."""
+    """Interleaved."""
 
     @field_validator("extensions")
     @classmethod
@@ -74,7 +72,7 @@ class Raw(Section):
 
 
 class Audio(Section):
-    """Limits on the sound, and what no file says of itself."""
+    """How sound is read: its limits, channels, damage, and files without a header."""
 
     max_clip_s: Annotated[float, Field(gt=0)] = 4 * 3600.0
     """Longer recordings become an error row (`too_long`)."""
@@ -82,7 +80,7 @@ class Audio(Section):
     """What is labelled of a sound with several channels: their `mean`, `each` as a clip of its own, or
     one by its number, from 1 on ([channels](#channels))."""
     on_damage: OnDamage = "keep"
-    """`keep` labels what can be decoded of a damaged clip, with a word in `sound_flags`; `error` makes
+    """`keep` labels what can be decoded of a damaged clip, with a flag in `sound_flags`; `error` makes
     an error row of every clip with a gap, a bad packet, a change of rate or less sound than claimed."""
     max_damage: Annotated[float, Field(ge=0, le=1)] = 0.1
     """With `on_damage: keep`: the share of a clip that may be lost; more is an error row (`damaged`,
@@ -92,10 +90,11 @@ class Audio(Section):
     or a list of such declarations ([encodings](#sound-without-a-header)). Files of these extensions
     are listed as audio."""
     decode_timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    """Decoding may take so long, plus the duration of the clip; longer is an error row (`timeout`)."""
+    """Time limit of decoding, added to the clip's duration; beyond it the clip becomes an error row
+    (`timeout`)."""
     decode_memory_mb: Annotated[int, Field(ge=64)] = 6144
-    """Memory that decoding may take beyond what its process starts with; more is an error row
-    (`memory`). Four hours at 16 kHz take 1,000. Enforced on Linux alone."""
+    """Memory limit of decoding, added to what its process starts with; beyond it the clip becomes an
+    error row (`memory`). Four hours at 16 kHz take 1,000. Enforced on Linux only."""
 
     @field_validator("channels", mode="before")
     @classmethod
@@ -121,7 +120,7 @@ class Output(Section):
 
     path: str
     """Folder of the table, local or on a store (`s3://`, `gs://`, `az://`, `abfs://`), with no `#`, `?`,
-    `\\` or `%20` in its path: Delta tables cannot have such ones."""
+    `\\` or `%20` in its path, which Delta tables do not support."""
     keep: tuple[str, ...] = ()
     """Columns of the source that each row carries along."""
     storage_options: Annotated[dict[str, Any] | None, Field(repr=False)] = None
@@ -129,7 +128,7 @@ class Output(Section):
     retain_h: Annotated[float, Field(ge=0, le=168)] = 0.0
     """Hours for which the data files of earlier versions stay, for Delta readers that are still
     reading them or go back to them. Plain readers of the folder's Parquet files see those rows as
-    well: with 0 they see exactly the rows that there are."""
+    well; with 0 they see exactly the table's rows."""
     compact: Literal["auto", "never"] = "auto"
     """Whether a run merges small data files at its end, into files of up to 256 MB. `never` leaves that
     to others, such as `OPTIMIZE` of a Delta engine."""
@@ -163,7 +162,7 @@ class Range(Section):
 
 
 class TaskResources(Section):
-    """Resources of one task's actors. Whatever is left out is worked out from the cluster."""
+    """Resources of one task's actors. What is left out is derived from the cluster."""
 
     actors: Range | None = None
     """Number of actors, or `{min: 1, max: 8}` for a pool that grows and shrinks."""
@@ -197,9 +196,9 @@ class Resources(Section):
     clips_per_block: Annotated[int, Field(ge=1)] | None = None
     """Clips in one block: they travel together, and are committed together."""
     in_flight_mb: Annotated[int, Field(ge=1)] | None = None
-    """Sound that may travel between the stages, on all nodes that the run starts with together, and
-    in proportion on those that join; by default 64 per CPU, 512 where there are GPUs. Reading
-    waits for free capacity, but one block is always let through, which may be one long recording."""
+    """Limit of the sound between the stages, for all nodes at the start of the run together; nodes
+    that join raise it in proportion. By default 64 per CPU, 512 where there are GPUs. Reading waits
+    for free capacity, but one block is always let through, which may be one long recording."""
     object_store_mb: Annotated[int, Field(ge=80)] | None = None
     """Size of Ray's object store, which holds that sound, if the run starts Ray itself; by default
     30 % of the machine's memory."""
@@ -208,11 +207,11 @@ class Resources(Section):
     )
     """What machines cost, by kind: `GPU` is the price of a machine with GPUs, divided by their number,
     `accelerator_type:L4` that of one with GPUs of the type that Ray calls so, and `CPU` is the price of
-    a machine without GPUs, divided by its CPUs. Of spot machines it is what they cost you on average."""
+    a machine without GPUs, divided by its CPUs. For spot machines give their average price."""
     commit_every_s: Annotated[float, Field(ge=0)] = 5.0
     """Shortest time between two commits."""
     stalled_after_s: Annotated[float, Field(gt=0)] = 2 * 3600.0
-    """A run in which no stage takes or hands on a block for so long ends with exit code 1 and names
+    """A run in which no stage starts or finishes a block for this long ends with exit code 1 and names
     what it waits for. Choose more than the longest clip takes."""
 
     @field_validator("price_per_hour")

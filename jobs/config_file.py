@@ -25,7 +25,7 @@ SECRET_KEY = re.compile(
     r"secret|token|passw|passphrase|credential|^key$|access_key|account_key|connection_string|sas",
     re.I,
 )
-UNSAFE_LOADING = (  # switches with which Ray and torch unpickle what stands in data
+UNSAFE_LOADING = (  # switches with which Ray and torch unpickle objects in data
     "RAY_DATA_AUTOLOAD_PYEXTENSIONTYPE",
     "RAY_DATA_AUTOLOAD_PICKLE_OBJECT_SCALAR",
     "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA",
@@ -102,16 +102,11 @@ def _names_secret(value: str) -> bool:
 
 
 def _urls_with_credentials(raw: dict[str, Any]) -> Iterator[str]:
-    """Paths stand in rows and messages, so credentials in them may not come from outside either."""
+    """Paths appear in rows and messages, so they may not even get credentials from the environment."""
     sections = {name: value for name, value in raw.items() if isinstance(value, dict)}
-    named = {
-        "input.path": sections.get("input", {}).get("path"),
-        "input.audio_root": sections.get("input", {}).get("audio_root"),
-        "input.inventory": sections.get("input", {}).get("inventory"),
-        "input.manifest": sections.get("input", {}).get("manifest"),
-        "input.audio_allow": sections.get("input", {}).get("audio_allow"),
-        "output.path": sections.get("output", {}).get("path"),
-    }
+    keys = ("path", "audio_root", "inventory", "manifest", "audio_allow")
+    named = {f"input.{key}": sections.get("input", {}).get(key) for key in keys}
+    named["output.path"] = sections.get("output", {}).get("path")
     for task, options in sections.get("tasks", {}).items():
         named[f"tasks.{task}.model"] = options.get("model") if isinstance(options, dict) else None
     for key, paths in named.items():
@@ -132,7 +127,7 @@ def _other_bases(texts: Mapping[str, str]) -> Iterator[str]:
 
 
 def _words_for_numbers(config: Config, texts: Mapping[str, str]) -> Iterator[str]:
-    """A line for each `on` and `no` that stands where a number belongs: pydantic takes it for 1 or 0."""
+    """A line for each `on` and `no` in place of a number: pydantic would take it for 1 or 0."""
     for key, text in texts.items():
         value: Any = config.model_dump()
         for part in key.split("."):
@@ -146,8 +141,7 @@ def _unsafe_loading() -> Iterator[str]:
     for name in UNSAFE_LOADING:
         if os.environ.get(name, "").lower() not in ("", "0", "false"):
             yield (
-                f"{name}: expected it not to be set in the environment, for it lets data run code: "
-                f"unset it"
+                f"{name}: expected it to be unset in the environment, as it lets data run code: unset it"
             )
 
 
@@ -247,7 +241,7 @@ def _problems(
     """Pydantic's findings as `key: expected ..., found ...`."""
     lines = {}
     for detail in error.errors(include_url=False):
-        # A union reports each member, with the member's name behind the key: one line is enough.
+        # A union reports each member, with the member's name after the key: one line is enough.
         where = tuple(str(part) for part in detail["loc"] if not str(part).startswith("tuple["))
         if where and where[-1] in ("str", "float", "int"):
             where = where[:-1]

@@ -11,7 +11,6 @@ import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import TextIO
 
 from jobs.own_folder import own_folder
@@ -39,8 +38,8 @@ def one_line(error: BaseException) -> str:
 
 
 class Lasting(io.TextIOBase):
-    """A stream that goes on when nobody reads it any more, as after `| head`: a command's exit code
-    says what it found, not who listened."""
+    """A stream that discards its text once its reader is gone, as after `| head`: a command's exit code
+    depends on what it finds, not on who reads its output."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -76,7 +75,7 @@ class Console:
     """Prints to the real stdout, while everything that libraries print goes to a log file.
 
     The file descriptors themselves are redirected, because Ray's C++ core and child processes write
-    to them directly. A stdout that nobody reads any more, that is closed or full ends no run.
+    to them directly. A stdout whose reader is gone, that is closed or full does not end the run.
     """
 
     def __init__(self, run_id: str):
@@ -100,12 +99,7 @@ class Console:
             self.say(problem)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close_line()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -141,7 +135,9 @@ class Console:
             self._out.write(text)
             self._out.flush()
         except OSError as error:  # as after `| head`
-            print(f"stdout takes nothing more ({error.strerror}); what would follow:", flush=True)
+            print(
+                f"stdout can't be written to ({error.strerror}); its text goes on here:", flush=True
+            )
             discard(self._out)
             self._terminal = False
             self._out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")
@@ -149,8 +145,8 @@ class Console:
 
 
 def open_log(run_id: str) -> tuple[Path, int, str]:
-    """A run's log: its path, a file descriptor, and what is to be said if it is not in the usual
-    folder, as in containers without a home or with one that is read-only."""
+    """A run's log: its path, a file descriptor, and a line for the user if it is not in the usual folder,
+    as in containers without a home or with one that is read-only."""
     problem = ""
     for folder in (_state_folder, own_folder):
         try:
@@ -171,7 +167,7 @@ def _state_folder() -> Path:
 
 
 def discard(stream: TextIO) -> None:
-    """Let what a stream that takes nothing still holds, and all that is written to it, vanish."""
+    """Send a broken stream's buffered text, and all that is written to it later, to /dev/null."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

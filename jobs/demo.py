@@ -91,7 +91,7 @@ def main() -> int:
         print(f"earmark report {table} -o demo/report", flush=True)
         code = earmark(["report", str(table), "-o", "demo/report"])
         print("Open it in a browser, without a server.\n")
-        print(f"The Parquet files lie in {table.resolve()}. Open them with")
+        print(f"The Parquet files are in {table.resolve()}. Open them with")
         print(f"  pandas   pd.read_parquet({str(table)!r})")
         print(f"  DuckDB   SELECT * FROM read_parquet('{table}/*.parquet')")
         print(f"For your own audio copy {config}, set your folder and output in it, and run")

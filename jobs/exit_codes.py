@@ -17,8 +17,8 @@ IN_USE = 75  # EX_TEMPFAIL of sysexits.h
 def exit_with(code: int) -> None:
     """End the process with exactly this code.
 
-    After some table operations delta-rs's threads abort the interpreter while it winds down (exit
-    code 134 for a run that went well), so it is not wound down.
+    After some table operations delta-rs's threads abort the interpreter while it shuts down (exit code
+    134 after a successful run), so the shutdown is skipped.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # nobody reads it, or it is closed

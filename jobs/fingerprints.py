@@ -31,12 +31,12 @@ LATER_OPTIONS = {
 REFERENCE_VERSION = 3
 # Conditions on levels, which are those of the mean of a sound's channels since version 2.
 _BY_LEVEL = re.compile(r"\b(peak|rms)_dbfs\b")
-# By task: what is new in its labels since tables were made that do not name it.
+# By task: the last change of its labels. Tables that were made before have no entry, or an earlier one.
 CHANGED_LABELS = {"automatic-speech-recognition": "suspects are found by segment, 3"}
-# Settings that concern every task, and what a table keeps beside those of its tasks.
-_OF_ALL = ("label_version", "audio", "keep")
-_OF_TABLE = ("layout", "left", "taken_over")
-_READ_BY = ("when", "reference", "prompt_column")  # options that name columns
+# Keys of settings that every task depends on, and of what a table keeps beside its tasks' settings.
+_COMMON_KEYS = ("label_version", "audio", "keep")
+_TABLE_KEYS = ("layout", "left", "taken_over")
+COLUMN_OPTIONS = ("reference", "prompt_column")  # each names a column that the task reads
 LAYOUT = 2  # of tables whose rows have a fingerprint for each task
 
 
@@ -67,8 +67,8 @@ def _options(options: TaskOptions) -> dict[str, Any]:
 
 
 def _versions(config: Config, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
-    """By kind of change, the tasks whose labels are not those of earlier versions of the code, or
-    not those that their options alone say."""
+    """By kind of change, the tasks whose labels differ from those of earlier versions of the code, or
+    depend on more than their options: each with a value to compare."""
     tasks = config.tasks.items()
     corrected = [
         name
@@ -125,10 +125,10 @@ def records(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """By task all that its labels depend on: its part of the settings and, as `reads`, the
     fingerprints of the tasks whose columns it reads."""
     tasks, found = settings.get("tasks", {}), dict[str, dict[str, Any]]()
-    kinds = settings.keys() - {*_OF_ALL, *_OF_TABLE, "tasks"}  # of `_versions`
+    kinds = settings.keys() - {*_COMMON_KEYS, *_TABLE_KEYS, "tasks"}  # of `_versions`
     for name, others in reads(tasks).items():
         own = {kind: {name: settings[kind][name]} for kind in kinds if name in settings[kind]}
-        own |= {key: settings[key] for key in _OF_ALL if key in settings}
+        own |= {key: settings[key] for key in _COMMON_KEYS if key in settings}
         own |= {"tasks": {name: tasks[name]}}
         if others:
             own["reads"] = {other: fingerprint(found[other]) for other in others}
@@ -145,7 +145,8 @@ def reads(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """By task the earlier ones whose columns its `when`, `reference` or `prompt_column` names."""
     found: dict[str, list[str]] = {}
     for name, options in tasks.items():
-        text = "\n".join(str(options[key]) for key in _READ_BY if options.get(key))
+        keys = ("when", *COLUMN_OPTIONS)
+        text = "\n".join(str(options[key]) for key in keys if options.get(key))
         found[name] = [
             other
             for other in found
@@ -155,7 +156,7 @@ def reads(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def _names(text: str, column: str) -> bool:
-    """Whether a column stands in a text, in capitals or not, as SQL has it."""
+    """Whether a text contains a column's name, in any case, as in SQL."""
     return bool(re.search(rf"(?<!\w){re.escape(column)}(?!\w)", text, re.IGNORECASE))
 
 
@@ -170,11 +171,10 @@ def label_names(name: str, options: Mapping[str, Any]) -> list[str]:
 
 
 def table_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a table that had those of `before` ({}: a new one) from a run with `now` on.
+    """The settings that a run with settings `now` gives to a table that had `before` ({}: a new one).
 
-    Besides the run's they have, as `left`, the records of tasks that are in the config no more, but
-    in the table; and as `taken_over`, by the one fingerprint of each row that earlier versions of
-    Earmark wrote, those of the tasks that it stands for.
+    Besides the run's own, they have `left`, the records of tasks that are in the table but no longer
+    in the config, and `taken_over`, see there.
     """
     left = {**before.get("left", {}), **records(before)}
     whole = {
@@ -183,19 +183,15 @@ def table_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[st
         "left": {name: record for name, record in left.items() if name not in now.get("tasks", {})},
         "taken_over": taken_over(before),
     }
-    return {key: value for key, value in whole.items() if value or key not in _OF_TABLE}
+    return {key: value for key, value in whole.items() if value or key not in _TABLE_KEYS}
 
 
 def taken_over(settings: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """By the `fingerprint` of rows of earlier versions those of the tasks that it stands for."""
+    """The fingerprint of each task, by the single `fingerprint` that earlier versions of Earmark gave to a
+    row with all its tasks."""
     if settings.get("tasks") and "layout" not in settings:
         return {fingerprint(settings): fingerprints(settings)}
     return dict(settings.get("taken_over", {}))
-
-
-def left(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The options of a table's tasks that are in the config no more."""
-    return {name: record["tasks"][name] for name, record in settings.get("left", {}).items()}
 
 
 def fingerprint_of(task: str, settings: Mapping[str, Any], names: Collection[str]) -> pc.Expression:
@@ -220,8 +216,8 @@ def run_of(task: str, names: Collection[str]) -> pc.Expression:
 
 
 def changes(table: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, list[str]]:
-    """By task of the run that the table has with another fingerprint: the lines of its `difference`,
-    none if only tasks that it reads have changed."""
+    """The lines of `difference` for each task of the run that has another fingerprint in the table; none
+    for one that only reads a changed task."""
     before, found = {**table.get("left", {}), **records(table)}, dict[str, list[str]]()
     for name, record in records(run).items():
         old = before.get(name)

@@ -39,18 +39,18 @@ class Input(Section):
     columns: Columns = Columns()
     """Of a Parquet file or a manifest."""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
-    """The character between the fields of a CSV or TSV. By default that of comma, semicolon, tab and
+    """The character between the fields of a CSV or TSV. By default the one of comma, semicolon, tab and
     bar with which the header has a column of paths."""
     encoding: str | None = None
-    """The encoding of a manifest, in Python's name (`latin-1`, `utf-16-le`, `gb18030`). By default
-    UTF-8, or UTF-16 if its mark begins the file."""
+    """The encoding of a manifest, by its name in Python (`latin-1`, `utf-16-le`, `gb18030`). By default
+    UTF-8, or UTF-16 if the file begins with its byte order mark."""
     manifest: str | tuple[str, ...] | None = None
-    """Lists of the members of tars, JSON lines of NeMo or cuts of Lhotse: their columns are the
-    clips'. By default `tarred_audio_manifest.json`, or the `cuts.*.jsonl.gz` of a Shar, beside the tars."""
+    """Lists of the members of tars (JSON lines of NeMo or cuts of Lhotse), whose columns the clips get.
+    By default `tarred_audio_manifest.json`, or the `cuts.*.jsonl.gz` of a Shar, beside the tars."""
     inventory: str | None = None
-    """An S3 Inventory, which stands for a listing of the bucket: its `manifest.json`, the folder of
-    its configuration (its newest one counts), or one Parquet file. `path` then names folders or files
-    of that bucket."""
+    """An S3 Inventory, read instead of listing the bucket: its `manifest.json`, the folder of its
+    configuration (the newest one is read), or one Parquet file. `path` then names folders or files of
+    that bucket."""
     audio_root: str | None = None
     """The folder that paths in a manifest or a Parquet file are relative to. By default that of the
     file itself."""
@@ -58,9 +58,9 @@ class Input(Section):
     """Folders that such paths may lead into, by their names or by links, besides `audio_root` and
     the file's own folder."""
     max_clip_bytes: Annotated[int, Field(gt=0)] = 512 << 20
-    """The size limit of a clip inside a tar, with its sidecars, or inside a Parquet file: these are
-    held in memory whole. A larger one becomes an error row (`too_large`). Separate audio files are
-    streamed and have no limit."""
+    """The size limit of a clip inside a tar, with its sidecars, or inside a Parquet file, which is held
+    in memory whole. A larger one becomes an error row (`too_large`). Separate audio files are streamed
+    and have no limit."""
     storage_options: Annotated[dict[str, Any], Field(repr=False)] = {}
     """Passed to fsspec, e.g. `endpoint_url`, `anon`."""
 

@@ -54,13 +54,15 @@ def run(
 ) -> int:
     """Label what is new; returns the exit code. `summary_file` is written however the run ends.
 
-    With `sample` only so many clips, into `<output.path>-sample`, with these settings whatever the
-    rows there were made with.
+    With `sample`, label only that many clips, into `<output.path>-sample`, and replace rows there
+    that were made with other settings.
     """
     run_id = new_run_id()
     with Console(run_id) as console, Stop(max_runtime_s) as stop:
         summary = Summary(run_id, config_path, console.log)
-        stop.give_up = lambda error: exit_with(tell_lost(error, summary, console, summary_file))
+        stop.give_up = lambda error: exit_with(
+            report_lost_cluster(error, summary, console, summary_file)
+        )
         try:
             config = load_config(config_path, overrides)
             config = sample_config(config) if sample else config
@@ -93,7 +95,7 @@ def run(
             console.say(f"error: {error}\nthe same command continues with what is left")
             summary.end(FAILED, "stalled", error)
         except HeadGone as error:
-            tell_lost(error, summary, console)
+            report_lost_cluster(error, summary, console)
         except Stopped:
             console.say(f"stopped ({stop.why}) before anything was labelled")
             summary.end(stop.code, stop.why)
@@ -113,13 +115,13 @@ def run(
         return summary.code
 
 
-def tell_lost(
+def report_lost_cluster(
     error: Exception, summary: Summary, console: Console, summary_file: str | None = None
 ) -> int:
-    """Tell how a run ended whose cluster is gone; returns the exit code."""
+    """Report the end of a run that has lost its cluster; returns the exit code."""
     labelled = summary.progress.labelled if summary.progress else 0
     console.say(
-        f"error: {error}; {labelled:,} clips are committed, the same command goes on\n"
+        f"error: {error}; {labelled:,} clips are committed, the same command continues\n"
         f"log: {console.log}"
     )
     summary.end(FAILED, "failed", error)
@@ -191,8 +193,8 @@ def label(
     summary: Summary,
     stop: Stop,
 ) -> None:
-    """Label what is to do, on Ray, and commit it. `rows_of_all` are those of the whole input, of which a
-    sample tells what they take."""
+    """Label the clips of `todo`, on Ray, and commit them. `rows_of_all` is how many clips, or shards, the
+    whole input has, for the estimate of a sample."""
     console = progress.console
     per_shard = clips_per_shard(run.sample, rows_of_all)
     with probing(table.path, run.id), running_ray(run.config, console, stop):
@@ -210,7 +212,7 @@ def label(
 def commit_as_it_comes(
     table: HeldTable, stream: Stream, progress: Progress, stop: Stop, every_s: float
 ) -> None:
-    """Commit data files while the run goes on, until it ends, a signal comes or its time is over.
+    """Commit data files as they come, until the stream ends, a signal comes or the time is over.
 
     The channels of a recording, each of them a clip, are committed together.
 
@@ -259,7 +261,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TASK",
         action="append",
         default=[],
-        help="remove the columns of a task that is no longer in the config from the table; may be "
+        help="remove from the table the columns of a task that is no longer in the config; may be "
         "given several times",
     )
     parser.add_argument(
@@ -273,8 +275,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sample",
         metavar="N",
         type=positive,
-        help="label N clips, evenly spread and always the same, into OUTPUT-sample, and say what "
-        "all of them would take",
+        help="label N clips, evenly spread and always the same, into OUTPUT-sample, and estimate "
+        "what all of them would take",
     )
     parser.add_argument(
         "--summary",

@@ -79,7 +79,10 @@ def on_this_node(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def fetch(url: str, options: Mapping[str, Any]) -> StoredCheckpoint:
-    """Copy the files that `from_pretrained` may read into the cache, unless they are there."""
+    """Copy the files that `from_pretrained` may read into the cache, unless they are there.
+
+    Raises FileNotFoundError if the folder holds no checkpoint or cannot be listed.
+    """
     try:
         fs, root = store_of(url, options)
     except ValueError as error:

@@ -171,9 +171,9 @@ def columns_done_with(rates: Mapping[str, int], name: str, later: Sequence[str])
 
 
 def blocks(todo: pa.Table, config: Config, least: int = 16) -> list[pa.Table]:
-    """The plan in blocks. A block is what travels together, and so how often files can be committed
-    and how many clips a model gets at once (GPUs want more). The first one comes in quarters, so
-    that the first labels come soon.
+    """The plan in blocks. Their size decides how often files can be committed and how many clips a model
+    gets at once (GPUs want more). The first block is split into quarters, so that the first labels
+    come soon.
 
     Rows with an equal `_unit` stay together, however many there are.
     """

@@ -23,7 +23,7 @@ class PlannedReads(Datasource):
     """Reads each block of a plan with `read(block, number=..., **arguments)`. The number is that of the
     block in its task.
 
-    `ray.data.from_arrow` would do as a beginning, but asks a task about each block before the first
+    `ray.data.from_arrow` could begin the dataset, but it runs a task for each block before the first
     is read: 1 s for the start of its process, and 87 s and 0.9 GB for 20,000 blocks.
     """
 
@@ -46,7 +46,7 @@ class PlannedReads(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        """The tasks, whatever `parallelism` is: it is their number."""
+        """The tasks; their number is what `dataset` asks for as `parallelism`."""
         unknown = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None)
         return [ReadTask(read, unknown) for read in self.reads]
 
@@ -56,7 +56,7 @@ def dataset(
 ) -> Dataset:
     """The tables that `read(block, number=..., **arguments)` yields for each block, as a dataset.
 
-    Ray runs a task again, as often as needed, whose process has died or whose tables are lost.
+    If a task's process dies or its tables are lost, Ray runs the task again, as often as needed.
     """
     source = PlannedReads(blocks, read, arguments)
     return read_datasource(source, num_cpus=num_cpus, override_num_blocks=len(source.reads))

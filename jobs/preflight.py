@@ -15,7 +15,7 @@ from audio_ops.schemas import SOUND
 from audio_ops.tasks import load_task
 from jobs.config import Config, ConfigError
 from jobs.config_file import options_of_others
-from jobs.fingerprints import settings
+from jobs.fingerprints import COLUMN_OPTIONS, settings
 from jobs.models import find_model
 from jobs.planning.due import Wanted
 from jobs.sources import NoSuchColumn, Source, load_source
@@ -23,8 +23,6 @@ from jobs.sources._auto import recognise
 from jobs.sources._paths import absolute
 from jobs.table.schema import IDENTITY, table_schema
 from jobs.table.storage import Storage
-
-COLUMN_OPTIONS = ("reference", "prompt_column")  # they name a column that the task reads
 
 
 @dataclass(frozen=True)

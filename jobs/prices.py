@@ -31,5 +31,5 @@ def price_per_hour(machines: Mapping[str, float], prices: Mapping[str, float]) -
 
 
 def cost(seconds: float | None, hourly: float | None) -> float | None:
-    """The price of so many seconds, or None if they or the price of an hour are not known."""
+    """The price of `seconds` at `hourly` an hour, or None if either is not known."""
     return None if seconds is None or hourly is None else seconds / 3600 * hourly

@@ -26,7 +26,7 @@ class Incomplete(Exception):
 
 @dataclass
 class ShardPart:
-    """The clips of a shard that have come, and how many there are, once its end has come."""
+    """The clips of a shard that have come, and their number, which is known when its end has come."""
 
     clip_ids: set[str] = field(default_factory=set)
     expected: int | None = None
@@ -51,7 +51,7 @@ class Progress:
         self.whole: set[str] = set()
         self.found, self.done = plan.found, plan.done
         self.ready = 0  # of those to do, committed
-        self.clips_in_shards = 0.0  # with those behind the part that a sample reads, by its bytes
+        self.clips_in_shards = 0.0  # of whole shards, estimated by bytes if a sample reads a part
         self.passed_over: Counter[str] = Counter()  # members of shards, by extension
         self.statuses: Counter[str] = Counter()
         self.kinds: Counter[str] = Counter()
@@ -73,11 +73,11 @@ class Progress:
             )
 
     def accepts(self, file: Mapping[str, Any]) -> bool:
-        """Whether none of a data file's clips came before. Then they count as having come.
+        """Whether none of a data file's clips has come before; if so, records them.
 
-        A task that Ray starts again hands on the same tables, unless its tar cannot be read as far as
-        before. The file must then not be committed; the clips that are missing are left to the next
-        run. Files to commit are `recordings.ready()`.
+        A task that Ray starts again hands on the same tables, unless its tar can no longer be read as
+        far as before. A file that is not accepted must not be committed; its other clips are left to
+        the next run. Files to commit are `recordings.ready()`.
         """
         ids = set(file["clip_ids"] or ())
         is_new = len(ids) == len(file["clip_ids"] or ())
@@ -195,7 +195,7 @@ class Progress:
             if missing or found != done + ok + self.failed:
                 raise Incomplete(
                     f"{missing:,} of {self.to_do:,} {'shards' if self.sharded else 'clips'} are not "
-                    "labelled, as a worker died and read them otherwise when it was started again: "
+                    "labelled, as a worker died and read other clips when it was restarted: "
                     "the same command continues with them"
                 )
             say(

@@ -41,8 +41,8 @@ def ray_address() -> str | None:
 
 
 def expect_answer(address: str, say: Callable[[str], None]) -> None:
-    """Wait until something takes connections there. Raises CannotRun, with the reason, if nothing has
-    after PATIENCE_S: Ray itself would try for a quarter of an hour, without a word."""
+    """Wait until something accepts connections at the address. Raises CannotRun, with the reason, if nothing
+    does within PATIENCE_S: Ray itself would silently try for a quarter of an hour."""
     place = _host_and_port(address)
     if place is None:  # "auto" is a file's content
         return
@@ -77,7 +77,7 @@ class HeadGone(Exception):
 
 
 class HeadWatch:
-    """Sees whether the head of the cluster still takes connections, until `end`.
+    """Checks every few seconds whether the cluster's head still accepts connections, until `end`.
 
     Ray ends every process of the cluster, the driver too, a minute after the head has gone, without a
     message. So `gone` is called before that, from a thread; and `hopeless` if the run has not ended
@@ -97,7 +97,7 @@ class HeadWatch:
         self._thread.start()
 
     def is_there(self) -> bool:
-        """Whether the head takes connections right now."""
+        """Whether the head accepts connections now."""
         place = _host_and_port(self.address)
         if place is None:
             return True

@@ -15,7 +15,7 @@ from jobs.resources import CannotRun
 from jobs.stop import Stop, Stopped, outlasting_the_terminal
 
 IMPORTED_MEANWHILE = ("jobs.planned_reads", "jobs.workers.model_actor")  # 0.6 s
-ACTOR_STARTS = 3  # a model that cannot be loaded ends the run after so many
+ACTOR_STARTS = 3  # of a model that cannot be loaded, after which the run ends
 
 
 @contextmanager

@@ -165,8 +165,8 @@ def own_packages_first() -> Iterator[None]:
 
 
 def fit_to_machine() -> list[str]:
-    """Choose a folder for the Ray that is started here, if the usual one does not do; returns what is
-    to be said about it. Where there is no home, give Ray the token that it would keep there.
+    """Choose another folder for the Ray that is started here if the usual one is unusable; returns lines
+    for the user about it. Where there is no home, give Ray the token that it would keep there.
 
     `_private/authentication/authentication_token_setup.py`: `~/.ray/auth_token`. `_private/node.py`:
     the paths of its sockets, `SOCKET` below its folder, may have 107 bytes.
@@ -307,7 +307,7 @@ def whole_tables() -> Iterator[None]:
 
 
 def end_datasets() -> None:
-    """End all running datasets of this process. Their threads would start Ray anew after its end.
+    """End all running datasets of this process. Their threads would start Ray again after its end.
 
     `data/_internal/execution/streaming_executor.py`: `StreamingExecutor` is a thread with
     `shutdown(force)`. Where that is gone, a dataset ends when its iterator is collected.
@@ -336,7 +336,7 @@ def stalled_stages(error: BaseException) -> list[str] | None:
 
 def autoscaler_groups() -> list[tuple[dict[str, float], int]]:
     """The resources of a node and the largest number of nodes (-1: no bound) of each group of nodes
-    that an autoscaler may start; empty where it has told the cluster of none.
+    that an autoscaler may start; empty if it has not registered any.
 
     `_private/state.py`: `get_cluster_config`, and `autoscaler.proto`: `ClusterConfig`.
     """

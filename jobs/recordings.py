@@ -9,8 +9,8 @@ from typing import Any
 class WholeRecordings:
     """Holds data files back until all rows of their recordings have come.
 
-    All rows of a recording are of one block at first, so only few files wait. `missing` has the
-    recordings of which some rows have not come.
+    All rows of a recording start in one block, so few files wait. `missing` has the recordings of which
+    some rows have not come.
     """
 
     def __init__(self) -> None:

@@ -1,5 +1,5 @@
-"""`earmark run --sample N`: few clips, evenly spread over the input, into a table beside the output,
-and what labelling all of them would take."""
+"""`earmark run --sample N`: labels few clips, evenly spread over the input, into a table beside the output,
+and estimates what labelling the whole input would take."""
 
 from __future__ import annotations
 

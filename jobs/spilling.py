@@ -16,8 +16,8 @@ MEMORY = "1GB"
 
 @contextmanager
 def spilling(memory: str = MEMORY, *, stored: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB that takes so much memory at most, and the disk beyond it; with `stored` tables are on the
-    disk in any case. It prints no progress, which otherwise it does after two seconds."""
+    """A DuckDB that takes at most `memory` and then spills to disk; with `stored`, its tables are always on
+    disk. Its progress bar, which it prints after two seconds by default, is off."""
     import duckdb
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -15,14 +15,17 @@ LOOK_EVERY_S = 1.0
 
 
 class Stopped(BaseException):
-    """A signal has come, or the time is over, while the run only read. No `except Exception` of a
-    library takes it."""
+    """A signal came, or the time was over, while the run only read. A BaseException, so that no
+    `except Exception` of a library catches it."""
 
 
 class Stop:
-    """SIGINT, SIGTERM, SIGHUP (a terminal that closes, unless `nohup` has it ignored) and the time limit
-    end a run after a last commit; a second signal ends it at once. In another thread than the main one,
-    which gets no signals, only the time limit does. `why` is the signal's name, `max_runtime`, or empty."""
+    """Ends a run after a last commit on SIGINT, SIGTERM, SIGHUP (a terminal that closes, unless `nohup`
+    has it ignored) or at the time limit; a second signal ends the process at once. Outside the main
+    thread, which alone gets signals, only the time limit ends it.
+
+    `why` is the signal's name, `max_runtime`, `failed`, or empty.
+    """
 
     def __init__(self, max_runtime_s: float | None = None) -> None:
         self.signal = 0
@@ -54,8 +57,8 @@ class Stop:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Raise Stopped in the block of the `with`, which must not write anything, as soon as the run
-        is to stop."""
+        """Raise Stopped inside the `with`, which must not write anything, as soon as the run should
+        stop."""
         self._interrupts = True
         # No other run needs a signal that interrupts system calls.
         if self._before and math.isfinite(self._until):
@@ -103,8 +106,8 @@ class Stop:
 
 @contextmanager
 def outlasting_the_terminal() -> Iterator[None]:
-    """Processes that are started inside of the `with` get no SIGHUP. A terminal that closes sends it to
-    Ray's as well, without which no work could be finished."""
+    """Processes that are started inside the `with` get no SIGHUP. A terminal that closes sends it to Ray's
+    processes as well, which the run needs to finish its work."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     try:
         yield

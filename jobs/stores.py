@@ -8,7 +8,7 @@ from typing import Any
 
 # Values of gcsfs's `token` that are no credentials but ways to find some.
 GCS_METHODS = ("anon", "google_default", "cache", "cloud", "browser")
-OF_STORES = ("AWS_", "AZURE_", "GOOGLE_")  # begin the names of their variables
+VARIABLE_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_")  # of the environment variables of stores
 WITH_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 
 
@@ -36,7 +36,9 @@ def store_of(path: str, options: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def forget_empty_variables() -> None:
-    """Unset variables of stores whose values are empty, as a scheduler sets those that it does not have:
-    for a client of a store an empty profile or endpoint is one."""
-    for name in [n for n, value in os.environ.items() if n.startswith(OF_STORES) and not value]:
+    """Unset the environment variables of stores that are empty, as schedulers leave those without a value:
+    a store's client would use the empty profile or endpoint."""
+    for name in [
+        n for n, value in os.environ.items() if n.startswith(VARIABLE_PREFIXES) and not value
+    ]:
         del os.environ[name]

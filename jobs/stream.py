@@ -45,7 +45,7 @@ class Stream:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End the dataset where it is, unless its cluster is gone, whose answer it would wait for."""
+        """End the dataset, unless its cluster is gone: that would wait for the cluster's answer."""
         self._ended.set()
         if kind is not HeadGone:
             ray_compat.end_datasets()

@@ -1,4 +1,4 @@
-"""YAML values as they were typed, where YAML 1.1 makes something else of them without a word."""
+"""YAML values as they were typed, where YAML 1.1 silently reads something else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATHS = re.compile(r"(input|output)\.(path|audio_root|audio_allow)(\.\d+)?|tasks
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """YAML's safe loader, which would take the last of two values for one key in silence."""
+    """YAML's safe loader, which silently takes the last value of a repeated key, with an error for it."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -67,7 +67,7 @@ def yaml_problem(error: yaml.YAMLError, text: str = "") -> str:
         if key is None:
             continue
         if "flow" in str(error.context) and " #" in lines[mark.line]:
-            return f"{where}: {key[1]}: a # behind a space begins a comment: write texts with # in quotes"
+            return f"{where}: {key[1]}: a # after a space begins a comment: write texts with # in quotes"
         # The problem is in this value, not where the line begins, as it is with one further above.
         if (key[2] or " ") in NEEDS_QUOTES and mark.column >= key.start(2):
             return f"{where}: {key[1]}: write a text that begins with {key[2]} in quotes"

@@ -13,7 +13,7 @@ packets.py         packets -> frames, and what bad packets cost
 join.py            frames -> blocks of one rate, with silence in the gaps
 ogg.py             links of Ogg files that change their rate, channels or codec
 mp3.py             many MP3 frames per packet
-amr.py             AMR frames, also behind a broken one
+amr.py             AMR frames, even after a broken one
 decoder_errors.py  decoders' exceptions -> ClipError
 
 formats.py imports no decoder, so that configs can name file extensions without loading one. For the

@@ -1,6 +1,6 @@
-"""Packets of AMR files, one for each frame of 20 ms, also behind a frame whose header is broken.
+"""Packets of AMR files, one for each frame of 20 ms, even after a frame whose header is broken.
 
-FFmpeg takes every byte for a header, and makes noise of all that follows a broken one.
+FFmpeg takes any byte for a header, and turns all that follows a broken one into noise.
 """
 
 from __future__ import annotations

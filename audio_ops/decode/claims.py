@@ -55,7 +55,7 @@ class SoundChunk:
     size: its size in bytes, as claimed; None if it extends to the end of a streamed file.
     wav_format: the first 16 bytes of the first format chunk of WAV or W64, if that precedes the
         samples.
-    more: bytes behind it that are no chunks.
+    more: bytes after it that are no chunks.
     """
 
     start: int
@@ -69,7 +69,7 @@ class SoundChunk:
         return self.more / self.size if self.size else 0.0
 
 
-HEADER_BYTES = 64  # so many too many are a miscounted header, and no sound is missing
+HEADER_BYTES = 64  # a size too large by at most this includes the header: no sound is missing
 
 
 def byte_shortage(
@@ -180,7 +180,7 @@ def _bytes_without_chunks(source: Source, chunks: Chunks | None, at: int) -> int
 
 
 def au_sound_chunk(source: Source) -> SoundChunk:
-    """The samples behind AU's header. Raises ClipError `truncated` for an incomplete header."""
+    """The samples after AU's header. Raises ClipError `truncated` for an incomplete header."""
     header = source.at(0, 12)
     if len(header) < 12:
         raise _no_sound_chunk(source)
@@ -189,7 +189,7 @@ def au_sound_chunk(source: Source) -> SoundChunk:
 
 
 def sphere_sound_chunk(source: Source) -> SoundChunk:
-    """The samples behind SPHERE's header, a text; of no known size if they are compressed.
+    """The samples after SPHERE's header, which is text; of unknown size if they are compressed.
 
     Raises ClipError `truncated` for an incomplete header, `unsupported` for a compression that no
     decoder knows.

@@ -82,8 +82,8 @@ def open_ffmpeg(source: Source, container: Container, findings: Findings) -> Sou
 
 
 def _shortage(source: Source, container: Container) -> tuple[tuple[ClipError, float] | None, float]:
-    """The error and the share of what the file has less than it claims, in bytes, and what it has
-    more, in proportion to its claim."""
+    """What the file lacks of the bytes that it claims: the error and the missing share, or None; and what it
+    has beyond them, as a multiple of the claim."""
     if container.sound_chunk:
         chunk = container.sound_chunk(source)
         return byte_shortage(

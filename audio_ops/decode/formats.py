@@ -35,7 +35,7 @@ class Container:
     bytes_claimed: the file's length in bytes by its own structure, 0 if unknown.
     duration: the audio stream's duration by its header or FFmpeg's demuxer.
     frames: the syntax of frames that follow each other without a container.
-    has_timestamps: whether packets say when they sound, so that a gap between them shows.
+    has_timestamps: whether packets have timestamps, so that gaps between them can be found.
     has_sample_positions: whether these are exact and without pauses: a gap is missing sound.
     is_bare: whether `Sound.format` is the codec's name alone.
     encryption: regular expression for a mark of encrypted sound in the header.
@@ -310,7 +310,7 @@ def _sound(name: str, magic: bytes, remedy: str = "`ffmpeg -i FILE x.wav` conver
     return Refused(name, "unsupported", magic, remedy)
 
 
-GIT_LFS = b"version https://git-lfs.github.com/spec/"  # of the text that stands for a file
+GIT_LFS = b"version https://git-lfs.github.com/spec/"  # begins the pointer in place of a file
 REFUSED = (
     _sound("a playlist", rb"(?i)\s*(#EXTM3U|\[playlist\]|ffconcat|<asx|<smil|<MPD)", ""),
     _sound("a MIDI score", rb"MThd", ""),

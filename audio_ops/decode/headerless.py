@@ -12,8 +12,8 @@ class Encoding:
     """How sound without a header is decoded.
 
     subtype, endian: libsndfile's names for it; "" if FFmpeg decodes it.
-    rate: the only one that it has, in Hz; 0 for any.
-    is_mono: whether it has one channel only.
+    rate: its only sample rate in Hz; 0 for any.
+    is_mono: whether it is always mono.
     """
 
     subtype: str = ""
@@ -48,8 +48,8 @@ CONTAINERS = {name: Container("raw", demuxer=name, extensions=(), magic=None) fo
 
 @dataclass(frozen=True)
 class Headerless:
-    """A file without a header: its encoding, a key of ENCODINGS, sample rate in Hz, and channels,
-    whose samples alternate."""
+    """A file without a header: its encoding, a key of ENCODINGS, its sample rate in Hz, and its number of
+    interleaved channels."""
 
     encoding: str
     sample_rate: int

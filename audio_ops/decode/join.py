@@ -17,8 +17,8 @@ from audio_ops.flags import Findings
 from audio_ops.signal.waveforms import as_float32
 
 MIN_GAP_S = 0.015  # timestamps in milliseconds jitter by one; the shortest packets in use have 20
-MAX_JITTER_S = 1.0  # by which timestamps may go back; those that go back further begin anew
-MAX_GAP_S = 600.0  # beyond it the timestamps begin anew, as where recordings were joined
+MAX_JITTER_S = 1.0  # by which timestamps may go back; further back they have started over
+MAX_GAP_S = 600.0  # beyond it the timestamps have started over, as where recordings were joined
 _PIECE_SAMPLES = 1 << 14
 
 
@@ -66,7 +66,7 @@ class Joiner:
             # Of Vorbis, FFmpeg takes the first packet of a page for too short where the size of the
             # blocks changes, and so for late; where it ends is right.
             start_s -= max(0.0, length_s - float(frame.duration * frame.time_base))
-        if start_s is None:  # FLAC's behind a bad one
+        if start_s is None:  # of FLAC's frames after a bad one
             start_s = end_s or 0.0
         elif end_s is not None and start_s - end_s > MIN_GAP_S:
             yield from self._gap(start_s - end_s, end_s)

@@ -76,7 +76,7 @@ class _Frames:
     ticks: int  # in the stream's time base
 
     def ends(self, data: bytes) -> list[int]:
-        """0, and the offset behind each complete frame from the start of `data` on."""
+        """0, and the offset of the end of each complete frame, from the start of `data`."""
         ends, end = [0], 0
         while size := _frame_size(data[end : end + 4], self.first.kind):
             end += size

@@ -1,4 +1,4 @@
-"""Ogg files whose links, one behind the other, change in a way that FFmpeg's decoders can't follow."""
+"""Chained Ogg files whose links differ in ways that FFmpeg's decoders can't follow."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def _kind(header: bytes) -> bytes:
 
 
 def with_first_times(packets: Iterator[Packet]) -> Iterator[Packet]:
-    """The packets, those before the first time that a page says with times that lead up to it:
-    FFmpeg has FLAC begin at 0, also if it was cut from a longer stream."""
+    """The packets; those before the first page that has a time get times that lead up to it. FFmpeg lets
+    FLAC begin at 0, even if it was cut from a longer stream."""
     begun: list[Packet] = []
     late = 0
     for item in packets:

@@ -2,7 +2,7 @@
 
 libsndfile decodes WAV (16-bit PCM needs no decoder), W64, AIFF, AU and CAF; FFmpeg (PyAV) decodes
 the rest, MP3 included, in which libsndfile hides damage. Files are read block by block, and
-truncated or damaged ones are reported as far as headers and decoders tell.
+truncation and damage are reported as far as headers and decoders show them.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ def open_sound(
 ) -> Sound:
     """Recognise a seekable binary file and decode its first audio stream. Raises ClipError.
 
-    The blocks begin `start_s` seconds into the sound; earlier sound is decoded only in formats
-    without seeking. With `raw`, a file is headerless that does not begin as a container does. What
-    is odd about them is in `findings`; `damage` decides what raises an error.
+    start_s: the blocks begin so many seconds into the sound; earlier sound is decoded only in formats
+        without seeking.
+    damage: decides which damage raises an error; the rest is in `findings` once blocks are consumed.
+    raw: how to decode a file that does not begin with a container's magic bytes.
+
     The file must stay open while the blocks are consumed, and is not closed.
     """
     source = Source(file)

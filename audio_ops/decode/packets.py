@@ -30,7 +30,7 @@ def demuxed(
     reached: Progress,
     cut: ClipError | None,
 ) -> Iterator[Packet]:
-    """The stream's packets. Where the container is damaged, it is read on behind that.
+    """The stream's packets. After damage to the container, reading continues.
 
     cut: the error of a file that is shorter than it claims, which explains damage.
 

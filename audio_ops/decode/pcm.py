@@ -156,9 +156,6 @@ class _Pcm16:
         size = available if chunk.size is None else min(chunk.size, available)
         return cls(source, chunk.start, size // frame_bytes, sample_rate, channels)
 
-    def seekable(self) -> bool:
-        return True
-
     def seek(self, frame: int) -> None:
         self.source.seek(self.start + frame * 2 * self.channels)
 

@@ -28,8 +28,8 @@ class Sound:
     sample_rate: Hz, as stored.
     channels: 1 to 64.
     format: `wav/pcm_16`, `flac`, `mp3`, `ogg/opus`, `mp4/aac`, ...
-    duration_s: seconds that the header claims; None if it claims nothing, or by timestamps, which
-        may begin anew.
+    duration_s: seconds that the header claims; None if it claims nothing, or only timestamps do, which
+        may start over.
     findings: what is odd about the blocks that were consumed.
     blocks: (channels, samples), of BLOCK_SAMPLES in all or somewhat more. int16 for formats of up
         to 16 bits, else float32 with a full scale of [-1, 1], NaN and Inf included. The iterator
@@ -79,7 +79,7 @@ class Expected:
     missing_kind: the error kind for less sound than claimed.
     has_frames: whether a file that ends between two frames may be a part of a longer one, whose
         header it still has.
-    more: data behind those that the header claims, in proportion to them.
+    more: the size of the data after those that the header claims, as a multiple of the claim.
     """
 
     claim: Claim
@@ -134,7 +134,7 @@ def _compare_length(
 
 
 def blocks_from(sound: Sound, start_s: float) -> Sound:
-    """The sound, with blocks that begin at `start_s`: what precedes is decoded and forgotten."""
+    """The sound with blocks that begin at `start_s`: those before it are decoded and dropped."""
     return replace(sound, blocks=_without(sound, start_s)) if start_s else sound
 
 

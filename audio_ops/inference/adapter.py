@@ -1,4 +1,4 @@
-"""PEFT adapters (LoRA and its kin), checked before a run starts, without importing torch or peft."""
+"""PEFT adapters (LoRA and similar), checked before a run starts, without importing torch or peft."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Whether a feature extractor's settings are those of the model beside it, from JSON files alone.
 
-With the settings of another model every clip would fail, or, as with a Whisper whose sound is at half
-its rate, have a wrong text.
+With the settings of another model every clip would fail or, as from a Whisper that gets sound at half its
+rate, have a wrong text.
 """
 
 from __future__ import annotations

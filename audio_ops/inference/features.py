@@ -84,7 +84,7 @@ def _normalize(waveform: np.ndarray) -> None:
 
 def normalize_batch(values: Any, lengths: Any, mask: Any) -> None:
     """Give each row of (clips, samples), float32, zero mean and unit variance up to its length, in
-    place. `mask` is true up to there; behind it are zeros, before and afterwards."""
+    place. `mask` is true up to there; beyond it values are 0, and stay so."""
     values -= values.sum(1, keepdim=True) / lengths[:, None]
     values *= mask
     variance = values.square().sum(1, keepdim=True) / lengths[:, None]

@@ -1,6 +1,6 @@
-"""The features of Fun-ASR-Nano, without torchaudio, with which transformers computes them.
+"""The features of Fun-ASR-Nano, which transformers computes with torchaudio, without it.
 
-tests/models/test_features_without_torchaudio.py has numbers from torchaudio to compare with.
+tests/models/test_features_without_torchaudio.py compares with numbers from torchaudio.
 """
 
 from __future__ import annotations

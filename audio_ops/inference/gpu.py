@@ -1,4 +1,4 @@
-"""Memory of GPUs: which errors mean that it ran out, who may have how much, how large a batch may be.
+"""Memory of GPUs: which errors mean that it ran out, how much a process may take, how large a batch may be.
 
 torch reports these errors as RuntimeError or a subclass, with the message of the CUDA (or HIP)
 library that failed: `CUDACachingAllocator.cpp`, `CUDAException.h`, `aten/src/ATen/cuda/Exceptions.h`.
@@ -84,7 +84,7 @@ def batch_limit_s(model: TaskModel, device: str, fraction: float = 1.0) -> float
 
 
 def limit_s(cost: Cost, free_bytes: float) -> float:
-    """Seconds of padded audio for this cost and so much free memory."""
+    """Seconds of padded audio that fit into `free_bytes` and tensors of MAX_ELEMENTS, at this cost."""
     limits = [MAX_ELEMENTS / cost.elements] if cost.elements else []
     limits += [max(0.0, FREE_SHARE * free_bytes) / cost.bytes] if cost.bytes else []
     return min(limits, default=float("inf"))

@@ -1,9 +1,9 @@
 """The features of Granite Speech and Granite Speech 5, without torchaudio.
 
-transformers' extractors compute them with torchaudio, which has no build for every torch. They are
-computed here for each clip alone and then padded: transformers pads the sound, so that features at a
-clip's end would depend on its neighbours. tests/models/test_features_without_torchaudio.py has numbers from
-torchaudio to compare with.
+transformers' extractors compute them with torchaudio, which is not built for every torch. Here each clip's
+features are computed alone and then padded: transformers pads the sound, so that features at a clip's end
+depend on its neighbours. tests/models/test_features_without_torchaudio.py compares with numbers from
+torchaudio.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Importing torch and transformers without what only training and compiling need.
 
 transformers imports scipy.optimize for the losses of object detection, torch.distributed for models
-that are cut up among GPUs, and torch._dynamo for decorators that a compiler reads. It reads the names
+that are split across GPUs, and torch._dynamo for decorators that a compiler reads. It reads the names
 in its 3,000 files twice, for its cache holds 128 of 549 folders. torch replaces kernels for tensors
 without data ("meta"), on which transformers makes a model before it loads it, by others in Python,
 which import sympy.
@@ -89,7 +89,7 @@ def unbounded_caches() -> Iterator[None]:
 def postponed(modules: Sequence[str] = POSTPONED) -> Iterator[None]:
     """Inside of the `with`, imports of these modules give modules of `PostponedName`s.
 
-    Those that are imported already stay as they are, and behind the `with` imports are real again.
+    Modules that are already imported stay as they are. After the `with`, imports are real again.
     """
     finder = _Finder(modules)
     sys.meta_path.insert(0, finder)
@@ -103,7 +103,7 @@ def postponed(modules: Sequence[str] = POSTPONED) -> Iterator[None]:
 
 
 class PostponedName(type):
-    """The type of a class that stands for a name of a postponed module.
+    """The type of a class that takes the place of a name in a postponed module.
 
     As a decorator inside of `postponed` it leaves the function as it is. Later it is called like the
     real one, which is then imported. Nothing is an instance of it before the real one is imported.

@@ -18,10 +18,10 @@ def merge_adapter(model: Any, name: str, revision: str | None) -> Any:
     from peft import PeftModel
 
     where: dict[str, Any] = {} if revision is None else {"revision": revision}
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         adapted: Any = PeftModel.from_pretrained(model, name, **where)
-    missing = [str(one.message) for one in said if "missing adapter keys" in str(one.message)]
+    missing = [str(one.message) for one in caught if "missing adapter keys" in str(one.message)]
     if missing:
         raise ValueError(f"model: expected all weights of the adapter {name}: {missing[0][:300]}")
     return adapted.merge_and_unload()

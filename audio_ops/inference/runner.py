@@ -1,4 +1,4 @@
-"""A model on the windows of many clips: padded micro-batches, and what fails alone."""
+"""Runs a model on the windows of many clips, in padded micro-batches; isolates the window that fails."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from audio_ops.tasks import Clip, TaskModel, Window
 WINDOW_S = 30.0  # Whisper's, and the longest that most models take
 CPU_BATCH_S = 40.0
 RECORDED_BATCHES = 8  # recording clips in progress takes 1 ms, a batch of short clips 10 ms
-# After a batch ran out of memory, the next try comes after so long: a neighbour on the same GPU may
-# have needed it for a moment. A window that is alone is tried several times.
+# Wait before the next try of a batch that ran out of memory: another process on the same GPU may have
+# needed the memory for a moment. A window that is alone is tried several times.
 WAIT_S = 0.5
 WAITS_ALONE_S = (WAIT_S, 2 * WAIT_S, 4 * WAIT_S)
 BATCHES_UNTIL_GROWTH = 16

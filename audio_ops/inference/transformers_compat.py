@@ -120,7 +120,7 @@ def predict_next(
 
 
 def joint_scores(model: Any, frames: torch.Tensor, predicted: torch.Tensor) -> torch.Tensor:
-    """The scores `(rows, tokens)` of a transducer's next token, and behind them of its durations.
+    """The scores `(rows, tokens + durations)` of a transducer's next token and of its durations.
 
     `ParakeetRNNTJointNetwork.forward` (models/parakeet/modeling_parakeet.py). There is no fallback.
     """
@@ -131,7 +131,7 @@ def joint_scores(model: Any, frames: torch.Tensor, predicted: torch.Tensor) -> t
 
 
 def frames_of_mels(model: Any, mels: Sequence[int]) -> list[int]:
-    """The encoder frames of a transducer for so many log-mel frames.
+    """The number of a transducer's encoder frames for each number of log-mel frames in `mels`.
 
     `_get_subsampling_output_length` of `ParakeetPreTrainedModel` (models/parakeet/
     modeling_parakeet.py), with which its `generate` sets its own limit.
@@ -149,9 +149,8 @@ def token_end_times(
 
     `output` is what `generate` returned with `output_attentions`, for prompts of `prompt` tokens;
     `frames` are the row's 10 ms frames of sound. `WhisperGenerationMixin._extract_token_timestamps`
-    in models/whisper/generation_whisper.py, on one row alone: in a batch it takes the padding
-    behind a row's end for tokens, and so gives times that depend on the neighbours. There is no
-    fallback.
+    in models/whisper/generation_whisper.py, on one row alone: in a batch it takes the padding after
+    a row's end for tokens, so that times would depend on the neighbours. There is no fallback.
     """
     import torch
     from transformers.generation import (
@@ -234,7 +233,7 @@ def tokens_kept_by_beam_search(config: Any) -> int:
 
 
 def call_last(model: Any, kind: type) -> None:
-    """Let `generate` of this model call logits processors of this kind behind all others.
+    """Let `generate` of this model call logits processors of this kind after all others.
 
     `GenerationMixin._get_logits_processor` (generation/utils.py) puts a caller's processors ahead
     of temperature, `top_k` and the like. There is no fallback.
@@ -253,7 +252,7 @@ def mask_adapter_padding(encoder: Any, frames: Callable[[], torch.Tensor]) -> bo
 
     `frames()` is int64 `(batch,)`: the frames of sound in each row of the batch in the encoder.
 
-    Alone, a clip has zeros behind its end there. In a batch it would have what layer norm made of
+    Alone, a clip has zeros after its end there. In a batch it would have what layer norm made of
     the padding: the one place where transformers lets padding into the text
     (`SeamlessM4TConformerAdapterLayer.forward` in models/seamless_m4t/modeling_seamless_m4t.py).
 

@@ -63,7 +63,7 @@ def shortest(config: dict[str, Any]) -> int:
 
 
 def conv_frames(samples: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
-    """The frames that a feature encoder's convolutions without padding make of so many samples."""
+    """The number of frames that unpadded convolutions with these kernels and strides make of `samples`."""
     for kernel, stride in zip(kernels, strides, strict=True):
         samples = (samples - kernel) // stride + 1
     return samples

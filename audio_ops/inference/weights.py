@@ -56,10 +56,10 @@ def shapes_in(path: Path) -> Shapes:
     except (ValueError, LookupError, TypeError, AttributeError):
         end, found = -1, {}
     if 8 + length + end != size:
-        said = f"of {8 + length + end} bytes, " if end >= 0 else ""
+        whole = f" of {8 + length + end} bytes" if end >= 0 else ""
         raise ValueError(
-            f"model: expected a safetensors file {said}found {size} bytes that are "
-            f"{'a part of it' if said else 'none'} in {path}: copy it again"
+            f"model: expected a safetensors file{whole}, found {size} bytes that are "
+            f"{'a part of it' if whole else 'none'} in {path}: copy it again"
         )
     return found
 

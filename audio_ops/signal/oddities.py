@@ -78,6 +78,7 @@ class Oddities:
 
     @property
     def loudest_channel(self) -> int:
+        """Its number, from 0 on."""
         return int(np.argmax(self._powers))
 
     def flags(self) -> list[str]:

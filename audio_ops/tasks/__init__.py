@@ -41,9 +41,10 @@ class TaskOptions(BaseModel):
     trust_remote_code: bool = False
     """Run Python code that the checkpoint brings along."""
     when: str | None = None
-    """SQL expression over the clip's columns so far (see `audio_ops.when`), e.g. `sound_label =
-    'Speech' and sound_score > 0.6`. Where it is false or null the task is not run on the clip, and
-    its columns are null. Columns of a task that failed, or was not run, are null as well."""
+    """SQL expression over the clip's columns so far (see [several tasks](#several-tasks)), e.g.
+    `sound_label = 'Speech' and sound_score > 0.6`. Where it is false or null the task is not run on
+    the clip, and its columns are null. Columns of a task that failed, or was not run, are null as
+    well."""
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ def check(options: Options, checkpoint: Checkpoint) -> None:
 
 
 def with_codes(options: Options, checkpoint: Checkpoint) -> Options:
-    """The options with languages as the checkpoint's own codes, however they are written; what stands
-    for none of them stays as it is."""
+    """The options with each language as the checkpoint's own code for it; a language that the checkpoint
+    does not know stays as it is written."""
     written = {name: getattr(options, name) for name in LANGUAGES}
     named = {name: language for name, language in written.items() if language is not None}
     if not named:

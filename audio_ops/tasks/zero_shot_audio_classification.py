@@ -101,7 +101,7 @@ def _check_fusion(checkpoint: Checkpoint, config: dict[str, Any]) -> None:
 def _check_lengths(options: Options, checkpoint: Checkpoint, config: dict[str, Any]) -> None:
     """ValueError if a label's text has more tokens than the text encoder has positions."""
     padding = config.get("pad_token_id", 1)
-    longest = config.get("max_position_embeddings", 514) - padding - 1  # they begin behind its id
+    longest = config.get("max_position_embeddings", 514) - padding - 1  # they begin after its id
     counts = _tokens(options, checkpoint)
     for label, count in zip(options.candidate_labels, counts, strict=True):
         if count > longest:

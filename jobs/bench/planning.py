@@ -33,7 +33,7 @@ def planning(options: argparse.Namespace) -> None:
         rows.append([*cost(f"{what}, all done", took), ""])
         _targets(f"{what}, all done", took, 3e-6 * clips, 1)
         _new_tar(config, "a")
-        run_job(config)  # which sums up the labels that there are, once
+        run_job(config)  # sums up the labels of the new table, once
         _new_tar(config, "b")
         took = run_job(config)
         rows.append([*cost(f"{what}, and a new one", took), _first_row(config, took)])

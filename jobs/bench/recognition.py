@@ -24,9 +24,8 @@ MODELS = {
 def recognise(options: argparse.Namespace) -> None:
     """Parakeet, Canary, Qwen3-ASR and Whisper turbo beside the bare model and a user's best."""
     whole = testbed.sample(options.data, options.hours)
-    sample = whole.every(
-        2 * options.clips or len(whole.files)
-    )  # 32 would be done while actors start
+    # So many, as half of them would be done while actors start.
+    sample = whole.every(2 * options.clips or len(whole.files))
     task = "automatic-speech-recognition"
     for name, (users, title) in MODELS.items():
         model, is_transducer = checkpoint(name), name.startswith("parakeet")

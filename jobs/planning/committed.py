@@ -87,11 +87,11 @@ class RowSettings:
         )
 
     def storage(self) -> Storage:
-        """Opened anew, in the process that reads."""
+        """The table's storage, opened in the process that reads."""
         return Storage(self.path, self.storage_options)
 
     def columns(self, names: Collection[str]) -> dict[str, pc.Expression]:
-        """What `made` needs to make the columns `names` of stored rows."""
+        """The stored columns, and conditions on them, from which `made` makes the columns `names`."""
         have = self.schema.names
         stored = {
             name: pc.field(name) if name in have else pc.scalar(pa.scalar(None, _type(name)))
@@ -122,9 +122,9 @@ def _type(name: str) -> pa.DataType:
 
 
 def committed(table: Table | None, wanted: Wanted) -> Committed:
-    """A table's rows, and which tasks are due on each: those whose fingerprint is absent or other,
-    those that failed if they are to be tried again, all of a clip that could not be decoded, and
-    those that read one of these.
+    """A table's rows, and which tasks are due on each: those whose fingerprint is absent or other; if
+    failures are retried, those that failed, and all on a clip that could not be decoded; and those
+    that read one of these.
 
     Scanning raises FileNotFoundError if another run compacts the table meanwhile, see `Table.newest`.
     """
@@ -182,7 +182,8 @@ def _stretches(table: Table, fragments: Iterable[Any]) -> Iterator[_Stretch]:
 def _ahead(
     read: Callable[[_Stretch], pa.Table], stretches: Iterable[_Stretch]
 ) -> Iterator[tuple[_Stretch, pa.Table]]:
-    """Each stretch and what is read of it, in order; some are read ahead, and no more."""
+    """Each stretch and its rows, in order; at most READS_AT_ONCE stretches and ROWS_AHEAD rows are read
+    ahead."""
     waiting = deque[tuple[_Stretch, Future[pa.Table]]]()
     ahead = 0  # rows
     with ThreadPoolExecutor(READS_AT_ONCE) as threads:
@@ -212,7 +213,7 @@ def rows_of_shard(settings: RowSettings, source: str, files: Iterable[int]) -> p
 def _of_shard(
     settings: RowSettings, storage: Storage, source: str, number: int
 ) -> Iterator[pa.Table]:
-    """Of the data file only row groups are decoded that may have rows of the shard."""
+    """Decodes only those row groups of the data file that may have rows of the shard."""
     import pyarrow.dataset
 
     is_own = pc.field("source") == source

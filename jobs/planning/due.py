@@ -1,7 +1,7 @@
 """Which tasks are due on the clips that a table has rows of.
 
-A set of tasks is a bit mask: bit n stands for the nth task of the config. That of all tasks is `ALL`,
-however many they are, where nothing of a row stays.
+A set of tasks is a bit mask: bit n is the nth task of the config. Where nothing of a row stays it is `ALL`,
+whatever the number of tasks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REASONS = ("new", "changed", "failed", "follows")
 
 @dataclass(frozen=True)
 class Wanted:
-    """The labels that a run is to leave behind.
+    """The labels that the table should have after a run.
 
     fingerprints: by task, in the config's order.
     reads: by task the earlier ones that it reads.

@@ -11,37 +11,37 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audio_ops.schemas import Channels
-from jobs.clips import ALL, Ids, clip_ids, numbers_of_places, texts
+from jobs.clips import ALL, Ids, as_clip_ids, clip_ids, numbers_of_places
 from jobs.planning.committed import COMMITTED, Committed
 from jobs.sources import NO_VERSION, PLACE, Listing
 
-# A row of the table in the plan: which tasks are due on it, and where it stands (see `COMMITTED`).
+# A row of the table in the plan: which tasks are due on it, and its position (see `COMMITTED`).
 ROW = [("due", pa.int64()), ("file", pa.int32()), ("row", pa.int32())]
 # The rows whose labels by tasks that are not due the new rows of a clip take over.
 KEPT = pa.list_(pa.struct([("clip_id", pa.string()), *ROW]))
 _CHANNELS = pa.schema([COMMITTED.field(name) for name in ("channel", "channels")])
-END = 1 << 62  # behind all rows of the table
+END = 1 << 62  # after all rows of the table
 
 
 @dataclass(frozen=True)
 class Plan:
     """The work of a run.
 
-    `todo` has a row per clip: `clip_id`, the source's columns, `channel`, `supersedes` (the `clip_id`s
-    of the committed rows that the clip's new row replaces, or null), `replaces_labels` (whether
-    they have labels), `_due` (the tasks to run) and `_kept` (see `KEPT`). If channels are labelled
-    one by one, its rows are recordings, whose channels are not known yet: null. If the source has
-    shards, it has a row per shard, with `_files` (see `jobs.planning.shards`) in place of the latter four. They come
-    in the order of the data files that hold their old rows, so that each of these files is
-    rewritten within a short time (see `jobs.table.rewrite`). `obsolete` are `clip_id`s of committed
-    rows whose files still exist but no longer hold the clips. `due` are the tasks that are due on
-    any of the clips, `keeps` is whether some old row keeps labels, and `files` are the names of the
-    data files that `file` numbers.
+    todo: a row per clip, with `clip_id`, the source's columns, `channel`, `supersedes` (the `clip_id`s
+        of the committed rows that the clip's new row replaces, or null), `replaces_labels` (whether
+        they have labels), `_due` (the tasks to run) and `_kept` (see `KEPT`). If channels are labelled
+        one by one, a row per recording, with a null `channel`. If the source has shards, a row per
+        shard, with `_files` (see `jobs.planning.shards`) in place of the last four. Rows are in the
+        order of the data files that hold their old rows, so that each of these files is rewritten
+        within a short time (see `jobs.table.rewrite`).
+    obsolete: `clip_id`s of committed rows whose files still exist but no longer hold the clips.
+    due: the tasks that are due on any of the clips.
+    keeps: whether some old row keeps labels.
+    files: the names of the data files, whose positions in it are in `_kept` and `_files`.
 
     The counts are of clips, as far as these are known before shards are read: `found` and `done` are
-    those of shards that need not be read, `known_to_read` and `done_to_read` the table's rows of the
-    others. `vanished` counts clips with a row in the table, which stays, that are missing from the
-    input.
+    those of shards that need not be read, `known_to_read` and `done_to_read` count the table's rows of
+    the others. `vanished` counts clips that are missing from the input; their rows stay.
     """
 
     todo: pa.Table
@@ -75,7 +75,9 @@ def plan(listing: Listing, committed: Committed, *, channels: Channels = "mean")
     found = listing.clips.append_column("channel", channel)
     numbers = numbers_of_places(found)
     is_done, finished, rest = _compared(Ids(numbers), committed, channels == "each")
-    pending = found.filter(pa.array(~is_done)).add_column(0, "clip_id", texts(numbers[~is_done]))
+    pending = found.filter(pa.array(~is_done)).add_column(
+        0, "clip_id", as_clip_ids(numbers[~is_done])
+    )
     places, places_of_rest = _places(pending), _places(rest)
     rows = _by_place(rest, places_of_rest)
     rows_at = pc.index_in(places, value_set=_whole(rows["place"]))  # null where there are none
@@ -157,8 +159,8 @@ def _is_whole(rows: pa.Table) -> pa.Array:
 
 
 def _with_kept(todo: pa.Table, rows: pa.Table, *, is_each: bool) -> pa.Table:
-    """The clips with `_due` and `_kept`, which come from their own ones of the rows that are there:
-    those of the same version."""
+    """The clips with `_due` and `_kept`, which depend on the rows that the table has of the same version
+    of each clip."""
     due, kept = np.full(len(todo), ALL, np.int64), pa.nulls(len(todo), KEPT)
     of, is_whole = _whole(rows["clip_id"]), None
     if is_each:
@@ -205,7 +207,7 @@ def in_order(todo: pa.Table, at: pa.Array) -> pa.Table:
 
 
 def at_row(rows: pa.Table) -> np.ndarray:
-    """Where each row stands in the table, as numbers to sort by."""
+    """Each row's position in the table, int64 to sort by."""
     at: np.ndarray = rows["file"].to_numpy().astype(np.int64) << 32 | rows["row"].to_numpy()
     return at
 
@@ -216,7 +218,7 @@ def _union(due: pa.ChunkedArray) -> int:
 
 def _by_place(rows: pa.Table, places: pa.Array) -> pa.Table:
     """The rows of each place: `clip_id_list`, `clip_id_count`, `has_labels_any`, `has_version_any`,
-    and `at_min`, where the first one stands."""
+    and `at_min`, the position of the first one."""
     columns = {
         "place": places,
         "at": at_row(rows),

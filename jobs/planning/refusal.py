@@ -1,4 +1,4 @@
-"""Refuses a run that would replace labels, unless it is told to."""
+"""Refuses a run that would replace labels, unless `--relabel` allows it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jobs.table.table import Table
 
 
 def refuse_other_labels(table: Table, run: Run) -> None:
-    """Raise TableMismatch if the table's labels were made with other settings, and the run is not
-    told to replace them; or if the table does not have a column that it should."""
+    """Raise TableMismatch if the table's labels were made with other settings and the run may not
+    replace them, or if the table lacks a column that it should have."""
     changed = changes(table.settings(), run.settings)
     refused = {task for task, lines in changed.items() if lines and not run.may_relabel(task)}
     if refused:
-        costs = table.newest(lambda: _costs(table, _of(run.wanted, changed)))
+        costs = table.newest(lambda: _costs(table, _wanted_of(run.wanted, changed)))
         if costs.whole.clips:
             raise TableMismatch("\n".join(_lines(table, refused, changed, costs)))
     if not run.relabel and (differences := _columns_that_differ(table, run, changed)):
@@ -30,7 +30,7 @@ def refuse_other_labels(table: Table, run: Run) -> None:
 
 
 def to_drop(table: Table | None, run: Run, say: Callable[[str], None]) -> list[str]:
-    """The tasks of `--drop` that the table has. Of others a line is said, and no more: the same command
+    """The tasks of `--drop` that the table has. The others are reported, and no error: the same command
     continues a run that was killed after it had dropped them."""
     settings = table.settings() if table else {}
     known = {*settings.get("left", {}), *settings.get("tasks", {})} - set(run.config.tasks)
@@ -38,12 +38,12 @@ def to_drop(table: Table | None, run: Run, say: Callable[[str], None]) -> list[s
         if task not in known:
             others = f": it has {', '.join(sorted(known))}" if known else ""
             say(
-                f"--drop {task}: the table has no task of that name that the config has not{others}"
+                f"--drop {task}: the table has no task of that name besides the config's own{others}"
             )
     return [task for task in run.drop if task in known]
 
 
-def _of(wanted: Wanted, tasks: Collection[str]) -> Wanted:
+def _wanted_of(wanted: Wanted, tasks: Collection[str]) -> Wanted:
     """The labels of some tasks alone."""
     prints = {name: print_ for name, print_ in wanted.fingerprints.items() if name in tasks}
     reads = {name: [o for o in wanted.reads[name] if o in prints] for name in prints}
@@ -83,8 +83,8 @@ def shown(cost: Cost) -> str:
 
 
 def _columns_that_differ(table: Table, run: Run, changed: Collection[str]) -> list[str]:
-    """Columns that the table lacks, but for those that came with an update or a task, or has with
-    another type."""
+    """Columns that the table lacks or has with another type, except those that an update or a new task
+    adds."""
     known = table.settings().get("tasks", {}).keys() - set(changed)
     columns, carried = columns_by_task(run.schema.names, run.config.tasks, run.kept.names)
     added = {name for task in columns if task not in known for name in columns[task]}

@@ -1,7 +1,7 @@
 """Plans a run over shards: those that were found minus those whose clips are all committed.
 
-The table's rows of a shard are added up while they are read; their number does not matter to the
-driver's memory. A shard's reader reads them again, to pass over what is done (`with_known`).
+The driver sums up the table's rows of a shard while it reads them, and keeps none: its memory does not grow
+with their number. A shard's reader reads them again, to skip what is done (`with_known`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ READ = ("clip_id", "source", "channel", "status", "due", "file", "row")
 
 @dataclass
 class _Rows:
-    """The table's rows of a shard. Of `kept` ones (see `Shard`) neither digest nor number counts."""
+    """Sums over the table's rows of a shard. `kept` rows (see `Shard`) count in `rows`, but not in `own`
+    and the digests."""
 
     rows: int = 0
     own: int = 0  # those that are not `kept`
@@ -49,7 +50,7 @@ class _Rows:
     failed: int = 0  # rows on which nothing is due, and not ok
     due: int = 0  # on any of them
     keeps: bool = False  # whether new rows take over labels
-    first: int = END  # where the first one stands
+    first: int = END  # position of the first one, see `at_row`
     files: set[int] = field(default_factory=set)
 
     def add(self, other: _Rows) -> None:

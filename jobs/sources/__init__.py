@@ -51,7 +51,7 @@ class Listing(NamedTuple):
     clips: pa.Table
     complete: Collection[str] = frozenset()
     versions: Mapping[str, str] = MappingProxyType({})
-    passed_over: Mapping[str, int] = MappingProxyType({})  # files by extension, which are no clips
+    passed_over: Mapping[str, int] = MappingProxyType({})  # files that are no clips, by extension
 
 
 class Source(Protocol):

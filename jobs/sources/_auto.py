@@ -23,7 +23,7 @@ from jobs.sources._walk import Search, extension, walk
 MAX_FILES = 10_000  # whose names are looked at, for each path
 # Only if `path` names the file.
 NAMED_LISTS = tuple(f"{kind}{packed}" for kind in (".json", ".txt", ".lst") for packed in PACKED)
-LISTS = ("lhotse", "ljspeech")  # told from other manifests by their first line
+LISTS = ("lhotse", "ljspeech")  # recognised among manifests by their first line
 NOUNS = {
     "audiofolder": ("audio file, with metadata", "audio files, with metadata"),
     "files": ("audio file", "audio files"),

@@ -28,7 +28,7 @@ def _expanded(path: str) -> list[str]:
 
 
 def _choices(inside: str) -> list[str]:
-    """What stands for `{inside}`; nothing if it is neither a range nor a list."""
+    """The texts that `{inside}` expands to; none if it is neither a range nor a list."""
     if "," in inside:
         return inside.split(",")
     if not (match := _RANGE.fullmatch(inside)):

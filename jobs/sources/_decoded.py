@@ -16,11 +16,11 @@ MAX_WAV_BYTES = (1 << 32) - 1024
 
 
 def decoded_sound(value: pa.StructScalar, max_bytes: int) -> io.BytesIO | ClipError:
-    """A WAV file of {array: samples or (channels, samples), sampling_rate: Hz}, or the error.
+    """A WAV file of {array, sampling_rate: Hz}, or the error.
 
-    More rows than a sound has channels are samples, as soundfile has them: (samples, channels).
-    Integers of 16 and 32 bits are full-scale as they stand, all other numbers are converted to
-    float32, in [-1, 1].
+    array: (samples,) or (channels, samples); with more rows than a sound can have channels it is
+        soundfile's (samples, channels). int16 and int32 have the full scale of their type; all other
+        numbers are converted to float32, whose full scale is 1.
     """
     rate = value["sampling_rate"].as_py()
     if not isinstance(rate, int) or not 0 < rate < 1 << 31:

@@ -142,7 +142,9 @@ def listed_rows(
     """
     rows: dict[tuple[str, str | None, float], dict[str, Any]] = {}
     repeated: list[str] = []
-    parts: dict[str, None] = {}  # names of columns that may tell which part of a file a clip is
+    parts: dict[
+        str, None
+    ] = {}  # names of columns that may have the start or end of a clip in its file
     complete: set[str] = set()
     for file, base, entries in lists:
         complete.add(file.source)
@@ -179,12 +181,13 @@ def _if_parts(columns: Collection[str]) -> str:
     if not columns:
         return ""
     return (
-        f": if {', '.join(columns)} tell a part of the file, name the columns with its start and its "
+        f": if {', '.join(columns)} delimit a part of the file, name the columns with its start and its "
         f"length, in seconds, in input.columns.offset and input.columns.duration"
     )
 
 
 def as_table(rows: Sequence[dict[str, Any]], kept: pa.Schema) -> pa.Table:
+    """The clips of a `Listing`, from rows of `listed_rows` with versions."""
     own = [("_duration_s", pa.float64()), ("_problem", PROBLEM)]
     return pa.Table.from_pylist(list(rows), schema=pa.schema([*PLACE, *kept, *own]))
 
@@ -275,7 +278,7 @@ def add_versions(rows: Sequence[dict[str, Any]], input: Input) -> dict[str, str]
 def _warn_of_missing(
     rows: Sequence[dict[str, Any]], versions: Mapping[str, str], warn: Callable[[str], None]
 ) -> None:
-    """Tell if none of the files that lists name exists, as it is with a wrong `audio_root`."""
+    """Warn if none of the files that lists name exists, as with a wrong `audio_root`."""
     named = [row["source"] for row in rows if row["_problem"] is None]
     if named and not versions:
         warn(

@@ -246,7 +246,7 @@ def _opened(name: str, options: Mapping[str, Any]) -> Iterator[BinaryIO]:
         raise _bad(f"a file, found nothing at {name}") from None
     except PermissionError as error:
         raise _bad(
-            f"a file that may be read, found {name} ({error}): it takes s3:GetObject and, if the "
+            f"a file that may be read, found {name} ({error}): it needs s3:GetObject and, if the "
             "inventory is encrypted with a key of KMS, kms:Decrypt for that key"
         ) from None
 

@@ -1,4 +1,4 @@
-"""Text files that list things: lines of JSON objects, a JSON array of them, CSV, TSV; also gzipped."""
+"""Lists as text: lines of JSON objects, a JSON array of them, CSV or TSV; plain, gzip or zstd."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -103,8 +104,8 @@ class TextList:
     """The entries of a list, in order. Empty lines are skipped.
 
     Raises FileNotFoundError if it can't be read, and BadInput if it is in another encoding, or a
-    table whose columns cannot be told apart. `is_header(names)` says whether a table's first line can
-    be its header, if it has no `layout`.
+    table whose header is not recognised. `is_header(names)` says whether a table's first line can be
+    its header, if it has no `layout`.
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class TextList:
         if first is None:
             return
         delimiter, names, has_header = self._header(first[1], suffix)
-        rest = lines if has_header else _chain(first, lines)
+        rest = lines if has_header else chain([first], lines)
         is_plain = suffix == "tsv" and delimiter == "\t"
         before = first[0] - (not has_header)
         for number, fields in _plain(rest) if is_plain else _quoted(rest, delimiter, before):
@@ -210,7 +211,7 @@ class TextList:
                 f"input.columns.names; other fields than {', '.join(names)[:SHOWN]} need "
                 f"input.delimiter or input.encoding)"
             )
-        # Spreadsheets write delimiters for empty columns, behind the others.
+        # Spreadsheets write delimiters for empty columns after the others.
         if twice := [name for name in names if name and names.count(name) > 1]:
             raise BadInput(
                 f"input.path: expected columns of different names in {self.found.source}, found "
@@ -270,11 +271,6 @@ def numbered(text: io.TextIOWrapper) -> Iterator[tuple[int, str]]:
         while len(rest) > MAX_LINE and not rest.endswith("\n"):
             rest = text.readline(MAX_LINE + 1)
         yield number, line if len(line) > MAX_LINE else line.rstrip("\r\n")
-
-
-def _chain(first: tuple[int, str], rest: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    yield first
-    yield from rest
 
 
 def _too_long(number: int) -> ClipError:

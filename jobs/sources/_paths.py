@@ -23,20 +23,16 @@ _CREDENTIALS = re.compile(
     r"(?i)://[^/@]*:[^/@]+@|[?&](sig|signature|x-[a-z]+-(signature|credential|security-token)|"
     r"[a-z_]*token|googleaccessid|awsaccesskeyid)="
 )
-
-
 _SNAPSHOT = re.compile(r"(.*/(?:datasets|models|spaces)--[^/]+)/snapshots/[^/]+/")
 MAX_PATH = 4096  # characters
 # Errors of `stat` for a path at which no file can exist.
 NO_SUCH_PATH = (errno.ELOOP, errno.ENAMETOOLONG)
-
-
 # Where fsspec's file systems say which content a file has: S3, Azure and Google, the hub.
 VERSIONS = ("ETag", "etag", "xet_hash", "blob_id", "md5Hash")
 
 
 class Found(NamedTuple):
-    """A file. `tag` is its ETag or one of `NO_VERSION`, or None where size and mtime tell its version."""
+    """A file. `tag` is its ETag or one of `NO_VERSION`, or None if its version is its size and mtime."""
 
     source: str
     tag: str | None
@@ -125,6 +121,7 @@ def exists(path: str, options: dict[str, Any]) -> bool:
 
 
 def is_local(path: str) -> bool:
+    """Whether a path or URL is on a local disk."""
     return "://" not in path or path.startswith("file://")
 
 
@@ -165,8 +162,8 @@ def resolve(reference: str, base: str, roots: Sequence[str]) -> str:
     if not is_inside or not any(_is_below(target, root) for root in roots):
         raise ClipError(
             "unreadable",
-            f"{reference!r} is not in {' or '.join(dict.fromkeys(roots))}: if it is to be read, "
-            "name a folder that contains it in input.audio_allow",
+            f"{reference!r} is not in {' or '.join(dict.fromkeys(roots))}: to read it, name a folder "
+            "that contains it in input.audio_allow",
         )
     return target
 
@@ -219,6 +216,7 @@ def as_text(value: Any) -> str | None:
 
 
 def folder_of(source: str) -> str:
+    """The path or URL of the folder that holds a file, without a slash at its end."""
     return source.rsplit("/", 1)[0]
 
 
@@ -251,8 +249,8 @@ def local_file(path: str, name: str | None = None, folder: int | None = None) ->
 
 
 def info_of(fs: Any, name: str) -> dict[str, Any]:
-    """fsspec's `info` of a file or folder, with what tells a file's version. Raises
-    FileNotFoundError."""
+    """fsspec's `info` of a file or folder, with the keys from which `stored_file` takes a file's version.
+    Raises FileNotFoundError."""
     info: dict[str, Any] = fs.info(name)
     if info["type"] == "file" and "hf" in fs.protocol:  # whose `info` leaves the hash out
         info = next(iter(fs.ls(name, detail=True)), info)

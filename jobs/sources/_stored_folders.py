@@ -29,7 +29,7 @@ def stored_files(
 ) -> Iterator[Info]:
     """All files below a folder, each as soon as it is found, in the same order each time if `in_order`.
 
-    Raises whatever a listing of a part raises; but a folder that is gone by then has no files.
+    Raises whatever a listing of a part raises, except for a folder that has gone meanwhile.
     """
     if hasattr(fs, "call_s3"):
         yield from _on_s3(fs, root, in_order)
@@ -70,7 +70,7 @@ def _on_s3(fs: Any, root: str, in_order: bool) -> Iterator[Info]:
     """The objects of a bucket below a folder.
 
     A folder of one page costs one request, a flat one costs one more than its pages. A larger one is
-    divided: by its folders, level by level, as long as these are few, else by the beginnings of their
+    divided: by its folders, level by level, as long as these are few, else by common prefixes of their
     names.
     """
     bucket, key, _ = fs.split_path(root)
@@ -121,9 +121,9 @@ def _in_parts(lister: _Lister, top: str) -> Iterator[Info]:
     parts = list[str]()
     for _, some in groupby(folders, key=lambda folder: folder[: folder[:-1].rfind("/") + 1]):
         beside = list(some)
-        parts += beginnings(beside, -(-ENOUGH_PARTS * len(beside) // len(folders)))
+        parts += common_prefixes(beside, -(-ENOUGH_PARTS * len(beside) // len(folders)))
     for _, page in lister.pages(parts):
-        # A beginning may also be that of files beside the folders, which have been yielded.
+        # Files beside the folders may have the same prefix: they have been yielded.
         for info in lister.files(page):
             if info["Key"][: info["Key"].rfind("/") + 1] not in divided:
                 yield info
@@ -167,9 +167,9 @@ class _Lister:
             yield {**item, "name": name, "size": item["Size"], "type": "file"}
 
 
-def beginnings(names: Sequence[str], enough: int) -> list[str]:
-    """About `enough` beginnings of names, or the names themselves if they are fewer: each name has one
-    of them. No name may begin another."""
+def common_prefixes(names: Sequence[str], enough: int) -> list[str]:
+    """About `enough` prefixes, of which each name has exactly one, or the names themselves if they are
+    fewer. No name may be a prefix of another."""
     ordered = sorted(names)
     if not ordered:
         return []

@@ -101,6 +101,7 @@ class Archive(tarfile.TarFile):
 
 
 def as_utf8(name: str) -> str:
+    """A member's name, with escapes in place of bytes that are not UTF-8."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -62,7 +62,7 @@ class Search:
     suffixes: tuple[str, ...]  # in lower case
     options: Mapping[str, Any]  # for fsspec
     warn: Callable[[str], None]
-    hidden: tuple[str, ...] = (".",)  # beginnings of names of files and folders that are skipped
+    hidden: tuple[str, ...] = (".",)  # prefixes of names of files and folders that are skipped
     listed: tuple[str, ...] = ()  # extensions of files that lists name, which are not counted
     inventory: str | None = None  # of S3, which is read in place of a listing
     passed_over: Counter[str] = field(default_factory=Counter)
@@ -177,8 +177,13 @@ def walk(path: str, search: Search, *, in_order: bool = False) -> Iterator[Found
 
 
 class _Storage(NamedTuple):
-    """What is found at a name (None: nothing), and under the names that a pattern matches; whether it
-    is a folder, and whether a search wants a file of that name."""
+    """Local disks or a store, as `_matches` uses them.
+
+    look_up: what is found at a name, or None.
+    glob: what is found at the names that a pattern matches.
+    is_folder: whether that is a folder.
+    search: which files are wanted in a folder, and under a pattern that ends without an extension.
+    """
 
     look_up: Callable[[str], Any]
     glob: Callable[[str], Mapping[str, Any]]
@@ -257,7 +262,7 @@ def _mistake(error: Exception, path: str, store: str) -> Exception:
 
 
 def _matches(path: str, storage: _Storage) -> list[Any]:
-    """What `storage` finds at the names that a path stands for.
+    """What `storage` finds at the names that a path means.
 
     Raises FileNotFoundError if one of them is not there.
     """
@@ -336,7 +341,7 @@ def _as_in_folders(
 def _glob(pattern: str, storage: _Storage) -> Mapping[str, Any]:
     """The matches of a pattern, in which the parts that exist under their very names are names.
 
-    Behind the first part with a wildcard a bracket is first taken for a bracket.
+    After the first part with a wildcard, brackets are first taken literally.
     """
     parts = pattern.split("/")
     wild = len(parts)
@@ -390,7 +395,7 @@ def _local_folder(root: str, search: Search) -> Iterator[Found]:
 
 
 class _Folder(NamedTuple):
-    """A local folder and what is left to visit in it: folders have a slash behind their names."""
+    """A local folder and the names that are left to visit in it; those of folders end with a slash."""
 
     path: str
     names: Iterator[str]
@@ -402,8 +407,8 @@ class _Folder(NamedTuple):
 
 
 def _opened(path: str, seen: set[tuple[int, int]], search: Search) -> _Folder:
-    """A folder, in which nothing is left if it was `seen` or may not be read. Its names are in the
-    order of the paths of all files."""
+    """The folder; with no names if it was `seen` before or may not be read. The names are sorted such
+    that the paths of all files are."""
     folder = _Folder(path, iter(()))
     try:
         folder = folder._replace(descriptor=os.open(path, os.O_RDONLY | os.O_DIRECTORY))

@@ -88,7 +88,7 @@ def _whole(place: str, text: str) -> Entry:
     if ARCHIVE.fullmatch(text):
         return Entry(place, problem=ClipError("unsupported", f"a Kaldi archive: {text[:200]!r}"))
     if not text:
-        return Entry(place, problem=ClipError("damaged", "expected a path behind the key"))
+        return Entry(place, problem=ClipError("damaged", "expected a path after the key"))
     return Entry(place, text)
 
 
@@ -105,7 +105,7 @@ def _segment(place: str, recording: tuple[int, str] | None, name: str, times: li
         start_s = seconds(times[0], "start") or 0.0
         end_s = None if times[1].startswith("-1") else seconds(times[1], "end")
         if end_s is not None and end_s < start_s:
-            raise ClipError("damaged", f"expected an end behind the start, found {times[:2]}")
+            raise ClipError("damaged", f"expected an end after the start, found {times[:2]}")
     except ClipError as error:
         return whole._replace(problem=whole.problem or error)
     duration_s = None if end_s is None else round(end_s - start_s, 6)

@@ -1,4 +1,4 @@
-"""Lists of audio files: JSON lines or arrays (NeMo), CSV and its kin, and TSV (Common Voice).
+"""Lists of audio files: JSON lines or arrays (NeMo), CSV with any delimiter, and TSV (Common Voice).
 
 An entry names a file or a part of it (`offset`, `duration` in seconds); its other columns can be kept
 as text. Paths are relative to `audio_root` or else to the manifest's folder (of a TSV, to `clips/` in

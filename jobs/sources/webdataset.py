@@ -129,7 +129,7 @@ def clips(
 
 
 def _copies(sound: io.BytesIO | ClipError, count: int) -> Sequence[io.BytesIO | ClipError]:
-    """The sound so many times, as each reader closes its file. The copies share their bytes."""
+    """`count` files of the sound, as each reader closes its own. They share their bytes."""
     if count == 1 or isinstance(sound, ClipError):
         return [sound] * count
     content = sound.getvalue()
@@ -326,7 +326,7 @@ def _audio(
 
 
 def _kind(header: tarfile.TarInfo) -> str:
-    """What a member is that is not read, and what packs it anew."""
+    """What a member is that is not read, and how to pack it as a file."""
     if header.linkname:
         to = as_utf8(header.linkname)
         return f"a link to {to}: `tar --dereference --hard-dereference` packs the file itself"

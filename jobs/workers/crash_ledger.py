@@ -29,7 +29,7 @@ class Reading:
 
     cuts: list[int] = field(default_factory=list)  # the rows of each table that it handed on
     node: str = ""  # on which it is in progress
-    deaths: int = 0  # of its process, since it last came further than before
+    deaths: int = 0  # of its process, since it last made progress
 
 
 class CrashLedger:
@@ -138,7 +138,7 @@ class ReadLedger:
 
     def begin(self) -> tuple[list[int], int]:
         """The rows of each of the block's tables that the task handed on before, and how often its
-        process has died since it last came further."""
+        process has died since it last made progress."""
         before: tuple[list[int], int] = _result(
             self._ledger.begin_reading.remote(self._task, self._node)
         )

@@ -89,8 +89,9 @@ class KeptRows:
         """Prepared clips with `_due` and, of tasks that are not due, the columns that the table has;
         levels and the source's columns are those of the row as well.
 
-        Of a row of a clip that could not be decoded nothing but the fingerprints stays, if it still
-        cannot; if it can, the tasks that are not due have not run on it: they are due next time.
+        If a clip could not be decoded before, its row has no labels to keep. If it still cannot, the
+        fingerprints stay. If it can, they go: tasks that are not due now have never run on the clip, and
+        are due in the next run.
         """
         ids = clips["_keeps"].to_pylist()
         at = pa.array([self.at.get(id) for id in ids], pa.int64())

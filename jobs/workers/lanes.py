@@ -1,8 +1,8 @@
-"""Lanes for long recordings: as many as are decoded at once as the node has memory for.
+"""Lanes limit how many long recordings a node decodes at once, by the memory that it has.
 
-Workers that read claim fractions of a CPU, and no memory: for most clips they need next to none. A
-recording of four hours needs gigabytes, and side by side some would have the kernel kill processes.
-A lane is a lock on a file, which ends with the process that holds it.
+Workers that read claim fractions of a CPU, and no memory: most clips need next to none. A recording of
+four hours needs gigabytes, and with several at once the kernel would kill processes. A lane is a lock on
+a file, which ends with the process that holds it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ LOOK_EVERY_S = 0.05
 
 
 class Lanes:
-    """A process's hold on the lanes of its node, whose runs of one user share them.
+    """The lanes that this process holds. All runs of one user on a node share the node's lanes.
 
-    waits: called over and over while no lane is free.
+    waits: called repeatedly while no lane is free.
     """
 
     def __init__(self, clip_bytes: float, waits: Callable[[], None] = lambda: None) -> None:
@@ -40,7 +40,7 @@ class Lanes:
 
     def take_all(self) -> None:
         """Wait until no other process holds a lane, and hold all of them."""
-        self.release()  # who waits with a lane in hand may wait for one who waits for it
+        self.release()  # two processes that each hold a lane while they wait would wait forever
         for number in range(self.count):
             while not self._lock(number):
                 self._wait()

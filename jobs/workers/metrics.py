@@ -16,7 +16,7 @@ from ray.util.metrics import Counter, Histogram
 COUNTERS = {
     "earmark_clips": ("Clips that a stage has finished, by outcome.", ("stage", "status")),
     "earmark_audio_seconds": ("Seconds of audio in them.", ("stage",)),
-    "earmark_heard_seconds": ("Seconds of audio that a task's model got.", ("stage",)),
+    "earmark_heard_seconds": ("Seconds of audio that a task's model received.", ("stage",)),
     "earmark_padded_seconds": ("Seconds of audio with the padding of its batches.", ("stage",)),
 }
 SECONDS = "earmark_stage_seconds"
@@ -41,7 +41,7 @@ def count_model(stage: str, input_s: float, padded_s: float) -> None:
 
 
 def observe_time(stage: str, started: float) -> None:
-    """Add the time since `started` (`time.monotonic`), in which a stage did one table."""
+    """Add the time since `started` (`time.monotonic`) that a stage took for one table."""
     _histogram().observe(time.monotonic() - started, {"stage": stage})
 
 

@@ -1,4 +1,4 @@
-"""One task's model in a Ray actor: it labels, counts and, behind the last task, writes."""
+"""One task's model in a Ray actor: it labels and counts; the last task's actors also write."""
 
 from __future__ import annotations
 
@@ -140,16 +140,16 @@ def environment(threads: int, on_gpu: bool) -> dict[str, str]:
     if not on_gpu:
         # Else it would have the node's GPUs, which Ray has given to others.
         variables |= {"CUDA_VISIBLE_DEVICES": ""}
-        # torch allocates each activation anew on a CPU. glibc maps it from the kernel, which fills
-        # page by page with zeros, and unmaps it at once: a tenth to a third of a wav2vec2 pass.
-        # Now glibc keeps what it once had, all in the one arena that holds more than 64 MB.
+        # On a CPU torch allocates each activation separately. By default glibc maps it from the kernel,
+        # which zeroes it page by page, and unmaps it at once: a tenth to a third of a wav2vec2 pass.
+        # With these settings glibc keeps the memory, in the one arena that may exceed 64 MB.
         variables |= {
             "MALLOC_ARENA_MAX": "1",
             "MALLOC_MMAP_MAX_": "0",
             "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
-            # Primitives of 1,024 shapes, which oneDNN keeps by default, lie strewn over that arena,
-            # so that large activations find no space between: wav2vec2-base's process takes half as
-            # much again after some hundred lengths of sound. 256 are as fast.
+            # By default oneDNN caches primitives of 1,024 shapes, which fragment that arena: after some
+            # hundred lengths of sound, wav2vec2-base's process takes half as much memory again. 256
+            # are as fast.
             "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
         }
     return variables

@@ -61,8 +61,8 @@ class ReadSettings:
     needs: Mapping[int, tuple[int, WantsSpeech]] = field(default_factory=dict)
 
     def needed(self, due: int | None) -> tuple[tuple[int, ...], WantsSpeech]:
-        """The rates in Hz, and whether speech, that the tasks need that are due on a clip, by their
-        bits; None: all."""
+        """The rates in Hz, and for which clips speech, that the tasks in the bit mask `due` need; None is
+        all tasks."""
         needs = [need for bit, need in self.needs.items() if due is None or due >> bit & 1]
         if not needs:
             return self.rates, self.want_speech
@@ -98,9 +98,8 @@ class SandboxWork:
     plan: pa.Table
     settings: ReadSettings
     delivered: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    failed: Mapping[str, ClipError] = field(
-        default_factory=dict
-    )  # by clip_id or source, not opened
+    # By clip_id or source: not opened again.
+    failed: Mapping[str, ClipError] = field(default_factory=dict)
     alone: AbstractSet[str] = frozenset()  # clip_ids, decoded while no other long recording is
     lanes_are_held: bool = False  # by the parent
 
@@ -162,7 +161,7 @@ def read(
     with its chunks times its columns.
     """
     gathered: list[pa.Table] = []
-    size = 0  # bytes; counting those of all tables anew each time took 0.1 ms for each clip
+    size = 0  # bytes; summing up all tables each time took 0.1 ms per clip
     left = list(reversed(cuts))  # of the tables to come
     for table in _from_sandboxes(plan, settings, alone):
         gathered.append(table)
@@ -323,8 +322,8 @@ def shards(
     readings: dict[str, ShardReading] | None = None,
     skip: Callable[[], None] = lambda: None,
 ) -> Clips:
-    """The clips of each shard that are not done yet, and behind them a row without a clip (None),
-    whose `shard_end` says what was in the shard.
+    """The clips of each shard that are not done yet, then a row without a clip (None), whose `shard_end`
+    says what was in the shard.
 
     `readings` gets each shard's, by its source. `skip` is called for each clip that is left out:
     those that are done, or delivered before.
@@ -344,13 +343,13 @@ def shards(
                 part.met.update(work.delivered.get(clip["clip_id"], ()))
                 skip()
             else:
-                if channels != "each":  # else there may be several, of which decoding tells
+                if channels != "each":  # else there may be several: known after decoding
                     part.met.add(clip["clip_id"])
                 yield clip, file
             if count == limit:
                 part.leave(work.settings.input)
                 break
-        if shard["source"] in work.failed:  # what came out of it before that counts all the same
+        if shard["source"] in work.failed:  # the clips that came before the failure still count
             part.skipped |= part.done
             part.met |= part.done.union(*work.delivered.values())
             part.unmet -= part.met

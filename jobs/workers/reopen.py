@@ -29,7 +29,7 @@ Opened = Iterator[tuple["Clip", BinaryIO | ClipError]]
 
 
 class Place(NamedTuple):
-    """Where a clip lies in its source: `name` is of a tar's member, or the number of a row."""
+    """Where a clip is in its source: `name` is a tar member's name, or a row's number."""
 
     kind: Literal["file", "row", "member"]
     name: str
@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
 
 def place_of(member: str | None) -> Place:
-    """The place that a row's `member` stands for."""
+    """The place that a row's `member` describes."""
     if member is None:
         return Place("file", "", None)
     if member.isdecimal():

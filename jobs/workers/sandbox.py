@@ -60,7 +60,7 @@ class Died(Exception):
 
 class SharedMemory:
     """Memory that a sandbox and its parent share: a record of the clip in progress, which outlives
-    the sandbox and costs one system call to write, and behind it the table being handed over.
+    the sandbox and costs one system call to write, and after it the table being handed over.
     """
 
     RECORD = struct.Struct("<ddq32s")  # started, decoded_s, row, clip_id
@@ -82,7 +82,7 @@ class SharedMemory:
         self.decoded(0.0)
 
     def waits(self) -> None:
-        """Begin the time of the clip in progress anew, as it waits for others."""
+        """Restart the time limit of the clip in progress, which waits for other processes."""
         _, row, clip_id = self._now
         self.working_on(clip_id.decode(), row)
 
@@ -167,7 +167,7 @@ class Sandbox:
             yield answer
 
     def _answer(self, timeout_s: float) -> pa.Table | Exception | None:
-        """The next table, None behind the last one, or the generator's exception. Raises Died."""
+        """The next table, None after the last one, or the generator's exception. Raises Died."""
         asked = time.monotonic()
         try:
             while True:

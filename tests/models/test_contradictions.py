@@ -81,7 +81,7 @@ QUANTIZED = {"quant_method": "bitsandbytes", "load_in_8bit": True}
 CASES: dict[str, tuple[str, Change, str]] = {
     "weights cut off": ("ctc", cut, "a part of it in .*model.safetensors: copy it again"),
     "weights a pointer": ("whisper", pointed, "Git LFS's pointer .*git lfs pull"),
-    "weights empty": ("clap", emptied, "found 0 bytes that are none in"),
+    "weights empty": ("clap", emptied, "a safetensors file, found 0 bytes that are none in"),
     "no JSON": (
         "whisper",
         said_instead(GENERATION, "<!doctype html>"),

@@ -143,7 +143,7 @@ def test_a_file_is_no_table(
 @pytest.mark.parametrize(
     ("text", "message", "absent"),
     [
-        ("input:\n  path: [a #3, b]\noutput: {path: x}\n", "path: a # behind a space", "output"),
+        ("input:\n  path: [a #3, b]\noutput: {path: x}\n", "path: a # after a space", "output"),
         ("input: {path: a}\n---\ninput: {path: b}\n", "another document", "in quotes"),
         (
             "input: {path: a, extensions: wav}\n",

@@ -70,7 +70,7 @@ def test_parts_that_are_not_named_are_told_of(recordings: Path) -> None:
     told: list[str] = []
     path = write_lines(recordings / "a.csv", lines)
     manifest_source.find(manifest(path), told.append)
-    assert len(told) == 1 and "if end, start tell a part of the file" in told[0], told
+    assert len(told) == 1 and "if end, start delimit a part of the file" in told[0], told
     manifest_source.find(manifest(path, columns={"offset": "start"}), told.append)
     assert len(told) == 1
 

@@ -23,7 +23,7 @@ from audio_ops.errors import ClipError
 from jobs.input import Input
 from jobs.models import fetch
 from jobs.sources import load_source, manifest
-from jobs.sources._stored_folders import beginnings, stored_files, time_of
+from jobs.sources._stored_folders import common_prefixes, stored_files, time_of
 
 PAGE = 5  # keys of an answer, in place of 1,000
 ODD = ["a b+c&d=%41[1] \N{HEADPHONE}#x?y::z.wav", "x//y.wav", "x/", "x.wav/x.wav", "é/ü.wav", ".w"]
@@ -278,7 +278,7 @@ def test_each_name_has_one_beginning(enough: int) -> None:
     ):
         if "a/b/" in names:
             names.remove("a/b/")
-        parts = beginnings(names, enough)
+        parts = common_prefixes(names, enough)
         owners = [[part for part in parts if name.startswith(part)] for name in names]
         assert all(len(own) == 1 for own in owners)
         assert all(any(name.startswith(part) for name in names) for part in parts)
