@@ -60,7 +60,8 @@ class When:
         self.names = self._column_names(self._parse())
 
     def check(self, schema: pa.Schema) -> None:
-        """Raise ValueError unless its value is a boolean for clips with these columns."""
+        """Raise ValueError unless its value is a boolean for clips with these columns, and its
+        constants are of the types that they are compared with."""
         there = f"the columns there are by then: {', '.join(schema.names)}"
         for name in sorted(self.names):
             # DuckDB would take some unknown names, such as `current_date`, for functions.
@@ -72,6 +73,10 @@ class When:
             raise self._refusal(f"{_message(error)}; {there}") from None
         if types != ["BOOLEAN"]:
             raise self._refusal(f"{', '.join(types)}; {there}")
+        try:
+            self._rows(pa.table({field.name: pa.nulls(1, field.type) for field in schema}))
+        except duckdb.ConversionException as error:  # of a constant: nulls are of every type
+            raise self._refusal(f"{_message(error)}; {there}") from None
 
     def __call__(self, clips: pa.Table) -> list[bool | ClipError]:
         """Whether it is true, for each clip; null is not.

@@ -24,6 +24,14 @@ TOKENIZERS = (
     *("special_tokens_map.json", "added_tokens.json", "normalizer.json"),
     *("sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "spm_char.model"),
 )
+# In place of what `config.json` says: outputs are read by name, only these, and all machines have the
+# attention that transformers chooses by itself.
+OUTPUTS = {
+    "return_dict": True,
+    "output_hidden_states": False,
+    "output_attentions": False,
+    "attn_implementation": None,
+}
 # Of the files that `from_pretrained` may read. Pickled weights are never loaded.
 LOADED_SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".tiktoken", ".jinja", ".py"}
 
@@ -357,6 +365,7 @@ def load_model(
         torch.backends.cudnn.allow_tf32 = False
     # cuDNN plans its attention for each new shape in each thread, so for every step of a decoder.
     torch.backends.cuda.enable_cudnn_sdp(False)
+    settings = OUTPUTS | settings
     settings |= {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     if isinstance(checkpoint, AdaptedCheckpoint) and checkpoint.base == checkpoint.adapter:
         with without_adapter(checkpoint.base.name) as folder:

@@ -150,12 +150,18 @@ class Chunking:
 
     @classmethod
     def of(cls, options: Options, checkpoint: Checkpoint) -> Chunking:
-        """The options' lengths. Raises ValueError if the strides leave nothing of a chunk."""
+        """The options' lengths. Raises ValueError for a chunk without a frame, or if the strides leave nothing
+        of it."""
         rate = sample_rate(options, checkpoint)
         frame = _samples_per_frame(checkpoint)
         length_s = options.chunk_length_s or DEFAULT_CHUNK_S
         stride_s = length_s / 6 if options.stride_length_s is None else options.stride_length_s
         length, stride = (round(s * rate / frame) * frame for s in (length_s, stride_s))
+        if not length:
+            raise ValueError(
+                f"chunk_length_s: expected at least a frame of the model ({frame / rate:g} s), "
+                f"found {length_s:g}"
+            )
         if 2 * stride >= length:
             raise ValueError(
                 f"stride_length_s: expected less than half of chunk_length_s ({length_s:g} s), "

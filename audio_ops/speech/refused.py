@@ -42,6 +42,12 @@ REFUSED: dict[str, str] = {
 def refusal(checkpoint: Checkpoint, known: Iterable[str]) -> str:
     """Why no family runs the checkpoint: its type's own reason, or the types that families run."""
     found = checkpoint.json("config.json").get("model_type")
+    if found is None:
+        return (
+            "model: expected a checkpoint in transformers' format, found no model_type in config.json "
+            f"of {checkpoint.source}, as in those of CTranslate2 (faster-whisper) and MLX: name the "
+            "checkpoint that it was converted from"
+        )
     reason = REFUSED.get(found) if isinstance(found, str) else None
     if reason is None:
         listed = ", ".join(sorted(known))

@@ -221,14 +221,18 @@ class Model:
 
     def _inputs(self, waveforms: Sequence[np.ndarray]) -> dict[str, Any]:
         """The features and their attention mask, as `generate` takes them."""
-        inputs: dict[str, Any] = self.extractor(
+        inputs: Any = self.extractor(
             list(waveforms),
             sampling_rate=self.sample_rate,
             return_tensors="pt",
             padding=True,
             return_attention_mask=True,
             **self.padding,
-        ).to(self.device, self.dtype)
+        )
+        if (features := inputs.get("input_features")) is not None:
+            # Speech2Text's are divided by the deviation of each band, which in silence is 0.
+            inputs["input_features"] = features.where(features.isfinite(), 0.0)
+        inputs = inputs.to(self.device, self.dtype)
         # A speech encoder-decoder calls its input `inputs`, whatever its encoder calls it.
         main = self.model.main_input_name
         return {main if name.startswith("input") else name: x for name, x in inputs.items()}

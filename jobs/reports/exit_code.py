@@ -9,8 +9,6 @@ import argparse
 import json
 import sys
 
-from botocore.exceptions import BotoCoreError
-
 from jobs.console import one_line, printable
 from jobs.exit_codes import FAILED, OK
 from jobs.reports.arguments import add_storage_option, storage_options
@@ -43,7 +41,7 @@ def run_from(args: argparse.Namespace) -> int:
         code, why = int(document["exit_code"]), document.get("error") or document.get("stopped")
     except (OSError, ValueError, KeyError, TypeError) as error:
         return _found_none(args.summary, error, "the run was killed or did not start")
-    except BotoCoreError as error:  # no credentials, say
+    except Exception as error:  # clients of stores raise their own errors: no credentials, say
         return _found_none(args.summary, error, one_line(error))
     if why:
         print(f"run {document.get('run_id')} ended with exit code {code}: {why}")

@@ -290,6 +290,7 @@ def test_an_adapter_that_is_not_there_is_found_before_the_run(mms: Path, tmp_pat
         ({"target_lang": "eng"}, "target_lang: expected none, as only a checkpoint with language"),
         ({"chunk_length_s": 2, "stride_length_s": 1}, "expected less than half of chunk_length_s"),
         ({"stride_length_s": 15}, "stride_length_s: expected less than half"),
+        ({"chunk_length_s": 0.001}, "chunk_length_s: expected at least a frame of the model"),
     ],
 )
 def test_what_ctc_lacks_is_refused_by_name(

@@ -51,6 +51,13 @@ def test_no_model_type_is_run_and_refused_or_unknown_to_transformers() -> None:
     assert (RUN | set(REFUSED)) <= known
 
 
+def test_a_folder_in_another_format_is_told_by_its_config(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"alignment_heads": [[1, 0]], "lang_ids": [50259]}')
+    options = task.Options(task="automatic-speech-recognition", model=str(tmp_path))
+    with pytest.raises(ValueError, match=r"no model_type in .*CTranslate2 .* converted from$"):
+        task.check(options, Checkpoint(str(tmp_path)))
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_refusal_names_the_type_and_the_reason(kind: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))

@@ -169,6 +169,14 @@ def test_a_tenth_of_a_second_has_no_text(made: Made) -> None:
         assert isinstance(barely, dict)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_silence_is_labelled(made: Made, name: str) -> None:
+    silence, voice = np.zeros(RATE, np.float32), sound(1.0, 400)
+    first, second = label(made(name), silence, voice)
+    assert isinstance(first["text"], str)
+    assert second["text"] == label(made(name), voice)[0]["text"]
+
+
 def test_drawn_tokens_are_the_same_in_every_batch(made: Made) -> None:
     waves = [sound(1.0, 200), sound(1.0, 900), sound(1.0, 3000)]
     settings: dict[str, Any] = {"generate": {"do_sample": True, "temperature": 2.0}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,11 @@ def options_of(task: str, folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module", params=task_names())
 def label(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Label:
     given = options_of(request.param, tmp_path_factory.mktemp("model") / "checkpoint")
-    options = load_task(request.param).Options(task=request.param, dtype="float32", **given)
+    return made(request.param, given)
+
+
+def made(task: str, given: dict[str, Any]) -> Label:
+    options = load_task(task).Options(task=task, dtype="float32", **given)
     return Label(
         "t", options, find_checkpoint(options.model), device=available_device(), batch_s=10_000.0
     )
@@ -81,6 +86,20 @@ def test_a_clip_alone_is_labelled_as_among_others(label: Label) -> None:
     assert all(row["t_error"] is None for row in together)
     assert same(together, alone), (together, alone)
     assert not all(same(together[0], row) for row in together[1:]), "the model tells nothing apart"
+
+
+@pytest.mark.parametrize("task", task_names())
+def test_what_config_json_says_of_outputs_and_attention_changes_no_label(
+    tmp_path: Path, task: str
+) -> None:
+    given = options_of(task, tmp_path / "checkpoint")
+    expected = labels(made(task, given), wavs())
+    config = Path(given["model"]) / "config.json"
+    written = json.loads(config.read_text())
+    said = {"return_dict": False, "output_hidden_states": True, "output_attentions": True}
+    for more in (said, {"attn_implementation": "flash_attention_2"}):
+        config.write_text(json.dumps(written | more))
+        assert same(labels(made(task, given), wavs()), expected)
 
 
 def test_the_order_of_clips_changes_no_label(label: Label) -> None:

@@ -123,11 +123,13 @@ def test_it_is_true_of_these_clips_and_null_is_not_true(expression: str, rows: l
         ("columns(*) is null", "a star for several columns in it"),
         ("#1 > 3", "a column by number in it"),
         ("duration_s > ?", "a parameter in it"),
+        ("duration_s > '3 s'", "Could not convert string '3 s'"),
+        ("modified_at > 'now'", "invalid timestamp"),
     ],
 )
 def test_what_is_no_condition_on_one_clip_is_refused(expression: str, found: str) -> None:
     with pytest.raises(ValueError, match="expected an SQL expression") as refusal:
-        qualifying(expression)
+        When(expression).check(SCHEMA.append(pa.field("modified_at", pa.timestamp("us"))))
     assert repr(expression) in str(refusal.value) and found in str(refusal.value)
 
 

@@ -115,6 +115,21 @@ def test_a_store_without_credentials_asks_for_them(
     assert "input.storage_options: expected credentials for s3://bucket/x" in out and "anon" in out
 
 
+def test_a_hub_that_does_not_answer_is_one_line(
+    tmp_path: Path,
+    classifier: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    job, closed = Job(tmp_path, classifier), "{endpoint: 'http://127.0.0.1:9'}"
+    dataset = "hf://datasets/a/b/c.json"
+    assert planned(job, f"input.path={dataset}", f"input.storage_options={closed}") == 1
+    assert run(["exit-code", dataset, "--storage-option", "endpoint=http://127.0.0.1:9"]) == 1
+    for line in capsys.readouterr().err.splitlines():
+        assert line.startswith("error: ") and "ConnectError" in line
+
+
 COMMANDS: dict[str, Callable[[Job, str], list[str]]] = {
     "plan": lambda job, at: ["plan", str(job.config), "--set", f"output.path={at}"],
     "run": lambda job, at: ["run", str(job.config), "--set", f"output.path={at}"],
