@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run_in_one_process() -> None:
-    """Tell transformers that no model is cut up among processes, and spare it to look.
+    """Tell transformers that no model is split across processes, so that it does not look.
 
     `is_fsdp_managed_module` (distributed/fsdp.py), which `generate` and some encoders call, imports
     torch.distributed.fsdp, in 0.6 s or more, unless its `is_torch_distributed_available` is false. If
