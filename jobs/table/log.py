@@ -104,8 +104,12 @@ class Log:
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
         """The transactions, newest first: `version`, `timestamp` (ms), `operation`, and the `note` that
-        a run attached to its own."""
+        a run attached to its own. Raises OSError if there are none: delta-rs reads such a table, but
+        cannot write to it."""
         entries = self.storage.retrying(partial(self.delta.history, limit))
+        if not entries:
+            log = f"{self.storage.path}/_delta_log"
+            raise OSError(f"expected version {self.version} in {log}, found its checkpoint alone")
         return [{**entry, "note": json.loads(entry.get("earmark", "{}"))} for entry in entries]
 
     def newest_run(self) -> str | None:
