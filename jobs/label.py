@@ -37,7 +37,7 @@ from jobs.stream import Stalled, Stream
 from jobs.table.lease import TableInUse, watched
 from jobs.table.schema import TableMismatch
 from jobs.table.storage import Storage
-from jobs.table.table import HeldTable, Table, hold
+from jobs.table.table import HeldTable, Table, UnreadableTable, hold
 from jobs.workers.crash_ledger import end_ledger, start_ledger
 
 
@@ -89,6 +89,10 @@ def run(
         except TableInUse as error:
             console.say(f"error: {error}")
             summary.end(IN_USE, "in_use", error)
+        except UnreadableTable as error:
+            traceback.print_exc()
+            console.say(f"error: {error}\nlog: {console.log}")
+            summary.end(FAILED, "failed", error)
         except Stalled as error:
             console.say(f"error: {error}\nthe same command continues with what is left")
             summary.end(FAILED, "stalled", error)
@@ -134,7 +138,7 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
     storage = Storage(run.config.output.path, run.config.output_options)
     retain_h = run.config.output.retain_h
     with stop.interrupting():
-        table = Table.open(storage)
+        table = Table.of_run(storage)
         summary.of(storage.path, run.wanted.fingerprints, run.config.input)
         if table is not None:
             refuse_other_labels(table, run)

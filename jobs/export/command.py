@@ -27,7 +27,7 @@ from jobs.exit_codes import BAD_CONFIG, FAILED, IN_USE, OK, TOO_MANY_ERRORS, exi
 from jobs.export.arguments import add_arguments
 from jobs.export.folder import ABOUT, PROBE, Folder, complete, folders, is_empty
 from jobs.export.formats import Export, load_format
-from jobs.export.options import BadExport, UnreadableTable
+from jobs.export.options import BadExport
 from jobs.export.request import Request, request_of
 from jobs.export.select import Selection, Shape, select, shape_of
 from jobs.export.sound import SoundSettings
@@ -41,6 +41,7 @@ from jobs.sources._paths import absolute, is_local
 from jobs.stop import Stop, Stopped
 from jobs.table.lease import Holder, Lease, TableInUse, holder_of, watched
 from jobs.table.storage import Storage
+from jobs.table.table import UnreadableTable
 
 __all__ = ["add_arguments", "export", "run_from"]
 

@@ -17,11 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.exceptions import DeltaError
 
-from jobs.export.options import BadExport, Options, UnreadableTable, part_names
-from jobs.reports.arguments import unreadable
+from jobs.export.options import BadExport, Options, part_names
 from jobs.reports.columns import task_columns
 from jobs.reports.labels import connected, quoted
-from jobs.table.table import Table
+from jobs.table.table import Table, UnreadableTable
 
 ROWS_AT_ONCE = 8192
 OF_A_FILE = "reading the stream"  # in what DuckDB says if Arrow fails to read the table
@@ -120,7 +119,7 @@ def select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selec
     try:
         return table.newest(lambda: _select(table, shape, options, scratch))
     except (OSError, DeltaError, duckdb.Error, pa.ArrowException) as error:
-        raise UnreadableTable(unreadable(table.path, error)) from error
+        raise UnreadableTable(table.path, error) from error
 
 
 def _select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selection:

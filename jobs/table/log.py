@@ -72,9 +72,12 @@ class Log:
         return self
 
     def settings(self) -> dict[str, Any]:
-        """The settings that the table's labels were made with; {} before the first run."""
-        description = self.delta.metadata().description
-        return json.loads(description) if description else {}
+        """The settings that the table's labels were made with; {} of another tool's table."""
+        try:
+            found = json.loads(self.delta.metadata().description or "{}")
+        except ValueError:
+            found = {}
+        return found if isinstance(found, dict) else {}
 
     def schema(self) -> pa.Schema:
         """All columns of the table, including those of tasks that were removed."""

@@ -8,7 +8,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 from runs import Job
 from tables import existing
 from test_evaluate import make, speech
@@ -64,24 +66,63 @@ def gone(table: Path) -> None:
     file.unlink()
 
 
-@pytest.mark.parametrize("damage", [log_with_a_gap, cut_short, gone])
+def overwritten(table: Path) -> None:
+    [file] = table.glob("part-*")
+    file.write_bytes(file.read_bytes()[:-4] + b"none")
+
+
+@pytest.mark.parametrize("damage", [log_with_a_gap, cut_short, gone, overwritten])
 def test_a_table_that_cannot_be_read_is_told_apart_from_one_that_is_none(
-    table: Path, tmp_path: Path, capfd: Captured, damage: Callable[[Path], None]
+    table: Path, classifier: Path, capfd: Captured, damage: Callable[[Path], None]
 ) -> None:
     damage(table)
+    tmp_path = table.parent
+    job = Job(tmp_path, classifier)
+    job.sound("a.wav", 300)
+    files = {path.name for path in tmp_path.iterdir()}
     export = ["export", str(table), str(tmp_path / "out"), "--as", "csv", "--task", "words"]
     for arguments in (
         ["evaluate", str(table)],
         ["report", str(table), "-o", str(tmp_path / "page")],
         export,
         [*export, "--where", "words_score > 0.5"],  # which is not to blame
+        ["plan", str(job.config), "--relabel"],
+        ["run", str(job.config), "--relabel"],
     ):
         assert run(arguments) == 1, arguments
         told = "".join(capfd.readouterr())
         assert f"error: expected a table that can be read at {table}, found: " in told
         assert "`earmark verify` tells what is damaged" in told and "continues" not in told
     assert run(["verify", str(table)]) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["table"]
+    assert {path.name for path in tmp_path.iterdir()} == files
+
+
+def others(table: Path) -> None:
+    shutil.rmtree(table)
+    write_deltalake(table, pa.table({"clip_id": [1]}), description="Calls of 2026")
+
+
+def without_log(table: Path) -> None:
+    for file in (table / "_delta_log").iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize("what", [others, without_log])
+def test_what_is_no_table_of_a_run_is_refused_and_untouched(
+    table: Path, classifier: Path, capfd: Captured, what: Callable[[Path], None]
+) -> None:
+    """The end of a run removes data files that the log does not name."""
+    what(table)
+    job = Job(table.parent, classifier)
+    job.sound("a.wav", 300)
+    files = sorted(table.rglob("*"))
+    for arguments in (["plan", str(job.config)], ["run", str(job.config), "--relabel"]):
+        assert run(arguments) == 2
+        told = "".join(capfd.readouterr())
+        assert "output.path: expected a table" in told and "choose another path" in told
+    assert run(["verify", str(table)]) == 2
+    assert "expected a table that Earmark made" in capfd.readouterr().err
+    assert sorted(table.rglob("*")) == files
 
 
 def test_an_error_of_a_store_is_told_with_its_causes() -> None:
