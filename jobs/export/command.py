@@ -10,12 +10,10 @@ import json
 import math
 import os
 import signal
-import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +36,7 @@ from jobs.ray_address import expect_answer, ray_address
 from jobs.ray_cluster import running_ray
 from jobs.resources import CannotRun
 from jobs.sources._paths import absolute, is_local
+from jobs.spilling import NoScratch, scratch_folder
 from jobs.stop import Stop, Stopped
 from jobs.table.lease import Holder, Lease, TableInUse, holder_of, watched
 from jobs.table.storage import Storage
@@ -57,11 +56,11 @@ def export(request: Request, console: Console, stop: Stop) -> int:
     format = load_format(options.format)
     out, unfinished = folders(request.out, request.storage)
     refuse_places(request, out)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         with stop.interrupting():
             shape = shape_of(table, options.task)
             console.progress("selecting clips")
-            selection = select(table, shape, options, Path(scratch))
+            selection = select(table, shape, options, scratch)
             what = export_of(request, shape, selection, out)
             what = format.prepared(what)
         about = about_of(request, shape, selection)
@@ -269,7 +268,7 @@ def run_from(args: argparse.Namespace) -> int:
         except (ConfigError, CannotRun, BadExport) as error:
             console.say(f"error: {error}")
             return BAD_CONFIG
-        except UnreadableTable as error:
+        except (UnreadableTable, NoScratch) as error:
             traceback.print_exc()
             console.say(f"error: {error}\nlog: {console.log}")
             return FAILED

@@ -7,6 +7,7 @@ or, of a store, at least none of its lists without what they name.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from jobs.table.storage import Storage
 ABOUT = ".earmark/export.json"  # which export this is; in OUT when it is whole
 RECORDS = ".earmark/records"  # of finished shards, until the lists are written
 PROBE = "_earmark"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HALF = re.compile(r"(^|/)\.([^/]*\.)?[0-9a-f]{32}$")  # a file that a killed process was writing
 COPIED_LAST = (".json", ".jsonl", ".jsonl.gz", ".csv", ".tsv", ".yaml", "wav.scp")
 
@@ -57,8 +59,12 @@ class Folder:
             with open(unfinished, "wb") as file:
                 yield file
             os.replace(unfinished, path)
-        except BaseException:
+        except BaseException as error:
             os.unlink(unfinished)
+            if (
+                isinstance(error, OSError) and error.errno in NO_ROOM
+            ):  # of a write, which names no file
+                error.filename = path
             raise
 
     @contextmanager

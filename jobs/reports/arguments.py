@@ -12,6 +12,7 @@ from deltalake.exceptions import DeltaError
 
 from jobs.console import printable
 from jobs.exit_codes import BAD_CONFIG, FAILED
+from jobs.spilling import NoScratch
 from jobs.table.storage import Storage
 from jobs.table.table import Table, UnreadableTable
 from jobs.yaml_values import set_value
@@ -59,6 +60,9 @@ def reading(table: str, read: Callable[[], int]) -> int:
     except (OSError, DeltaError, duckdb.Error, pa.ArrowException) as error:
         # before ValueError, which an ArrowInvalid is as well
         print(f"error: {UnreadableTable(table, error)}", file=sys.stderr)
+        return FAILED
+    except NoScratch as error:
+        print(f"error: {error}", file=sys.stderr)
         return FAILED
     except ValueError as error:
         return refused(error)

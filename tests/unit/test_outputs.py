@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 
 import pyarrow as pa
 import pytest
@@ -18,7 +22,11 @@ from test_mistaken_paths import COMMANDS
 
 from jobs.cli import run
 from jobs.console import MESSAGE_CHARACTERS, one_line
+from jobs.export.folder import Folder
+from jobs.export.options import Options
+from jobs.export.select import select, shape_of
 from jobs.label import main
+from jobs.spilling import NoScratch, scratch_folder, spilling
 from jobs.table.storage import Storage
 
 Captured = pytest.CaptureFixture[str]
@@ -180,6 +188,50 @@ def test_what_can_be_no_export_is_refused_before_one_is_made(
     assert run(["export", str(table), out, "--as", "csv", "--task", "words"]) == 2
     assert f"OUT: {message}" in (told := capfd.readouterr().out) or message in told
     assert {path.name for path in tmp_path.iterdir()} == {"table", "file"}
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_no_room_for_temporary_files_is_told_apart_from_a_damaged_table(
+    table: Path, capfd: Captured
+) -> None:
+    with files_of_at_most(1500):
+        assert run(["verify", str(table)]) == 1
+    expected = f"expected room for temporary files in {gettempdir()}, found: .*too large"
+    assert re.search(f"error: {expected}", capfd.readouterr().err)
+    opened = existing(table)
+    shape = shape_of(opened, "words")
+    with (
+        files_of_at_most(1500),
+        pytest.raises(NoScratch, match=expected),
+        scratch_folder() as folder,
+    ):
+        select(opened, shape, Options("csv"), folder)
+    with pytest.raises(NoScratch), spilling("60MB") as database:
+        database.execute(
+            "SET threads = 1; SET max_temp_directory_size = '1MB'; "
+            "SELECT md5(i::VARCHAR) AS x FROM range(3000000) t(i) ORDER BY x"
+        )
+
+
+def test_a_full_disk_is_named_by_an_export(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    with (
+        files_of_at_most(4000),
+        pytest.raises(OSError, match=f"File too large: '{tmp_path}/x/clips.csv'"),
+        folder.create_text("x/clips.csv") as file,
+    ):
+        file.write("x" * 10_000)
+    assert not list((tmp_path / "x").iterdir())
 
 
 @pytest.mark.parametrize("is_there", [True, False])
