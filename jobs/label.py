@@ -17,7 +17,7 @@ from jobs import ray_compat
 from jobs.arguments import add_plan_arguments, plan_arguments, positive, refuse_unknown
 from jobs.config import Config, ConfigError
 from jobs.config_file import load_config
-from jobs.console import Console, new_run_id
+from jobs.console import Console, keep_streams, new_run_id
 from jobs.exit_codes import BAD_CONFIG, FAILED, IN_USE, OK, exit_with
 from jobs.pipeline import pipeline
 from jobs.planning.find import find_clips, left_to_do, refuse_nothing
@@ -324,4 +324,5 @@ def seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
+    keep_streams()
     exit_with(main())
