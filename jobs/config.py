@@ -121,7 +121,8 @@ class Output(Section):
 
     path: str
     """Folder of the table, local or on a store (`s3://`, `gs://`, `az://`, `abfs://`), with no `#`, `?`,
-    `\\` or `%20` in its path: Delta tables cannot have such ones."""
+    `\\` or `%20` in its path: Delta tables cannot have such ones. They also need a disk with hard links
+    (exFAT has none), and of a store requests with `If-None-Match`."""
     keep: tuple[str, ...] = ()
     """Columns of the source that each row carries along."""
     storage_options: Annotated[dict[str, Any] | None, Field(repr=False)] = None

@@ -220,7 +220,10 @@ def hold(
     table = Table.of_run(storage)
     document = table_settings(seen, settings)
     if table is None:
-        create_log(storage, schema, document)
+        try:
+            create_log(storage, schema, document)
+        except ValueError as error:
+            raise TableMismatch(f"output.path: {error}: choose another path") from None
         table = Table(storage, Log(storage))
     transactions = Transactions(table.log, run_id)
     newest = _newest_holder(table)
