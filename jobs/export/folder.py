@@ -50,7 +50,8 @@ class Folder:
                 local = os.path.join(scratch, "file")
                 with open(local, "wb") as file:
                     yield file
-                storage.retrying(lambda: storage.fs.put_file(local, f"{storage.root}/{name}"))
+                with storage.naming(name):
+                    storage.retrying(lambda: storage.fs.put_file(local, f"{storage.root}/{name}"))
             return
         path = f"{storage.root}/{name}"
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -86,7 +87,8 @@ class Folder:
         storage = self.storage
         path = f"{storage.root}/{name}".rstrip("/")
         if storage.exists(name):
-            storage.fs.rm(path, recursive=True)
+            with storage.naming(name):
+                storage.fs.rm(path, recursive=True)
 
     def about(self) -> dict[str, Any] | None:
         """What `ABOUT` says; None if it is not there."""
@@ -130,11 +132,12 @@ def complete(unfinished: Folder, out: Folder) -> None:
         return name == ABOUT, name.endswith(COPIED_LAST), name
 
     for name in sorted(unfinished.names(), key=order):
-        storage.retrying(
-            lambda name=name: storage.fs.cp_file(  # type: ignore[misc]
-                f"{storage.root}/{name}", f"{target.root}/{name}"
+        with target.naming(name):
+            storage.retrying(
+                lambda name=name: storage.fs.cp_file(  # type: ignore[misc]
+                    f"{storage.root}/{name}", f"{target.root}/{name}"
+                )
             )
-        )
     unfinished.remove()
 
 

@@ -85,7 +85,7 @@ class Storage:
     def sizes(self, folder: str = "") -> dict[str, int]:
         """The sizes in bytes of the files in the folder, or in a folder below it, by name."""
         try:
-            with self._naming(folder):
+            with self.naming(folder):
                 entries = self.fs.ls(self._listed_anew(folder), detail=True)
         except FileNotFoundError:
             return {}
@@ -94,7 +94,7 @@ class Storage:
     def names(self) -> set[str]:
         """The names of files and folders in the folder."""
         try:
-            with self._naming(""):
+            with self.naming(""):
                 names = self.fs.ls(self._listed_anew(""), detail=False)
         except FileNotFoundError:
             return set()
@@ -103,7 +103,7 @@ class Storage:
     def size(self, name: str) -> int | None:
         """A file's size in bytes, or None if there is no such file."""
         try:
-            with self._naming(name):
+            with self.naming(name):
                 info = self.retrying(lambda: self.fs.info(self._listed_anew(name)))
         except FileNotFoundError:
             return None
@@ -111,7 +111,7 @@ class Storage:
         return size
 
     def exists(self, name: str) -> bool:
-        with self._naming(name):
+        with self.naming(name):
             return bool(self.fs.exists(self._listed_anew(name)))
 
     def open(self, name: str) -> Any:
@@ -120,14 +120,14 @@ class Storage:
 
     def read(self, name: str) -> bytes:
         """A file's content. Raises FileNotFoundError."""
-        with self._naming(name):
+        with self.naming(name):
             content: bytes = self.fs.cat_file(self._path(name))
         return content
 
     def write(self, name: str, content: Any) -> None:
         """Write a file atomically. Raises OSError with its path."""
         if not self.is_local:
-            with self._naming(name):
+            with self.naming(name):
                 self.fs.pipe_file(self._path(name), bytes(content))
             return
         path = self._path(name)
@@ -149,7 +149,7 @@ class Storage:
         ValueError for a storage that cannot do so."""
         path = self._path(name)
         if not self.is_local:
-            with self._naming(name), self._supporting():
+            with self.naming(name), self._supporting():
                 self.fs.pipe_file(path, content, mode="create")
             return
         unfinished = f"{name}.{uuid.uuid4().hex}"
@@ -162,7 +162,7 @@ class Storage:
 
     def remove(self, name: str) -> None:
         """Remove a file. Raises FileNotFoundError."""
-        with self._naming(name):
+        with self.naming(name):
             self.fs.rm_file(self._path(name))
 
     @contextlib.contextmanager
@@ -179,7 +179,7 @@ class Storage:
             ) from None
 
     @contextlib.contextmanager
-    def _naming(self, name: str) -> Iterator[None]:
+    def naming(self, name: str) -> Iterator[None]:
         """Let an error of a store name the file, as one of a disk does."""
         try:
             yield

@@ -19,6 +19,7 @@ from s3 import S3, s3  # noqa: F401  # the fixture
 from s3_proxy import flaky
 from tables import held
 
+from jobs.export.folder import Folder
 from jobs.sources import NO_COLUMNS
 from jobs.table.schema import TableMismatch, table_schema
 from jobs.table.storage import DELTA_OPTIONS, Storage
@@ -115,6 +116,11 @@ def test_a_stores_options_reach_delta_rs(
     assert headers.get(header, "").startswith(value or "") and (value or header not in headers)
 
 
+def export(folder: Folder, name: str) -> None:
+    with folder.create(name) as file:
+        file.write(b"x")
+
+
 def test_an_error_of_a_store_names_the_file(s3: S3, tmp_path: Path) -> None:
     s3.bucket("denied")
     with flaky(s3, tmp_path / "log", denies="403 table/") as proxy:
@@ -126,6 +132,7 @@ def test_an_error_of_a_store_names_the_file(s3: S3, tmp_path: Path) -> None:
             lambda: storage.size("a/b.json"),
             lambda: storage.remove("a/b.json"),
             lambda: storage.sizes("a/b.json"),
+            lambda: export(Folder("s3://denied/table", proxy.s3.resolved), "a/b.json"),
         ):
             with pytest.raises(PermissionError, match=r": s3://denied/table/a/b\.json$"):
                 ask()
