@@ -133,7 +133,8 @@ class Output(Section):
     well: with 0 they see exactly the rows that there are."""
     compact: Literal["auto", "never"] = "auto"
     """Whether a run merges small data files at its end, into files of up to 256 MB. `never` leaves that
-    to others, such as `OPTIMIZE` of a Delta engine."""
+    to others, such as `OPTIMIZE` of a Delta engine, while no run goes on: its end removes data files that
+    are not committed yet."""
 
     @field_validator("path")
     @classmethod

@@ -88,7 +88,8 @@ class Table:
         elif "tasks" not in table.settings():
             raise TableMismatch(
                 f"output.path: expected a table that Earmark made, an empty folder or nothing at "
-                f"{storage.path}, found another Delta table: choose another path"
+                f"{storage.path}, found a Delta table without the settings that Earmark keeps in its "
+                "description: choose another path, or restore the description"
             )
         return table
 
