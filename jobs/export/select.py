@@ -195,8 +195,8 @@ def _rows(shape: Shape, options: Options) -> str:
         )
     segments = quoted(shape.of["segments"])
     return (
-        f"SELECT *, unnest({segments}) AS segment, "
-        f"generate_subscripts({segments}, 1) AS segment_number FROM labels"
+        f"SELECT COLUMNS(lambda name: lower(name) <> 'segment'), unnest({segments}) AS segment, "
+        f"generate_subscripts({segments}, 1) AS export_number FROM labels"
     )
 
 
@@ -294,10 +294,11 @@ def _write(database: Any, shape: Shape, options: Options, names: Sequence[str], 
     speaker = quoted(options.speaker) if options.speaker else "NULL"
     segments, number = "NULL", "NULL"
     if "segments" in shape.of:
-        fields = f"start_s: x.start_s, end_s: x.end_s, text: x.{quoted(shape.kind)}"
-        segments = f"[{{{fields}}} FOR x IN {quoted(shape.of['segments'])}]"
+        one = "export_segment"  # which no column is called
+        fields = f"start_s: {one}.start_s, end_s: {one}.end_s, text: {one}.{quoted(shape.kind)}"
+        segments = f"[{{{fields}}} FOR {one} IN {quoted(shape.of['segments'])}]"
     if options.cut:
-        score, number, segments = "segment.score", "segment_number", "NULL"
+        score, number, segments = "segment.score", "export_number", "NULL"
         if "language" in shape.segment_fields:
             language = f"coalesce(segment.language, {language})"
         if "speaker" in shape.segment_fields and not options.speaker:

@@ -18,7 +18,7 @@ import pytest
 from exports import TEXTS, samples_of, text_of, write_table
 from poison import wav
 from runs import ROOT
-from tables import existing
+from tables import TableOf, existing
 from test_poison import site  # noqa: F401  # the fixture
 
 from audio_ops.errors import ClipError
@@ -345,6 +345,18 @@ def test_speakers_and_languages_of_segments_are_theirs(tmp_path: Path) -> None:
     export(tmp_path, tmp_path / "out", "csv", "--cut", "segments")
     lines = (tmp_path / "out" / "clips.csv").read_text().splitlines()
     assert "xB,B b," in lines[2]
+
+
+def test_columns_of_the_source_may_have_any_names(tmp_path: Path) -> None:
+    names = ["x", "Segment", "segment_number", "number", "part", "value", "hash", "name"]
+    kept = pa.schema([*exports.KEPT, *((name, pa.string()) for name in names)])
+    of = TableOf(exports.TASKS, exports.SETTINGS, kept)
+    of.write(tmp_path, [made_up(n, **dict.fromkeys(names, "odd")) for n in range(5)])
+    assert export(tmp_path, tmp_path / "whole", "tsv", "--columns", "x=y") == 0
+    cut = ["--cut", "segments", "--where", "segment.score > 0.6"]
+    assert export(tmp_path, tmp_path / "cut", "tsv", *cut) == 0
+    for name in ("whole", "cut"):
+        assert len((tmp_path / name / "clips.tsv").read_text("utf-8").splitlines()) == 6
 
 
 def test_conditions_see_all_columns_of_a_table(wide: Path, tmp_path: Path) -> None:
