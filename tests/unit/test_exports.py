@@ -580,3 +580,13 @@ def test_labels_of_a_classification_are_exported(world: Path, tmp_path: Path) ->
     entries = [json.loads(line) for line in (out / "manifest.json").read_text().splitlines()]
     assert {entry["label"] for entry in entries} == {"cat", "dog"}
     assert all("text" not in entry for entry in entries)
+
+
+def test_a_column_of_a_type_that_datasets_lacks_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept = pa.schema([*exports.KEPT, ("tags", pa.map_(pa.string(), pa.string()))])
+    of = TableOf(exports.TASKS, exports.SETTINGS, kept)
+    of.write(tmp_path, [made_up(0, tags=[("a", "b")])])
+    assert export(tmp_path, tmp_path / "out", "datasets", "--columns", "tags") == 2
+    assert "--columns: expected types that datasets has, found: " in capfd.readouterr().out
