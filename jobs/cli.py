@@ -14,7 +14,7 @@ from functools import partial
 from importlib import import_module
 from typing import NamedTuple
 
-from jobs.console import Lasting, open_standard_streams
+from jobs.console import keep_streams
 from jobs.exit_codes import exit_with
 from jobs.versions import package_version
 
@@ -54,8 +54,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command of this process's arguments, and end the process with its exit code."""
-    open_standard_streams()
-    sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)  # type: ignore[assignment]
+    keep_streams()
     try:
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # of a command that only reads: the others have `Stop`

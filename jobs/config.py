@@ -120,7 +120,8 @@ class Output(Section):
 
     path: str
     """Folder of the table, local or on a store (`s3://`, `gs://`, `az://`, `abfs://`), with no `#`, `?`,
-    `\\` or `%20` in its path, which Delta tables do not support."""
+    `\\` or `%20` in its path, which Delta tables do not support. They also need a disk with hard links
+    (exFAT has none), or a store that supports requests with `If-None-Match`."""
     keep: tuple[str, ...] = ()
     """Columns of the source that each row carries along."""
     storage_options: Annotated[dict[str, Any] | None, Field(repr=False)] = None
@@ -131,7 +132,8 @@ class Output(Section):
     well; with 0 they see exactly the table's rows."""
     compact: Literal["auto", "never"] = "auto"
     """Whether a run merges small data files at its end, into files of up to 256 MB. `never` leaves that
-    to others, such as `OPTIMIZE` of a Delta engine."""
+    to others, such as `OPTIMIZE` of a Delta engine, while no run goes on: its end removes data files that
+    are not committed yet."""
 
     @field_validator("path")
     @classmethod

@@ -175,6 +175,12 @@ def discard(stream: TextIO) -> None:
         stream.flush()
 
 
+def keep_streams() -> None:
+    """Open the standard streams of this process if they are closed, and let it outlast them."""
+    open_standard_streams()
+    sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)  # type: ignore[assignment]
+
+
 def open_standard_streams() -> None:
     """Open those of stdin, stdout and stderr that are closed (`>&-`): the next file would be them."""
     for number in (0, 1, 2):

@@ -17,7 +17,7 @@ from jobs import ray_compat
 from jobs.arguments import add_plan_arguments, plan_arguments, positive, refuse_unknown
 from jobs.config import Config, ConfigError
 from jobs.config_file import load_config
-from jobs.console import Console, new_run_id
+from jobs.console import Console, keep_streams, new_run_id
 from jobs.exit_codes import BAD_CONFIG, FAILED, IN_USE, OK, exit_with
 from jobs.pipeline import pipeline
 from jobs.planning.find import find_clips, left_to_do, refuse_nothing
@@ -37,7 +37,7 @@ from jobs.stream import Stalled, Stream
 from jobs.table.lease import TableInUse, watched
 from jobs.table.schema import TableMismatch
 from jobs.table.storage import Storage
-from jobs.table.table import HeldTable, Table, hold
+from jobs.table.table import HeldTable, Table, UnreadableTable, hold
 from jobs.workers.crash_ledger import end_ledger, start_ledger
 
 
@@ -91,6 +91,10 @@ def run(
         except TableInUse as error:
             console.say(f"error: {error}")
             summary.end(IN_USE, "in_use", error)
+        except UnreadableTable as error:
+            traceback.print_exc()
+            console.say(f"error: {error}\nlog: {console.log}")
+            summary.end(FAILED, "failed", error)
         except Stalled as error:
             console.say(f"error: {error}\nthe same command continues with what is left")
             summary.end(FAILED, "stalled", error)
@@ -136,7 +140,7 @@ def label_what_is_new(run: Run, summary: Summary, console: Console, stop: Stop) 
     storage = Storage(run.config.output.path, run.config.output_options)
     retain_h = run.config.output.retain_h
     with stop.interrupting():
-        table = Table.open(storage)
+        table = Table.of_run(storage)
         summary.of(storage.path, run.wanted.fingerprints, run.config.input)
         if table is not None:
             refuse_other_labels(table, run)
@@ -322,4 +326,5 @@ def seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
+    keep_streams()
     exit_with(main())

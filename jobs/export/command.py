@@ -10,12 +10,10 @@ import json
 import math
 import os
 import signal
-import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +25,7 @@ from jobs.exit_codes import BAD_CONFIG, FAILED, IN_USE, OK, TOO_MANY_ERRORS, exi
 from jobs.export.arguments import add_arguments
 from jobs.export.folder import ABOUT, PROBE, Folder, complete, folders, is_empty
 from jobs.export.formats import Export, load_format
-from jobs.export.options import BadExport, UnreadableTable
+from jobs.export.options import BadExport
 from jobs.export.request import Request, request_of
 from jobs.export.select import Selection, Shape, select, shape_of
 from jobs.export.sound import SoundSettings
@@ -38,9 +36,11 @@ from jobs.ray_address import expect_answer, ray_address
 from jobs.ray_cluster import running_ray
 from jobs.resources import CannotRun
 from jobs.sources._paths import absolute, is_local
+from jobs.spilling import NoScratch, scratch_folder
 from jobs.stop import Stop, Stopped
 from jobs.table.lease import Holder, Lease, TableInUse, holder_of, watched
 from jobs.table.storage import Storage
+from jobs.table.table import UnreadableTable
 
 __all__ = ["add_arguments", "export", "run_from"]
 
@@ -56,11 +56,11 @@ def export(request: Request, console: Console, stop: Stop) -> int:
     format = load_format(options.format)
     out, unfinished = folders(request.out, request.storage)
     refuse_places(request, out)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         with stop.interrupting():
             shape = shape_of(table, options.task)
             console.progress("selecting clips")
-            selection = select(table, shape, options, Path(scratch))
+            selection = select(table, shape, options, scratch)
             what = export_of(request, shape, selection, out)
             what = format.prepared(what)
         about = about_of(request, shape, selection)
@@ -268,7 +268,7 @@ def run_from(args: argparse.Namespace) -> int:
         except (ConfigError, CannotRun, BadExport) as error:
             console.say(f"error: {error}")
             return BAD_CONFIG
-        except UnreadableTable as error:
+        except (UnreadableTable, NoScratch) as error:
             traceback.print_exc()
             console.say(f"error: {error}\nlog: {console.log}")
             return FAILED

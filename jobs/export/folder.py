@@ -7,6 +7,7 @@ or, of a store, at least none of its lists without what they name.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from jobs.table.storage import Storage
 ABOUT = ".earmark/export.json"  # which export this is; in OUT when it is whole
 RECORDS = ".earmark/records"  # of finished shards, until the lists are written
 PROBE = "_earmark"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HALF = re.compile(r"(^|/)\.([^/]*\.)?[0-9a-f]{32}$")  # a file that a killed process was writing
 COPIED_LAST = (".json", ".jsonl", ".jsonl.gz", ".csv", ".tsv", ".yaml", "wav.scp")
 
@@ -48,7 +50,8 @@ class Folder:
                 local = os.path.join(scratch, "file")
                 with open(local, "wb") as file:
                     yield file
-                storage.retrying(lambda: storage.fs.put_file(local, f"{storage.root}/{name}"))
+                with storage.naming(name):
+                    storage.retrying(lambda: storage.fs.put_file(local, f"{storage.root}/{name}"))
             return
         path = f"{storage.root}/{name}"
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -57,8 +60,12 @@ class Folder:
             with open(unfinished, "wb") as file:
                 yield file
             os.replace(unfinished, path)
-        except BaseException:
+        except BaseException as error:
             os.unlink(unfinished)
+            if (
+                isinstance(error, OSError) and error.errno in NO_ROOM
+            ):  # of a write, which names no file
+                error.filename = path
             raise
 
     @contextmanager
@@ -80,7 +87,8 @@ class Folder:
         storage = self.storage
         path = f"{storage.root}/{name}".rstrip("/")
         if storage.exists(name):
-            storage.fs.rm(path, recursive=True)
+            with storage.naming(name):
+                storage.fs.rm(path, recursive=True)
 
     def about(self) -> dict[str, Any] | None:
         """What `ABOUT` says; None if it is not there."""
@@ -124,11 +132,12 @@ def complete(unfinished: Folder, out: Folder) -> None:
         return name == ABOUT, name.endswith(COPIED_LAST), name
 
     for name in sorted(unfinished.names(), key=order):
-        storage.retrying(
-            lambda name=name: storage.fs.cp_file(  # type: ignore[misc]
-                f"{storage.root}/{name}", f"{target.root}/{name}"
+        with target.naming(name):
+            storage.retrying(
+                lambda name=name: storage.fs.cp_file(  # type: ignore[misc]
+                    f"{storage.root}/{name}", f"{target.root}/{name}"
+                )
             )
-        )
     unfinished.remove()
 
 

@@ -20,10 +20,6 @@ class BadExport(Exception):
     """An export that cannot be made as it is asked for: expected, found. Exit code 2."""
 
 
-class UnreadableTable(Exception):
-    """A table that is damaged, or a store that does not answer. Exit code 1."""
-
-
 @dataclass(frozen=True)
 class Cut:
     """Segments in place of whole clips.

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deltalake.exceptions import DeltaError
-
 from jobs.config import Audio as AudioSettings
 from jobs.config import Config, Output
 from jobs.config_file import load_config
@@ -19,13 +17,12 @@ from jobs.export.options import (
     BadExport,
     Cut,
     Options,
-    UnreadableTable,
     columns_of,
     split_of,
 )
 from jobs.input import Input
-from jobs.reports.arguments import open_table, storage_options, unreadable
-from jobs.table.table import Table
+from jobs.reports.arguments import open_table, storage_options
+from jobs.table.table import Table, reading
 
 
 @dataclass(frozen=True)
@@ -63,9 +60,8 @@ def request_of(args: argparse.Namespace) -> Request:
     if config and not storage:
         storage = config.output_options
     try:
-        table = open_table(args.table, storage)
-    except (OSError, DeltaError) as error:
-        raise UnreadableTable(unreadable(args.table, error)) from error
+        with reading(args.table):
+            table = open_table(args.table, storage)
     except ValueError as error:
         raise BadExport(str(error)) from None
     request = Request(table, args.out, options, config_of(config, table, storage), storage)

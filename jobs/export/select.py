@@ -17,11 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.exceptions import DeltaError
 
-from jobs.export.options import BadExport, Options, UnreadableTable, part_names
-from jobs.reports.arguments import unreadable
+from jobs.export.options import BadExport, Options, part_names
 from jobs.reports.columns import task_columns
 from jobs.reports.labels import connected, quoted
-from jobs.table.table import Table
+from jobs.table.table import Table, UnreadableTable
 
 ROWS_AT_ONCE = 8192
 OF_A_FILE = "reading the stream"  # in what DuckDB says if Arrow fails to read the table
@@ -120,7 +119,7 @@ def select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selec
     try:
         return table.newest(lambda: _select(table, shape, options, scratch))
     except (OSError, DeltaError, duckdb.Error, pa.ArrowException) as error:
-        raise UnreadableTable(unreadable(table.path, error)) from error
+        raise UnreadableTable(table.path, error) from error
 
 
 def _select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selection:
@@ -196,8 +195,8 @@ def _rows(shape: Shape, options: Options) -> str:
         )
     segments = quoted(shape.of["segments"])
     return (
-        f"SELECT *, unnest({segments}) AS segment, "
-        f"generate_subscripts({segments}, 1) AS segment_number FROM labels"
+        f"SELECT COLUMNS(lambda name: lower(name) <> 'segment'), unnest({segments}) AS segment, "
+        f"generate_subscripts({segments}, 1) AS export_number FROM labels"
     )
 
 
@@ -295,10 +294,11 @@ def _write(database: Any, shape: Shape, options: Options, names: Sequence[str], 
     speaker = quoted(options.speaker) if options.speaker else "NULL"
     segments, number = "NULL", "NULL"
     if "segments" in shape.of:
-        fields = f"start_s: x.start_s, end_s: x.end_s, text: x.{quoted(shape.kind)}"
-        segments = f"[{{{fields}}} FOR x IN {quoted(shape.of['segments'])}]"
+        one = "export_segment"  # which no column is called
+        fields = f"start_s: {one}.start_s, end_s: {one}.end_s, text: {one}.{quoted(shape.kind)}"
+        segments = f"[{{{fields}}} FOR {one} IN {quoted(shape.of['segments'])}]"
     if options.cut:
-        score, number, segments = "segment.score", "segment_number", "NULL"
+        score, number, segments = "segment.score", "export_number", "NULL"
         if "language" in shape.segment_fields:
             language = f"coalesce(segment.language, {language})"
         if "speaker" in shape.segment_fields and not options.speaker:

@@ -14,7 +14,7 @@ from jobs.sample import clips_per_shard
 from jobs.sources import BadInput, Listing, ShardedSource
 from jobs.sources._auto import hint, where
 from jobs.sources._walk import listed
-from jobs.table.table import Table
+from jobs.table.table import Table, reading
 
 
 def find_clips(run: Run, say: Callable[[str], None]) -> Listing:
@@ -45,10 +45,11 @@ def refuse_nothing(run: Run, found: Listing, todo: Plan) -> None:
 
 
 def left_to_do(run: Run, found: Listing, table: Table | None) -> Plan:
-    """Found minus committed."""
+    """Found minus committed. Raises UnreadableTable."""
     if table is None:
         return plan_of(run, found, committed(None, run.wanted), None)
-    return table.newest(lambda: plan_of(run, found, committed(table, run.wanted), table))
+    with reading(table.path):
+        return table.newest(lambda: plan_of(run, found, committed(table, run.wanted), table))
 
 
 def plan_of(run: Run, found: Listing, rows: Committed, table: Table | None) -> Plan:

@@ -9,7 +9,7 @@ from jobs.planning.committed import WHY, committed
 from jobs.planning.due import Cost, Costs, Wanted
 from jobs.preflight import Run
 from jobs.table.schema import ADDED_LATER, TableMismatch, columns_by_task
-from jobs.table.table import Table
+from jobs.table.table import Table, reading
 
 
 def refuse_other_labels(table: Table, run: Run) -> None:
@@ -18,7 +18,8 @@ def refuse_other_labels(table: Table, run: Run) -> None:
     changed = changes(table.settings(), run.settings)
     refused = {task for task, lines in changed.items() if lines and not run.may_relabel(task)}
     if refused:
-        costs = table.newest(lambda: _costs(table, _wanted_of(run.wanted, changed)))
+        with reading(table.path):
+            costs = table.newest(lambda: _costs(table, _wanted_of(run.wanted, changed)))
         if costs.whole.clips:
             raise TableMismatch("\n".join(_lines(table, refused, changed, costs)))
     if not run.relabel and (differences := _columns_that_differ(table, run, changed)):

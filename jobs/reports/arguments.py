@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow as pa
 from deltalake.exceptions import DeltaError
 
-from jobs.console import one_line, printable
+from jobs.console import printable
 from jobs.exit_codes import BAD_CONFIG, FAILED
+from jobs.spilling import NoScratch
 from jobs.table.storage import Storage
-from jobs.table.table import Table
+from jobs.table.table import Table, UnreadableTable
 from jobs.yaml_values import set_value
 
 
@@ -58,7 +59,10 @@ def reading(table: str, read: Callable[[], int]) -> int:
         return read()
     except (OSError, DeltaError, duckdb.Error, pa.ArrowException) as error:
         # before ValueError, which an ArrowInvalid is as well
-        print(f"error: {unreadable(table, error)}", file=sys.stderr)
+        print(f"error: {UnreadableTable(table, error)}", file=sys.stderr)
+        return FAILED
+    except NoScratch as error:
+        print(f"error: {error}", file=sys.stderr)
         return FAILED
     except ValueError as error:
         return refused(error)
@@ -68,14 +72,6 @@ def refused(why: object) -> int:
     """Print why a command is refused; returns the exit code."""
     print(f"error: {printable(str(why))}", file=sys.stderr)
     return BAD_CONFIG
-
-
-def unreadable(table: str, error: Exception) -> str:
-    """The message for a table that could not be read."""
-    return (
-        f"expected a table that can be read at {printable(table)}, found: {one_line(error)}: "
-        "`earmark verify` tells what is damaged"
-    )
 
 
 def storage_options(arguments: Sequence[str]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from jobs.shared_storage import refuse_uploads
 from jobs.sources import PLACE
 from jobs.table.schema import TableMismatch
 from jobs.table.storage import Storage
-from jobs.table.table import Table
+from jobs.table.table import Table, UnreadableTable, reading
 
 # Why a task is due on a clip: the clip is new or has changed, or one of `REASONS`.
 IN_WORDS = {
@@ -68,7 +68,7 @@ def forecast(config_path: str, overrides: list[str], **options: Any) -> dict[str
         refuse_uploads(config, config_path, None)
         run = preflight("plan", config_path, config, document["notes"].append, **options)
         storage = Storage(config.output.path, config.output_options)
-        table = Table.open(storage)
+        table = Table.of_run(storage)
         document["table"] = storage.path if table else None
         if table:
             try:
@@ -90,7 +90,7 @@ def _work(run: Run, table: Table | None, notes: list[str]) -> dict[str, Any]:
     due = run.wanted.names(todo.due) if len(todo.todo) else []
     if due:
         _refuse_machine(run.config, due, notes)
-    known = table.newest(lambda: _known(table, run, todo)) if table else _Known(run, todo)
+    known = _known(table, run, todo)
     tasks = {name: _Task() for name in due}
     for name, task in tasks.items():
         task.add(known.costs.of_tasks[name])
@@ -145,12 +145,18 @@ class _Known:
         self.costs.add(rows.filter(is_own))
 
 
-def _known(table: Table, run: Run, todo: Plan) -> _Known:
-    known = _Known(run, todo)
-    place = ["source"] if known.is_sharded else ["clip_id", *PLACE.names]
-    for rows in committed(table, run.wanted).scan([*place, "due", *WHY.names]):
-        known.add(rows)
-    return known
+def _known(table: Table | None, run: Run, todo: Plan) -> _Known:
+    def count() -> _Known:
+        known = _Known(run, todo)
+        place = ["source"] if known.is_sharded else ["clip_id", *PLACE.names]
+        for rows in committed(table, run.wanted).scan([*place, "due", *WHY.names]):
+            known.add(rows)
+        return known
+
+    if table is None:
+        return _Known(run, todo)
+    with reading(table.path):
+        return table.newest(count)
 
 
 class _Task:
@@ -305,6 +311,9 @@ def run_from(args: argparse.Namespace) -> int:
     """Print the forecast; returns 0, 2 if the run would be refused, or 1 if a storage does not answer."""
     try:
         document = forecast(**plan_arguments(args))
+    except UnreadableTable as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
     except Exception as error:  # clients of stores raise their own errors
         print(f"error: {first_line(error)}", file=sys.stderr)
         return FAILED

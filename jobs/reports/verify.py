@@ -23,7 +23,7 @@ from jobs.clips import clip_ids
 from jobs.console import one_line, printable
 from jobs.reports.arguments import add_table_arguments, refused, table_of
 from jobs.reports.prints import Prints
-from jobs.spilling import spilling
+from jobs.spilling import NoScratch, spilling
 from jobs.table.lease import NOTE
 from jobs.table.schema import ADDED_LATER, IDENTITY, OUTCOME, RUN, in_schema
 from jobs.table.shards import DamagedShards, read_shards
@@ -423,6 +423,9 @@ def run_from(args: argparse.Namespace) -> int:
         report = verify(table_of(args), progress)
     except ValueError as error:
         return refused(error)
+    except NoScratch as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except (DeltaError, OSError) as error:
         print(f"fault: {args.table}: expected a log that can be read, found: {one_line(error)}")
         return 1

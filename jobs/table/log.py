@@ -72,9 +72,12 @@ class Log:
         return self
 
     def settings(self) -> dict[str, Any]:
-        """The settings that the table's labels were made with; {} before the first run."""
-        description = self.delta.metadata().description
-        return json.loads(description) if description else {}
+        """The settings that the table's labels were made with; {} of another tool's table."""
+        try:
+            found = json.loads(self.delta.metadata().description or "{}")
+        except ValueError:
+            found = {}
+        return found if isinstance(found, dict) else {}
 
     def schema(self) -> pa.Schema:
         """All columns of the table, including those of tasks that were removed."""
@@ -104,8 +107,12 @@ class Log:
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
         """The transactions, newest first: `version`, `timestamp` (ms), `operation`, and the `note` that
-        a run attached to its own."""
+        a run attached to its own. Raises OSError if there are none: delta-rs reads such a table, but
+        cannot write to it."""
         entries = self.storage.retrying(partial(self.delta.history, limit))
+        if not entries:
+            log = f"{self.storage.path}/_delta_log"
+            raise OSError(f"expected version {self.version} in {log}, found its checkpoint alone")
         return [{**entry, "note": json.loads(entry.get("earmark", "{}"))} for entry in entries]
 
     def newest_run(self) -> str | None:

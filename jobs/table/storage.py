@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import posixpath
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
+from jobs.console import one_line
 from jobs.stores import GCS_METHODS, store_of
 
 T = TypeVar("T")
 
+# How a storage says that it cannot make a file only if there is none: a disk without hard links, a store.
+NOT_SUPPORTED = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 RENEWED_BY_DELTA = ("iam-role", "container-role", "assume-role-with-web-identity")
 # Retries beyond those of the store's client: delta-rs does not repeat a request whose answer breaks
 # off in its body, nor a commit whose connection breaks.
@@ -81,7 +85,8 @@ class Storage:
     def sizes(self, folder: str = "") -> dict[str, int]:
         """The sizes in bytes of the files in the folder, or in a folder below it, by name."""
         try:
-            entries = self.fs.ls(self._listed_anew(folder), detail=True)
+            with self.naming(folder):
+                entries = self.fs.ls(self._listed_anew(folder), detail=True)
         except FileNotFoundError:
             return {}
         return {posixpath.basename(e["name"]): e["size"] for e in entries if e["type"] == "file"}
@@ -89,7 +94,8 @@ class Storage:
     def names(self) -> set[str]:
         """The names of files and folders in the folder."""
         try:
-            names = self.fs.ls(self._listed_anew(""), detail=False)
+            with self.naming(""):
+                names = self.fs.ls(self._listed_anew(""), detail=False)
         except FileNotFoundError:
             return set()
         return {posixpath.basename(name) for name in names}
@@ -97,14 +103,16 @@ class Storage:
     def size(self, name: str) -> int | None:
         """A file's size in bytes, or None if there is no such file."""
         try:
-            info = self.retrying(lambda: self.fs.info(self._listed_anew(name)))
+            with self.naming(name):
+                info = self.retrying(lambda: self.fs.info(self._listed_anew(name)))
         except FileNotFoundError:
             return None
         size: int = info["size"]
         return size
 
     def exists(self, name: str) -> bool:
-        return bool(self.fs.exists(self._listed_anew(name)))
+        with self.naming(name):
+            return bool(self.fs.exists(self._listed_anew(name)))
 
     def open(self, name: str) -> Any:
         """Open a file for reading bytes."""
@@ -112,13 +120,15 @@ class Storage:
 
     def read(self, name: str) -> bytes:
         """A file's content. Raises FileNotFoundError."""
-        content: bytes = self.fs.cat_file(self._path(name))
+        with self.naming(name):
+            content: bytes = self.fs.cat_file(self._path(name))
         return content
 
     def write(self, name: str, content: Any) -> None:
         """Write a file atomically. Raises OSError with its path."""
         if not self.is_local:
-            self.fs.pipe_file(self._path(name), bytes(content))
+            with self.naming(name):
+                self.fs.pipe_file(self._path(name), bytes(content))
             return
         path = self._path(name)
         folder, base = os.path.split(path)
@@ -135,21 +145,51 @@ class Storage:
             raise OSError(error.errno, error.strerror, path) from None
 
     def create(self, name: str, content: bytes) -> None:
-        """Write a new file. Of several writers one succeeds, the others get FileExistsError."""
+        """Write a new file. Of several writers one succeeds, the others get FileExistsError. Raises
+        ValueError for a storage that cannot do so."""
         path = self._path(name)
         if not self.is_local:
-            self.fs.pipe_file(path, content, mode="create")
+            with self.naming(name), self._supporting():
+                self.fs.pipe_file(path, content, mode="create")
             return
         unfinished = f"{name}.{uuid.uuid4().hex}"
         self.write(unfinished, content)
         try:
-            os.link(self._path(unfinished), path)
+            with self._supporting():
+                os.link(self._path(unfinished), path)
         finally:
             os.unlink(self._path(unfinished))
 
     def remove(self, name: str) -> None:
         """Remove a file. Raises FileNotFoundError."""
-        self.fs.rm_file(self._path(name))
+        with self.naming(name):
+            self.fs.rm_file(self._path(name))
+
+    @contextlib.contextmanager
+    def _supporting(self) -> Iterator[None]:
+        """Raise ValueError where a file cannot be made only if there is none."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NOT_SUPPORTED:
+                raise
+            raise ValueError(
+                "expected a storage that makes a file only if there is none (S3 by If-None-Match, a disk by "
+                f"hard links), as Delta tables need it, found at {self.path}: {error.strerror}"
+            ) from None
+
+    @contextlib.contextmanager
+    def naming(self, name: str) -> Iterator[None]:
+        """Let an error of a store name the file, as one of a disk does."""
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, FileExistsError):
+            raise
+        except OSError as error:
+            if self.is_local:
+                raise
+            kind = PermissionError if isinstance(error, PermissionError) else OSError
+            raise kind(f"{one_line(error)}: {self.path}/{name}") from None
 
     def _listed_anew(self, name: str) -> str:
         """A path, after forgetting earlier listings: not every store's client has `refresh`."""

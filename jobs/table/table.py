@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
 
 from jobs.clips import Shard
+from jobs.console import one_line, printable
 from jobs.fingerprints import fingerprints, table_settings
 from jobs.table.lease import Holder, Lease, TableInUse, holder_of, in_use, watched
 from jobs.table.log import Log, Transactions, arrow_types, can_grow, create_log, delta_fields
@@ -43,6 +44,25 @@ T = TypeVar("T")
 DATA_FILE = re.compile(r"\.?part-.*\.parquet([#.].*)?")
 
 
+class UnreadableTable(Exception):
+    """The log or a data file is damaged, or its storage fails. Exit code 1."""
+
+    def __init__(self, path: str, error: Exception) -> None:
+        super().__init__(
+            f"expected a table that can be read at {printable(path)}, found: {one_line(error)}: "
+            "`earmark verify` tells what is damaged"
+        )
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Raise UnreadableTable if the table at a path cannot be read."""
+    try:
+        yield
+    except (OSError, DeltaError, pa.ArrowException) as error:
+        raise UnreadableTable(path, error) from error
+
+
 class Table:
     """A table as of one version, for reading."""
 
@@ -56,6 +76,22 @@ class Table:
             return cls(storage, Log(storage))
         except TableNotFoundError:
             return None
+
+    @classmethod
+    def of_run(cls, storage: Storage) -> Table | None:
+        """The table that a run continues, or None if there is none yet. Raises TableMismatch if
+        something else is in the folder, and UnreadableTable."""
+        with reading(storage.path):
+            table = cls.open(storage)
+        if table is None:
+            _refuse_other_files(storage)
+        elif "tasks" not in table.settings():
+            raise TableMismatch(
+                f"output.path: expected a table that Earmark made, an empty folder or nothing at "
+                f"{storage.path}, found a Delta table without the settings that Earmark keeps in its "
+                "description: choose another path, or restore the description"
+            )
+        return table
 
     @property
     def path(self) -> str:
@@ -182,11 +218,13 @@ def hold(
     """
     if holder_of(storage) != dead:
         dead = watched(storage)
-    table = Table.open(storage)
+    table = Table.of_run(storage)
     document = table_settings(seen, settings)
     if table is None:
-        _refuse_other_files(storage)
-        create_log(storage, schema, document)
+        try:
+            create_log(storage, schema, document)
+        except ValueError as error:
+            raise TableMismatch(f"output.path: {error}: choose another path") from None
         table = Table(storage, Log(storage))
     transactions = Transactions(table.log, run_id)
     newest = _newest_holder(table)
@@ -212,12 +250,14 @@ def hold(
 
 
 def _refuse_other_files(storage: Storage) -> None:
-    names = storage.names()
-    strangers = sorted(name for name in names if not name.startswith(("_", ".")))
-    if strangers and "_delta_log" not in names:
+    """Raise TableMismatch for files that belong to no table, which a run would remove at its end if they
+    are data files of one whose log is lost. Another run may have made the log by now."""
+    strangers = sorted(name for name in storage.names() if not name.startswith(("_", ".")))
+    if strangers and not any(name.endswith(".json") for name in storage.sizes("_delta_log")):
         raise TableMismatch(
-            f"output.path: expected a table, an empty folder or nothing at {storage.path}, "
-            f"found {', '.join(strangers[:3])}{', ...' if strangers[3:] else ''}"
+            f"output.path: expected a table, an empty folder or nothing at {storage.path}, found "
+            f"{', '.join(strangers[:3])}{', ...' if strangers[3:] else ''} and no log (_delta_log): "
+            "restore the log, or choose another path"
         )
 
 

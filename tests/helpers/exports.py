@@ -48,7 +48,7 @@ TEXTS = [
     "<b>5 --> 6</b> & so",
     "",
     " leading, trailing ",
-    "=1+1; 'quoted' \\n",
+    "=1+1;\r'quoted' \\n",
 ]
 HOSTILE = ('a "b", c.wav', "tab\there.wav", "line\nend.wav", "ünï 中.wav", "pipe.wav|", "x.ark:12")
 

@@ -95,7 +95,8 @@ async def serve(
         lines.write(f"{fault}\n")
         status, _, denied = denies.partition(" ")
         if denied and denied in unquote(request.raw_path):
-            return web.Response(status=int(status), text=ERROR.format("AccessDenied"))
+            code = "NotImplemented" if status == "501" else "AccessDenied"
+            return web.Response(status=int(status), text=ERROR.format(code))
         if fault == "slow":
             await asyncio.sleep(SLOW_S)
         if request.method == "PUT" and pairs and pairs in request.path:

@@ -18,7 +18,7 @@ import pytest
 from exports import TEXTS, samples_of, text_of, write_table
 from poison import wav
 from runs import ROOT
-from tables import existing
+from tables import TableOf, existing
 from test_poison import site  # noqa: F401  # the fixture
 
 from audio_ops.errors import ClipError
@@ -347,6 +347,18 @@ def test_speakers_and_languages_of_segments_are_theirs(tmp_path: Path) -> None:
     assert "xB,B b," in lines[2]
 
 
+def test_columns_of_the_source_may_have_any_names(tmp_path: Path) -> None:
+    names = ["x", "Segment", "segment_number", "number", "part", "value", "hash", "name"]
+    kept = pa.schema([*exports.KEPT, *((name, pa.string()) for name in names)])
+    of = TableOf(exports.TASKS, exports.SETTINGS, kept)
+    of.write(tmp_path, [made_up(n, **dict.fromkeys(names, "odd")) for n in range(5)])
+    assert export(tmp_path, tmp_path / "whole", "tsv", "--columns", "x=y") == 0
+    cut = ["--cut", "segments", "--where", "segment.score > 0.6"]
+    assert export(tmp_path, tmp_path / "cut", "tsv", *cut) == 0
+    for name in ("whole", "cut"):
+        assert len((tmp_path / name / "clips.tsv").read_text("utf-8").splitlines()) == 6
+
+
 def test_conditions_see_all_columns_of_a_table(wide: Path, tmp_path: Path) -> None:
     where = "t_score > 0.6 and len(t_suspect) = 0 -- and this is a comment"
     rows = items(selected(wide, tmp_path, where=where, columns={"text": "reference"}))
@@ -568,3 +580,13 @@ def test_labels_of_a_classification_are_exported(world: Path, tmp_path: Path) ->
     entries = [json.loads(line) for line in (out / "manifest.json").read_text().splitlines()]
     assert {entry["label"] for entry in entries} == {"cat", "dog"}
     assert all("text" not in entry for entry in entries)
+
+
+def test_a_column_of_a_type_that_datasets_lacks_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kept = pa.schema([*exports.KEPT, ("tags", pa.map_(pa.string(), pa.string()))])
+    of = TableOf(exports.TASKS, exports.SETTINGS, kept)
+    of.write(tmp_path, [made_up(0, tags=[("a", "b")])])
+    assert export(tmp_path, tmp_path / "out", "datasets", "--columns", "tags") == 2
+    assert "--columns: expected types that datasets has, found: " in capfd.readouterr().out

@@ -16,6 +16,7 @@ from faults import Work, assert_exact, run
 from s3 import S3, s3  # noqa: F401  # the fixture
 from tables import existing, held
 
+from jobs.cli import run as cli
 from jobs.reports.verify import verify
 from jobs.table.lease import TableInUse
 from jobs.table.rewrite import add
@@ -94,3 +95,18 @@ def test_a_table_with_a_cleaned_log_is_whole_and_goes_on(tmp_path: Path) -> None
     work = replace(work, changed=20)
     assert run(work) == 0
     assert_exact(work)
+
+
+def test_a_log_of_a_checkpoint_alone_cannot_be_continued(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = held(tmp_path / "table", "run", SCHEMA, SETTINGS)
+    table.release()
+    DeltaTable(table.path).create_checkpoint()
+    for file in Path(table.path, "_delta_log").glob("*.json"):
+        file.unlink()
+    expected = f"expected version {table.version} in {table.path}/_delta_log"
+    assert cli(["verify", table.path]) == 1
+    assert expected in capsys.readouterr().out
+    with pytest.raises(OSError, match=expected):
+        held(table.path, "later", SCHEMA, SETTINGS)

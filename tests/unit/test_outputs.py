@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 from runs import Job
 from tables import existing
 from test_evaluate import make, speech
@@ -16,7 +22,11 @@ from test_mistaken_paths import COMMANDS
 
 from jobs.cli import run
 from jobs.console import MESSAGE_CHARACTERS, one_line
+from jobs.export.folder import Folder
+from jobs.export.options import Options
+from jobs.export.select import select, shape_of
 from jobs.label import main
+from jobs.spilling import NoScratch, scratch_folder, spilling
 from jobs.table.storage import Storage
 
 Captured = pytest.CaptureFixture[str]
@@ -64,24 +74,63 @@ def gone(table: Path) -> None:
     file.unlink()
 
 
-@pytest.mark.parametrize("damage", [log_with_a_gap, cut_short, gone])
+def overwritten(table: Path) -> None:
+    [file] = table.glob("part-*")
+    file.write_bytes(file.read_bytes()[:-4] + b"none")
+
+
+@pytest.mark.parametrize("damage", [log_with_a_gap, cut_short, gone, overwritten])
 def test_a_table_that_cannot_be_read_is_told_apart_from_one_that_is_none(
-    table: Path, tmp_path: Path, capfd: Captured, damage: Callable[[Path], None]
+    table: Path, classifier: Path, capfd: Captured, damage: Callable[[Path], None]
 ) -> None:
     damage(table)
+    tmp_path = table.parent
+    job = Job(tmp_path, classifier)
+    job.sound("a.wav", 300)
+    files = {path.name for path in tmp_path.iterdir()}
     export = ["export", str(table), str(tmp_path / "out"), "--as", "csv", "--task", "words"]
     for arguments in (
         ["evaluate", str(table)],
         ["report", str(table), "-o", str(tmp_path / "page")],
         export,
         [*export, "--where", "words_score > 0.5"],  # which is not to blame
+        ["plan", str(job.config), "--relabel"],
+        ["run", str(job.config), "--relabel"],
     ):
         assert run(arguments) == 1, arguments
         told = "".join(capfd.readouterr())
         assert f"error: expected a table that can be read at {table}, found: " in told
         assert "`earmark verify` tells what is damaged" in told and "continues" not in told
     assert run(["verify", str(table)]) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["table"]
+    assert {path.name for path in tmp_path.iterdir()} == files
+
+
+def others(table: Path) -> None:
+    shutil.rmtree(table)
+    write_deltalake(table, pa.table({"clip_id": [1]}), description="Calls of 2026")
+
+
+def without_log(table: Path) -> None:
+    for file in (table / "_delta_log").iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize("what", [others, without_log])
+def test_what_is_no_table_of_a_run_is_refused_and_untouched(
+    table: Path, classifier: Path, capfd: Captured, what: Callable[[Path], None]
+) -> None:
+    """The end of a run removes data files that the log does not name."""
+    what(table)
+    job = Job(table.parent, classifier)
+    job.sound("a.wav", 300)
+    files = sorted(table.rglob("*"))
+    for arguments in (["plan", str(job.config)], ["run", str(job.config), "--relabel"]):
+        assert run(arguments) == 2
+        told = "".join(capfd.readouterr())
+        assert "output.path: expected a table" in told and "choose another path" in told
+    assert run(["verify", str(table)]) == 2
+    assert "expected a table that Earmark made" in capfd.readouterr().err
+    assert sorted(table.rglob("*")) == files
 
 
 def test_an_error_of_a_store_is_told_with_its_causes() -> None:
@@ -139,6 +188,50 @@ def test_what_can_be_no_export_is_refused_before_one_is_made(
     assert run(["export", str(table), out, "--as", "csv", "--task", "words"]) == 2
     assert f"OUT: {message}" in (told := capfd.readouterr().out) or message in told
     assert {path.name for path in tmp_path.iterdir()} == {"table", "file"}
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_no_room_for_temporary_files_is_told_apart_from_a_damaged_table(
+    table: Path, capfd: Captured
+) -> None:
+    with files_of_at_most(1500):
+        assert run(["verify", str(table)]) == 1
+    expected = f"expected room for temporary files in {gettempdir()}, found: .*too large"
+    assert re.search(f"error: {expected}", capfd.readouterr().err)
+    opened = existing(table)
+    shape = shape_of(opened, "words")
+    with (
+        files_of_at_most(1500),
+        pytest.raises(NoScratch, match=expected),
+        scratch_folder() as folder,
+    ):
+        select(opened, shape, Options("csv"), folder)
+    with pytest.raises(NoScratch), spilling("60MB") as database:
+        database.execute(
+            "SET threads = 1; SET max_temp_directory_size = '1MB'; "
+            "SELECT md5(i::VARCHAR) AS x FROM range(3000000) t(i) ORDER BY x"
+        )
+
+
+def test_a_full_disk_is_named_by_an_export(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    with (
+        files_of_at_most(4000),
+        pytest.raises(OSError, match=f"File too large: '{tmp_path}/x/clips.csv'"),
+        folder.create_text("x/clips.csv") as file,
+    ):
+        file.write("x" * 10_000)
+    assert not list((tmp_path / "x").iterdir())
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from sounds import encode, tone
-from test_evaluate import clip, kinds, make, speech
+from tables import TableOf
+from test_evaluate import KEPT, SETTINGS, TASKS, clip, kinds, make, speech
 
 from jobs.cli import run
 from jobs.reports.page import lists, sums
@@ -292,6 +293,25 @@ def test_a_report_replaces_a_report_and_nothing_else(
     assert run(["report", table.path, "-o", str(inside)]) == 2 and not inside.exists()
     assert run(["report", str(tmp_path / "nothing")]) == 2
     assert {path.name for path in tmp_path.iterdir()} == {"table", "mine"}
+
+
+def test_columns_of_the_source_may_have_any_names(tmp_path: Path) -> None:
+    """Such as those that the queries give to what they select."""
+
+    def of(folder: str, names: Sequence[str]) -> Any:
+        rows = [
+            row | dict.fromkeys(names, f"{n % 3}") for n, row in enumerate([*speech(), *kinds()])
+        ]
+        kept = pa.schema([*KEPT, *((name, pa.string()) for name in names)])
+        table = TableOf(TASKS, SETTINGS, kept).write(tmp_path / folder, rows)
+        tasks = reported_tasks(table)
+        with opened(table) as database:
+            found = sums.summed_up(database, tasks), lists.clip_lists(database, tasks, 9, 0)
+        del found[0]["overall"]["first"], found[0]["overall"]["last"], found[0]["runs"]
+        return found
+
+    names = ["Label", "run", "bin", "kind", "clips", "reason", "words", "rows", "score", "flag"]
+    assert of("odd", names) == of("plain", [])
 
 
 def test_a_page_of_nothing_but_errors_and_of_no_rows_is_made(tmp_path: Path) -> None:

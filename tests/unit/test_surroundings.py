@@ -9,10 +9,11 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from runs import Job, command
+from runs import ROOT, Job, command
 
 from jobs import ray_address, ray_compat
 from jobs.console import Console, Lasting
@@ -85,6 +86,20 @@ def test_a_run_to_whose_words_nobody_listens_ends_as_any_other(
     assert document["exit_code"] == 2 and "nowhere" in document["error"]
     if stdout != "closed":
         assert f"{tmp_path / 'nowhere'}" in Path(document["log"]).read_text()
+
+
+def test_a_submitted_run_whose_log_finds_no_room_ends_as_any_other(
+    tmp_path: Path, classifier: Path
+) -> None:
+    """Here with a log of the table that is damaged, of which the run's log gets the traceback."""
+    job = Job(tmp_path, classifier)
+    job.sound("a.wav", 300)
+    (job.table / "_delta_log").mkdir(parents=True)
+    (job.table / "_delta_log" / f"{0:020}.json").write_text("none")
+    call = f"ulimit -f 0; exec {sys.executable} -m jobs.label {job.config}"
+    done = subprocess.run(["bash", "-c", call], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "error: expected a table that can be read" in done.stdout
+    assert not done.stderr
 
 
 def test_what_a_terminal_cannot_show_is_escaped() -> None:

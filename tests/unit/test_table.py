@@ -37,7 +37,7 @@ TASKS = {
     "mood": Options(task="audio-classification", model="x"),
 }
 KEPT = pa.schema([("Speaker Name", pa.string()), ("50% off; it's \N{MICROPHONE}", pa.int64())])
-SETTINGS = {"label_version": 1}
+SETTINGS = {"label_version": 1, "tasks": {}}
 
 
 def opened(folder: Path, schema: pa.Schema | None = None, settings: Any = SETTINGS) -> HeldTable:
@@ -241,7 +241,7 @@ def test_a_column_of_another_type_or_case_is_refused_and_the_table_let_go(
     opened(tmp_path).release()
     schema = table_schema(TASKS, pa.schema([column]))
     with pytest.raises(TableMismatch, match=column[0]):
-        opened(tmp_path, schema, {"label_version": 2})
+        opened(tmp_path, schema, {"label_version": 2, "tasks": {}})
     assert existing(tmp_path / "table").holder() is None
 
 
@@ -250,9 +250,9 @@ def test_new_columns_are_added_and_null_in_old_rows(tmp_path: Path) -> None:
     table.commit(written(table, labelled({"a": None})))
     table.release()
     schema = table_schema(TASKS, pa.schema([*KEPT, ("age", pa.int64())]))
-    table = opened(tmp_path, schema, {"label_version": 2})
+    table = opened(tmp_path, schema, {"label_version": 2, "tasks": {}})
     assert by_id(table)["a"]["age"] is None
-    assert table.settings() == {"label_version": 2, "layout": LAYOUT}
+    assert table.settings() == {"label_version": 2, "tasks": {}, "layout": LAYOUT}
     table.commit(written(table, labelled({"a": "a", "b": None})))
     assert set(by_id(table)) == {"a", "b"}
     table.release()
@@ -457,7 +457,7 @@ def test_a_column_of_structs_gains_fields_which_old_rows_have_empty(tmp_path: Pa
     table.commit(written(table, labelled({"aa": None, "bb": None})))
     table.release()
     assert table.columns_that_differ(new)
-    wider = opened(tmp_path, new, settings={"label_version": 2})
+    wider = opened(tmp_path, new, settings={"label_version": 2, "tasks": {}})
     assert not wider.columns_that_differ(new)
     wider.commit(written(wider, labelled({"cc": "aa"})))
     wider.tidy()
@@ -478,7 +478,7 @@ def test_a_column_of_structs_loses_no_fields(tmp_path: Path, lost: str) -> None:
     place = new.get_field_index("kind_segments")
     fewer = new.set(place, pa.field("kind_segments", narrowed(new.field(place).type, without=lost)))
     with pytest.raises(TableMismatch, match=r"has other types, .* in kind_segments"):
-        opened(tmp_path, fewer, settings={"label_version": 2})
+        opened(tmp_path, fewer, settings={"label_version": 2, "tasks": {}})
 
 
 @pytest.mark.parametrize("added_mb", [0.01, 1, 30, 300])

@@ -43,7 +43,10 @@ def prepared(export: Export) -> Export:
             *export.columns.items(),
         ]
     )
-    features = Features({"audio": AudioFeature(), **Features.from_arrow_schema(columns)})
+    try:
+        features = Features({"audio": AudioFeature(), **Features.from_arrow_schema(columns)})
+    except ValueError as error:  # of maps, in which it has no type
+        raise BadExport(f"--columns: expected types that datasets has, found: {error}") from None
     audio = pa.field("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     metadata = features.arrow_schema.metadata
     return replace(export, schema=pa.schema([audio, *columns], metadata=metadata))

@@ -72,7 +72,7 @@ def _wanted(database: Database, tasks: Sequence[ReportedTask], seed: int) -> Ite
             yield differ
     for row in database.rows(
         "SELECT error_kind AS kind, count(*) AS rows FROM labels WHERE error_kind IS NOT NULL "
-        "GROUP BY kind ORDER BY rows DESC, kind"
+        "GROUP BY ALL ORDER BY rows DESC, kind"
     ):
         kind = row["kind"].replace("'", "''")
         yield Wanted("errors", row["kind"], "clips that failed", f"error_kind = '{kind}'", "source")

@@ -89,7 +89,7 @@ def histogram(
     width = (high - low) / BINS
     rows = database.rows(
         f"SELECT CAST(greatest(0, least({BINS - 1}, floor((({expression}) - ({low!r})) / {width!r}))) "
-        f"AS INT) AS bin, count(*) AS clips FROM {of} WHERE {finite} GROUP BY bin"
+        f"AS INT) AS bin, count(*) AS clips FROM {of} WHERE {finite} GROUP BY ALL"
     )
     counts = [0] * BINS
     for row in rows:
@@ -194,7 +194,7 @@ def calibration(database: Database, task: ReportedTask) -> list[Row]:
     return database.rows(
         f"SELECT CAST(least({last}, floor({score} * {CALIBRATION_BINS})) AS INT) AS bin, "
         f"avg({score}) AS score, {right} AS right, count(*) AS clips FROM labels "
-        f"WHERE {known} AND isfinite({score}) GROUP BY bin ORDER BY bin"
+        f"WHERE {known} AND isfinite({score}) GROUP BY ALL ORDER BY 1"
     )
 
 
@@ -256,17 +256,19 @@ def runs(database: Database, tasks: Sequence[ReportedTask]) -> list[Row]:
 def _by_run(database: Database, task: ReportedTask) -> Mapping[str, Row]:
     score = task.score
     # A row is written again for another task, and has the time of that: a run's id begins with its own.
-    begun = "strptime(left(run, 15), '%Y%m%dT%H%M%S')"
+    begun = f"strptime(left({task.run}, 15), '%Y%m%dT%H%M%S')"
     columns = [
+        f"{task.run} AS run",
         "count(*) AS clips",
         f"count(*) FILTER ({task.failed}) AS failed",
         f"avg({score}) FILTER (isfinite({score})) AS mean_score",
         f"coalesce(try({begun}), min(labelled_at)::TIMESTAMP) AS begun",
     ]
-    labels = f"(SELECT *, {task.run} AS run FROM labels WHERE {task.has_run})"
     found = {
         row.pop("run"): row | {"error_rate": row["failed"] / row["clips"]}
-        for row in database.rows(f"SELECT run, {', '.join(columns)} FROM {labels} GROUP BY run")
+        for row in database.rows(
+            f"SELECT {', '.join(columns)} FROM labels WHERE {task.has_run} GROUP BY {task.run}"
+        )
     }
     if "text" in task.of:
         for row in database.rows(
@@ -277,8 +279,8 @@ def _by_run(database: Database, task: ReportedTask) -> Mapping[str, Row]:
     if "label" in task.of:
         label = task.sql("label")
         for row in database.rows(
-            f"SELECT run, {label} AS label, count(*) AS clips FROM {labels} "
-            f"WHERE {label} IS NOT NULL GROUP BY run, label"
+            f"SELECT {task.run} AS run, {label} AS label, count(*) AS clips FROM labels "
+            f"WHERE {task.has_run} AND {label} IS NOT NULL GROUP BY ALL"
         ):
             found[row["run"]].setdefault("labels", {})[row["label"]] = row["clips"]
     return found
