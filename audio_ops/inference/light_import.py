@@ -2,9 +2,9 @@
 
 transformers imports scipy.optimize for the losses of object detection, torch.distributed for models
 that are split across GPUs, and torch._dynamo for decorators that a compiler reads. It reads the names
-in its 3,000 files twice, for its cache holds 128 of 549 folders. torch replaces kernels for tensors
-without data ("meta"), on which transformers makes a model before it loads it, by others in Python,
-which import sympy.
+in its 3,000 files twice, as its cache holds 128 of 549 folders. torch replaces its kernels for the
+device "meta", on which transformers creates a model before it loads the weights, with kernels in
+Python, which import sympy.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ POSTPONED = (
     "torch.distributed.fsdp",
     "torch.distributed.tensor",
 )
-# Kernels in Python for tensors without data, which a compiler needs.
+# Kernels in Python for the device "meta", which a compiler needs.
 META_KERNELS = "torch._meta_registrations"
+# Modules that count on them, or run in a circle if they are imported before them.
 USERS_OF_KERNELS = (
     *("torch._decomp", "torch._dynamo", "torch._functorch.aot_autograd"),
     *("torch._inductor", "torch._prims", "torch._refs", "torch.utils._content_store"),
@@ -144,8 +145,7 @@ def _is_postponing() -> bool:
 
 
 class _MetaKernelsFirst:
-    """Imports META_KERNELS before the modules that count on them and, imported first, would run in a
-    circle."""
+    """Imports META_KERNELS before the first of USERS_OF_KERNELS."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if META_KERNELS not in sys.modules and name in USERS_OF_KERNELS:
