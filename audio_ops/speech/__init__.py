@@ -4,11 +4,16 @@ A file or folder here that declares `MODEL_TYPES` is a family, and fulfils the p
 which `_contract.py` has mypy check. The other files serve them and the task:
 
 options.py      the task's options
+sampling.py     options of sampling, and its random numbers, which depend on the sound alone
 languages.py    languages as people write them
+generation.py   `generate` for a batch, without the rows that have ended
+frames.py       frames of CTC encoders on log-mel features
+vocabulary.py   token ids in a checkpoint's JSON files, compared with its vocabulary
 transcript.py   windows' transcripts, and the clip's that they make up
 tokens.py       log probabilities of generated tokens
 evidence.py     signs that a text was invented
 phrases.py      texts that Whisper is known to invent, from invented_phrases.yaml
+normal.py       texts without what a writer may leave out, for comparing them
 wer.py          word and character errors against a reference
 refused.py      model types of transformers that no family runs, and why
 

@@ -116,7 +116,7 @@ class Options(TaskOptions):
     """A text is suspect (`no_speech`) if less of its sound is speech than this share, and less
     than it takes to say it at `max_chars_per_s` (a sentence in a minute of silence stays)."""
     max_no_speech: float | None = Field(0.6, ge=0, le=1)
-    """So does a higher `no_speech` probability of Whisper, with a score under `min_score`."""
+    """So is a text with a higher `no_speech` probability of Whisper and a score under `min_score`."""
     max_compression_ratio: float | None = Field(MAX_COMPRESSION_RATIO, gt=0)
     """A text that compresses better, each of its characters counted as a byte, and consists of
     copies in succession is a `loop`."""

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="format",
         required=True,
         choices=format_names(),
-        help="the format, one of the list below",
+        help="the format",
     )
     parser.add_argument(
         "--task", metavar="T", help="the task whose text or label is exported, if there are several"
@@ -69,13 +69,13 @@ def _add_sound_arguments(parser: argparse.ArgumentParser) -> None:
         "--audio",
         choices=("none", "link", "copy", "flac", "wav"),
         help="what becomes of the sound: `link` names files where they are, `copy` takes their bytes, "
-        "`flac` and `wav` encode anew what was labelled; each format has its own default",
+        "`flac` and `wav` re-encode what was labelled; each format has its own default",
     )
     parser.add_argument(
         "--sample-rate",
         metavar="HZ",
         type=positive,
-        help="the rate of sound that is encoded anew, by default as stored",
+        help="the sample rate of re-encoded sound; by default that of the file",
     )
     parser.add_argument(
         "--cut", choices=("segments",), help="export the task's segments in place of whole clips"

@@ -7,7 +7,8 @@ totals.py     what reports add up, of each set of data files; kept_totals.py kee
 labels.py     the rows in DuckDB
 evaluate.py   the labels' quality, compared with references
 drift.py      the distance of a run's labels from those of earlier runs
-verify.py     whether the table is intact
-summary.py    how one run ended, as JSON
+verify.py     whether the table is intact; prints.py checks the fingerprints in it
+summary.py    how one run ended, as JSON; exit_code.py reads it for schedulers
+forecast.py   `earmark plan`: what a run would do
 page/         `earmark report`: a page with figures, and clips to listen to
 """
