@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="format",
         required=True,
         choices=format_names(),
-        help="the format",
+        help="the format of the export",
     )
     parser.add_argument(
         "--task", metavar="T", help="the task whose text or label is exported, if there are several"

@@ -366,7 +366,7 @@ def test_a_switch_that_lets_data_run_code_is_refused(
         monkeypatch.setenv(name, harmless)
         load_config(job.config)
     monkeypatch.setenv(name, "1")
-    with pytest.raises(ConfigError, match=f"{name}: expected it not to be set"):
+    with pytest.raises(ConfigError, match=f"{name}: expected it to be unset"):
         load_config(job.config)
     result = job.run()
     assert result.code == 2 and name in result.text

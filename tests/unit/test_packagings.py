@@ -223,7 +223,7 @@ BUILD: dict[str, Callable[[], None]] = {
     "WebDataset": build_webdataset,
     "NeMo": build_nemo,
     "NeMo, tarred": build_nemo_tarred,
-    "CSV and its kin": build_csv,
+    "CSV, TSV": build_csv,
     "CSV without a header": build_no_header,
     "Common Voice": build_common_voice,
     "LJSpeech": build_ljspeech,
