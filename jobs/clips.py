@@ -80,20 +80,19 @@ def digest(clip_ids: Collection[str]) -> str:
 
 
 class Ids:
-    """A set of `clip_id`s in which others are looked up, in 20 bytes for each. numbers: see there."""
+    """A set of `clip_id`s, given as `numbers`, in which others are looked up; 20 bytes for each."""
 
     def __init__(self, numbers: np.ndarray) -> None:
         self.order = np.argsort(numbers[:, 0]).astype(np.int32)
         self.numbers = numbers[self.order]
 
-    def at(self, clip_ids: pa.Array) -> np.ndarray:
-        """The place of each id in the set, as int64; -1 if it is not in it.
+    def at(self, wanted: np.ndarray) -> np.ndarray:
+        """The place in the set of each id, given as `numbers`, as int64; -1 if it is not in it.
 
         If two ids of the set agree in their first 64 bits, one of them is not found.
         """
         if not len(self.numbers):
-            return np.full(len(clip_ids), -1, np.int64)
-        wanted = numbers(clip_ids)
+            return np.full(len(wanted), -1, np.int64)
         at = np.searchsorted(self.numbers[:, 0], wanted[:, 0]).clip(max=len(self.numbers) - 1)
         is_found = (self.numbers[at] == wanted).all(axis=1)
         return np.where(is_found, self.order[at], -1).astype(np.int64)

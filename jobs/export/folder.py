@@ -62,10 +62,8 @@ class Folder:
             os.replace(unfinished, path)
         except BaseException as error:
             os.unlink(unfinished)
-            if (
-                isinstance(error, OSError) and error.errno in NO_ROOM
-            ):  # of a write, which names no file
-                error.filename = path
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                error.filename = path  # an error of writing names no file
             raise
 
     @contextmanager

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake.exceptions import DeltaError
 
 from jobs.export.options import BadExport, Options, part_names
 from jobs.reports.columns import task_columns
 from jobs.reports.labels import connected, quoted
-from jobs.table.table import Table, UnreadableTable
+from jobs.table.table import Table, reading
 
 ROWS_AT_ONCE = 8192
 OF_A_FILE = "reading the stream"  # in what DuckDB says if Arrow fails to read the table
@@ -116,10 +115,8 @@ def select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selec
     """Select what is exported, into a file in `scratch`. Raises BadExport and UnreadableTable."""
     import duckdb
 
-    try:
+    with reading(table.path, duckdb.Error):
         return table.newest(lambda: _select(table, shape, options, scratch))
-    except (OSError, DeltaError, duckdb.Error, pa.ArrowException) as error:
-        raise UnreadableTable(table.path, error) from error
 
 
 def _select(table: Table, shape: Shape, options: Options, scratch: Path) -> Selection:

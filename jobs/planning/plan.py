@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audio_ops.schemas import Channels
-from jobs.clips import ALL, Ids, as_clip_ids, clip_ids, numbers_of_places
+from jobs.clips import ALL, Ids, as_clip_ids, numbers, numbers_of_places
 from jobs.planning.committed import COMMITTED, Committed
 from jobs.sources import NO_VERSION, PLACE, Listing
 
@@ -73,11 +73,9 @@ def plan(listing: Listing, committed: Committed, *, channels: Channels = "mean")
     number = channels if isinstance(channels, int) else None
     channel = pa.repeat(pa.scalar(number, pa.int32()), len(listing.clips))
     found = listing.clips.append_column("channel", channel)
-    numbers = numbers_of_places(found)
-    is_done, finished, rest = _compared(Ids(numbers), committed, channels == "each")
-    pending = found.filter(pa.array(~is_done)).add_column(
-        0, "clip_id", as_clip_ids(numbers[~is_done])
-    )
+    ids = numbers_of_places(found)
+    is_done, finished, rest = _compared(Ids(ids), committed, channels == "each")
+    pending = found.filter(pa.array(~is_done)).add_column(0, "clip_id", as_clip_ids(ids[~is_done]))
     places, places_of_rest = _places(pending), _places(rest)
     rows = _by_place(rest, places_of_rest)
     rows_at = pc.index_in(places, value_set=_whole(rows["place"]))  # null where there are none
@@ -117,7 +115,7 @@ def _compared(
     is_done, statuses = np.zeros(count, bool), Counter[str]()
     rest = [COMMITTED.empty_table()]
     for rows in committed.scan(COMMITTED.names):
-        at = clips.at(_recordings(rows) if is_each else _whole(rows["clip_id"]))
+        at = clips.at(_numbers_of_recordings(rows) if is_each else numbers(_whole(rows["clip_id"])))
         is_finished = (at >= 0) & (rows["due"].to_numpy() == 0)
         is_finished[is_finished] = is_whole[at[is_finished]]
         is_done[at[is_finished]] = True
@@ -133,7 +131,7 @@ def _whole_clips(clips: Ids, committed: Committed) -> np.ndarray:
     parts = [done]
     for rows in committed.scan([*PLACE.names, *_CHANNELS.names, "due"]):
         rows = rows.filter(pc.equal(rows["due"], 0))
-        at = pa.array(clips.at(_recordings(rows)))
+        at = pa.array(clips.at(_numbers_of_recordings(rows)))
         found = rows.select(_CHANNELS.names).add_column(0, "recording", at)
         parts.append(found.filter(pc.greater_equal(at, 0)))
     done = pa.concat_tables(parts)
@@ -142,9 +140,9 @@ def _whole_clips(clips: Ids, committed: Committed) -> np.ndarray:
     return whole
 
 
-def _recordings(rows: pa.Table) -> pa.Array:
-    """The ids of the rows' recordings."""
-    return clip_ids(rows.select(PLACE.names))
+def _numbers_of_recordings(rows: pa.Table) -> np.ndarray:
+    """The ids of the rows' recordings, as numbers."""
+    return numbers_of_places(rows.select(PLACE.names))
 
 
 def _is_whole(rows: pa.Table) -> pa.Array:
@@ -164,7 +162,7 @@ def _with_kept(todo: pa.Table, rows: pa.Table, *, is_each: bool) -> pa.Table:
     due, kept = np.full(len(todo), ALL, np.int64), pa.nulls(len(todo), KEPT)
     of, is_whole = _whole(rows["clip_id"]), None
     if is_each:
-        of = _recordings(rows)
+        of = as_clip_ids(_numbers_of_recordings(rows))
         is_whole = _whole(_is_whole(rows.select(_CHANNELS.names).add_column(0, "recording", of)))
     is_own = pc.is_in(of, value_set=_whole(todo["clip_id"]))
     if not is_each:

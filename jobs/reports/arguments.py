@@ -7,14 +7,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-from deltalake.exceptions import DeltaError
-
 from jobs.console import printable
 from jobs.exit_codes import BAD_CONFIG, FAILED
 from jobs.spilling import NoScratch
 from jobs.table.storage import Storage
-from jobs.table.table import Table, UnreadableTable
+from jobs.table.table import Table, UnreadableTable, reading
 from jobs.yaml_values import set_value
 
 
@@ -50,18 +47,15 @@ def open_table(path: str, options: Mapping[str, Any]) -> Table:
     return table
 
 
-def reading(table: str, read: Callable[[], int]) -> int:
+def exit_code_of(table: str, read: Callable[[], int]) -> int:
     """The exit code that `read` returns, which opens and reads the table of this name; 2, with a message,
     for a table that is none or an argument that does not fit, 1 for a table that cannot be read."""
     import duckdb
 
     try:
-        return read()
-    except (OSError, DeltaError, duckdb.Error, pa.ArrowException) as error:
-        # before ValueError, which an ArrowInvalid is as well
-        print(f"error: {UnreadableTable(table, error)}", file=sys.stderr)
-        return FAILED
-    except NoScratch as error:
+        with reading(table, duckdb.Error):
+            return read()
+    except (UnreadableTable, NoScratch) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except ValueError as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 from jobs.exit_codes import OK
 from jobs.fingerprints import fingerprints
-from jobs.reports.arguments import add_table_arguments, reading, table_of
+from jobs.reports.arguments import add_table_arguments, exit_code_of, table_of
 from jobs.reports.columns import TaskColumns
 from jobs.reports.kept_totals import RunTotals, run_totals
 from jobs.reports.labels import connected, quoted
@@ -333,7 +333,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_from(args: argparse.Namespace) -> int:
     """Print the report; returns the exit code: 0, 2 if there is no such table or column, or 1 if it
     cannot be read."""
-    return reading(args.table, lambda: _print_report(table_of(args), args.by))
+    return exit_code_of(args.table, lambda: _print_report(table_of(args), args.by))
 
 
 def _print_report(table: Table, by: Sequence[str]) -> int:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.arguments import add_plan_arguments, plan_arguments
-from jobs.clips import Ids, clip_ids, numbers
+from jobs.clips import Ids, numbers, numbers_of_places
 from jobs.config import Config, ConfigError
 from jobs.config_file import load_config
 from jobs.console import printable
@@ -137,9 +137,9 @@ class _Known:
         if self.ids is None:
             is_own = pc.is_in(rows["source"], value_set=self.sources)
         else:
-            at = self.ids.at(rows["clip_id"].combine_chunks())
+            at = self.ids.at(numbers(rows["clip_id"].combine_chunks()))
             if self.is_each:
-                at = np.maximum(at, self.ids.at(clip_ids(rows.select(PLACE.names))))
+                at = np.maximum(at, self.ids.at(numbers_of_places(rows.select(PLACE.names))))
             self.has_row[at[at >= 0]] = True
             is_own = pa.array(at >= 0)
         self.costs.add(rows.filter(is_own))

@@ -142,9 +142,7 @@ def listed_rows(
     """
     rows: dict[tuple[str, str | None, float], dict[str, Any]] = {}
     repeated: list[str] = []
-    parts: dict[
-        str, None
-    ] = {}  # names of columns that may have the start or end of a clip in its file
+    parts: dict[str, None] = {}  # columns that may have a clip's start or end in its file
     complete: set[str] = set()
     for file, base, entries in lists:
         complete.add(file.source)

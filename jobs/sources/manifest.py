@@ -59,26 +59,26 @@ def find(input: Input, warn: Callable[[str], None], kept: pa.Schema = NO_COLUMNS
 
     Raises BadInput if no entry has a column that the input names for the parts of files.
     """
-    named = {"offset": input.columns.offset, "duration": input.columns.duration}
-    absent = {column: key for key, column in named.items() if column}
-    others: dict[str, None] = {}
+    named = {input.columns.offset: "offset", input.columns.duration: "duration"}
+    named.pop(None, None)
+    there: dict[str, None] = {}  # columns, until all of `named` are among them
 
     def entries(found: Found, input: Input) -> Iterator[Entry]:
         for entry in _entries(found, input):
-            if absent:
-                others.update(dict.fromkeys(entry.values))
-                for column in absent.keys() & entry.values.keys():
-                    del absent[column]
+            if not named.keys() <= there.keys():
+                there.update(dict.fromkeys(entry.values))
             yield entry
 
     search = search_for_lists(input, suffixes(input), warn)
     listing = find_listed(
         audio_lists(search, input, entries, _base), input, warn, kept, search.passed_over
     )
-    for column, key in absent.items() if others else ():
-        raise BadInput(
-            f"input.columns.{key}: expected a column of the list ({', '.join(others)}), found {column!r}"
-        )
+    for column, key in named.items():
+        if there and column not in there:
+            offered = ", ".join(there)
+            raise BadInput(
+                f"input.columns.{key}: expected a column of the list ({offered}), found {column!r}"
+            )
     return listing
 
 

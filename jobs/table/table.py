@@ -55,11 +55,12 @@ class UnreadableTable(Exception):
 
 
 @contextlib.contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Raise UnreadableTable if the table at a path cannot be read."""
+def reading(path: str, *others: type[Exception]) -> Iterator[None]:
+    """Raise UnreadableTable if the table at a path cannot be read: for errors of its storage, log and
+    files, and for `others`, those of a library that reads it."""
     try:
         yield
-    except (OSError, DeltaError, pa.ArrowException) as error:
+    except (OSError, DeltaError, pa.ArrowException, *others) as error:
         raise UnreadableTable(path, error) from error
 
 

@@ -87,4 +87,4 @@ def test_ids_are_found_among_others(count: int, monkeypatch: pytest.MonkeyPatch)
     order = [*range(count)][::-3]
     others = pa.array([f"{n:032x}" for n in range(3)])
     wanted = pa.concat_arrays([others, ids.take(pa.array(order, pa.int64()))]).slice(1)
-    assert Ids(numbers(ids)).at(wanted).tolist() == [-1, -1, *order]
+    assert Ids(numbers(ids)).at(numbers(wanted)).tolist() == [-1, -1, *order]

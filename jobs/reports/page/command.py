@@ -16,7 +16,7 @@ from pathlib import Path
 
 from jobs.arguments import positive
 from jobs.exit_codes import FAILED, OK
-from jobs.reports.arguments import add_table_arguments, reading, refused, table_of
+from jobs.reports.arguments import add_table_arguments, exit_code_of, refused, table_of
 
 MARK = '<meta name="generator" content="earmark report">'
 MARK_WITHIN = 2_000  # characters of index.html
@@ -72,7 +72,7 @@ def run_from(args: argparse.Namespace) -> int:
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         return refused(f"expected package {missing[0]}, found none: pip install 'earmark[report]'")
-    return reading(args.table, lambda: _report(args))
+    return exit_code_of(args.table, lambda: _report(args))
 
 
 def _report(args: argparse.Namespace) -> int:
